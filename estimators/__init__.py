@@ -1,0 +1,1 @@
+"""Predict: latency, accuracy, cost, queueing, and the discrete-event simulator."""

@@ -1,0 +1,1 @@
+"""Write a plan for the servers people already use, and check what was written."""

@@ -1,0 +1,1 @@
+"""Measure: runtimes, the isolated measuring process, accuracy, the profile store."""

@@ -1,0 +1,1 @@
+"""Do: batcher, replicas, router, Open Inference Protocol server, load generator, verify."""

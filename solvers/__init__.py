@@ -1,0 +1,1 @@
+"""Decide: option table, exact MILP, plan."""

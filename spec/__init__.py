@@ -1,0 +1,1 @@
+"""The documents: workload, profile, plan, and the contract with user stage code. Imports nothing of ours."""

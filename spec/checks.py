@@ -1,0 +1,181 @@
+"""Cross-checks of a workload that no single field can fail on its own: names that refer, cycles, files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from inferplan.spec.document import Document, closest
+from inferplan.spec.errors import InputError, Problem
+from inferplan.spec.stagecode import code_file
+from inferplan.spec.support import unsupported
+from inferplan.spec.workload import Workload
+
+Path_ = tuple[str | int, ...]
+Finding = tuple[Path_, str]
+
+
+def check_workload(workload: Workload, document: Document) -> list[Problem]:
+    """Every problem of a well-formed workload, in order of place."""
+    findings = [
+        *_edges(workload),
+        *_variants(workload),
+        *_code(workload),
+        *_accuracy(workload),
+        *_tiers(workload),
+        *_classes(workload),
+        *unsupported(workload),
+    ]
+    problems = {document.problem(path, message) for path, message in findings}
+    return sorted(problems, key=lambda p: (p.file, p.line, p.column, p.field, p.message))
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    near = closest(name, known)
+    return f"there is no {kind} {name!r}" + (
+        f"; did you mean {near!r}?" if near else f"; there are: {', '.join(known)}"
+    )
+
+
+def _edges(workload: Workload) -> Iterator[Finding]:
+    pipeline = workload.pipeline
+    stages = list(pipeline.stages)
+    seen: set[tuple[str, str]] = set()
+    sound = True
+    for index, edge in enumerate(pipeline.edges):
+        at: Path_ = ("pipeline", "edges", index)
+        for key, name in (("from", edge.source), ("to", edge.target)):
+            if name not in pipeline.stages:
+                sound = False
+                yield (*at, key), _unknown("stage", name, stages)
+        if (edge.source, edge.target) in seen:
+            yield at, f"a second edge from {edge.source} to {edge.target}"
+        seen.add((edge.source, edge.target))
+    if not sound:
+        return
+    try:
+        pipeline.order()
+    except ValueError as error:
+        yield ("pipeline", "edges"), str(error)
+        return
+    if len(pipeline.entry_stages()) != 1:
+        yield (
+            ("pipeline", "stages"),
+            f"requests enter at one stage; without an edge leading to them: {', '.join(pipeline.entry_stages())}",
+        )
+    for name in stages:
+        feeding = [index for index, edge in enumerate(pipeline.edges) if edge.target == name]
+        for index in feeding if len(feeding) > 1 else []:
+            if pipeline.edges[index].fan_out != 1.0:
+                yield (
+                    ("pipeline", "edges", index, "fan_out"),
+                    f"stage {name} joins several edges: each must have fan_out 1",
+                )
+
+
+def _variants(workload: Workload) -> Iterator[Finding]:
+    for stage_name, stage in workload.pipeline.stages.items():
+        at: Path_ = ("pipeline", "stages", stage_name)
+        for name, variant in stage.variants.items():
+            where: Path_ = (*at, "variants", name)
+            if variant.model is not None:
+                path = workload.root / variant.model
+                if path.is_dir():
+                    yield (*where, "model"), f"{path} is a folder; expected a model file"
+                elif not path.is_file():
+                    yield (*where, "model"), f"there is no file {path}"
+            if variant.parent is not None and variant.parent not in stage.variants:
+                yield (*where, "parent"), _unknown("variant", variant.parent, list(stage.variants))
+            if variant.accuracy is not None and stage.metric is None:
+                yield (*where, "accuracy"), "the stage has no metric that this could be a value of"
+
+
+def _code(workload: Workload) -> Iterator[Finding]:
+    pipeline = workload.pipeline
+    references: list[tuple[Path_, str | None]] = [(("pipeline", "code"), pipeline.code)]
+    references += [(("pipeline", "stages", name, "code"), stage.code) for name, stage in pipeline.stages.items()]
+    for path, reference in references:
+        if reference is None:
+            continue
+        try:
+            code_file(reference, workload.root)
+        except InputError as error:
+            yield path, error.message
+
+
+def _accuracy(workload: Workload) -> Iterator[Finding]:
+    if workload.accuracy is None:
+        for name, traffic in workload.classes.items():
+            if traffic.accuracy.floor is not None:
+                yield (
+                    ("classes", name, "accuracy", "floor"),
+                    "the workload has no 'accuracy' with a metric to hold this to",
+                )
+        if workload.objective.maximize == "accuracy":
+            yield ("objective", "maximize"), "the workload has no 'accuracy' with a metric to make best of"
+        return
+    stages = workload.pipeline.stages
+    for index, combination in enumerate(workload.accuracy.combinations):
+        at: Path_ = ("accuracy", "combinations", index)
+        for name, variant in combination.items():
+            if name not in stages:
+                yield (*at, name), _unknown("stage", name, list(stages))
+            elif variant not in stages[name].variants:
+                yield (*at, name), _unknown("variant", variant, list(stages[name].variants))
+        missing = [name for name in stages if name not in combination]
+        if missing:
+            yield at, f"a combination names a variant for every stage; missing: {', '.join(missing)}"
+    if workload.accuracy.composition != "table":
+        for name, stage in stages.items():
+            if stage.metric is None:
+                yield (
+                    ("pipeline", "stages", name),
+                    f"composition {workload.accuracy.composition} needs a 'metric' of every stage",
+                )
+            elif workload.accuracy.composition == "product" and stage.metric.direction != "maximize":
+                yield (
+                    ("pipeline", "stages", name, "metric", "direction"),
+                    "a product is of metrics where higher is better",
+                )
+
+
+def _tiers(workload: Workload) -> Iterator[Finding]:
+    devices = workload.devices()
+    for tier, places in workload.tiers.items():
+        for name, device in places.devices.items():
+            like = device.like
+            at: Path_ = ("tiers", tier, "devices", name, "like", "device")
+            if like is None:
+                continue
+            if like.device not in devices:
+                yield at, _unknown("device", like.device, list(devices))
+            elif devices[like.device].like is not None:
+                yield at, f"{like.device} is not measured itself: name a device that is"
+    for key, link in workload.links.items():
+        for end, tier in (("from", link.source), ("to", link.target)):
+            if tier not in workload.tiers:
+                yield ("links", key, end), _unknown("tier", tier, list(workload.tiers))
+
+
+def _classes(workload: Workload) -> Iterator[Finding]:
+    for name, traffic in workload.classes.items():
+        at: Path_ = ("classes", name)
+        if traffic.enters_at is not None and traffic.enters_at not in workload.tiers:
+            yield (*at, "enters_at"), _unknown("tier", traffic.enters_at, list(workload.tiers))
+        if traffic.trace is not None and not (workload.root / traffic.trace).is_file():
+            yield (*at, "trace"), f"there is no file {workload.root / traffic.trace}"
+        floor = traffic.accuracy.floor
+        if (
+            floor is not None
+            and workload.accuracy is not None
+            and 1.0 < floor <= 100.0
+            and "acc" in workload.accuracy.metric.name
+        ):
+            yield (
+                (*at, "accuracy", "floor"),
+                f"accuracies are fractions: write {floor / 100:g} for {floor:g} %",
+            )
+    objective = workload.objective
+    if objective.maximize == "accuracy" and objective.budget_usd_per_h is None:
+        yield ("objective",), "maximize: accuracy needs budget_usd_per_h (US dollars per hour)"
+    if objective.budget_usd_per_h is not None and objective.maximize is None:
+        yield ("objective", "budget_usd_per_h"), "a budget belongs to maximize: accuracy"

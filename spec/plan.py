@@ -1,0 +1,327 @@
+"""The plan document: what was decided, how sure it is, and what it was decided on.
+
+Machine-written, for people to read and diff: the same inputs give the same bytes. There are no time stamps;
+mappings are sorted by name; durations are rounded to a microsecond and other numbers to nine significant digits.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from inferplan.spec.document import LoadedWorkload, load_workload, read_document, validated
+from inferplan.spec.errors import InputError
+from inferplan.spec.types import (
+    Count,
+    Name,
+    NonNegative,
+    PositiveInt,
+    PositiveNumber,
+    Record,
+    Seconds,
+    Sha256,
+)
+
+SIGNIFICANT_DIGITS = 9
+SECONDS_DECIMALS = 6
+
+DevicePath = str
+Provider = Literal["cpu", "cuda", "tensorrt", "none"]
+Verdict = Literal["met", "missed", "undecided"]
+
+
+class WorkloadSource(Record):
+    """The workload that was planned. `path` is relative to the plan file."""
+
+    path: str = Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$")
+    sha256: Sha256
+    overrides: list[str] = []
+
+
+class ProfileSource(Record):
+    """The profile it was planned on."""
+
+    sha256: Sha256
+    fingerprints: list[str] = Field(description="Device fingerprints of the rows used.")
+    stale: list[str] = Field(default=[], description="Rows used although something has changed since, with the reason.")
+
+
+class Proof(Record):
+    """How sure it is that no better plan exists under the planner's models."""
+
+    solver: str
+    status: Literal["optimal", "feasible"] = Field(description="feasible: stopped before optimality was proven.")
+    objective: float
+    bound: float
+    gap: NonNegative = Field(description="|objective - bound| / |objective|")
+
+
+class Estimate(Record):
+    """A predicted number with its interval, where there is one."""
+
+    value: float
+    lower: float | None = None
+    upper: float | None = None
+
+
+class OptionPrediction(Record):
+    """What a deployed option is expected to do, at its load."""
+
+    load_rps: NonNegative = Field(description="Stage calls per second, all replicas together.")
+    capacity_rps: PositiveNumber | None = Field(
+        None, description="Stage calls per second at full batches; absent for skip."
+    )
+    utilisation: NonNegative
+    batch_mean: NonNegative = Field(description="Mean calls per batch.")
+    latency_mean_s: Seconds = Field(description="Waiting and service.")
+    latency_tail_s: Seconds = Field(description="At the strictest percentile of the classes it serves.")
+
+
+class DeployedOption(Record):
+    """A chosen option with its replicas."""
+
+    stage: Name
+    variant: Name
+    modalities: list[Name] = []
+    runtime: Literal["onnxruntime", "torch", "skip"]
+    provider: Provider
+    device: DevicePath
+    model_sha256: str = Field(pattern=r"^([0-9a-f]{64})?$", description="Empty for skip.")
+    threads: Count
+    max_batch: PositiveInt
+    max_queue_delay_s: Seconds
+    replicas: Count = Field(description="0 for skip: it needs no machine.")
+    memory_bytes: Count | None = Field(None, description="Peak resident memory of one replica, as measured.")
+    predicted: OptionPrediction
+
+
+class Choice(Record):
+    """A share of a class's calls of a stage that goes to an option."""
+
+    option: Name
+    share: float = Field(gt=0, le=1)
+
+
+class ClassPrediction(Record):
+    """What a class is expected to see. Latencies end to end."""
+
+    latency_mean_s: Estimate
+    latency_p50_s: Estimate
+    latency_p90_s: Estimate
+    latency_p99_s: Estimate
+    latency_slo_s: Estimate | None = Field(None, description="At the percentile of the SLO.")
+    throughput_rps: NonNegative
+    accuracy: Estimate | None = Field(None, description="In the workload's metric.")
+    accuracy_source: Literal["measured", "composed", "declared"] | None = None
+
+
+class ClassPlan(Record):
+    """How one traffic class is served."""
+
+    rate_rps: PositiveNumber
+    slo_percentile: float | None = None
+    slo_latency_s: Seconds | None = None
+    accuracy_floor: float | None = None
+    routes: dict[Name, list[Choice]] = Field(description="Per stage, the options and their shares.")
+    predicted: ClassPrediction
+
+
+class Placement(Record):
+    """Replicas of an option on one machine, with the cores they are pinned to."""
+
+    option: Name
+    replicas: PositiveInt
+
+
+class Machines(Record):
+    """Machines of one device type, each with what runs on it."""
+
+    count: PositiveInt
+    price_usd_per_h: NonNegative
+    packing: list[list[Placement]]
+
+    @model_validator(mode="after")
+    def _one_list_per_machine(self) -> Machines:
+        if len(self.packing) != self.count:
+            raise ValueError(f"packing lists {len(self.packing)} machines; count is {self.count}")
+        return self
+
+
+class Binding(Record):
+    """A promise or limit that holds the plan where it is."""
+
+    constraint: str
+    value: float
+    limit: float
+    unit: str
+
+
+class Alternative(Record):
+    """Another plan that was considered, and why it was not chosen."""
+
+    variants: dict[Name, str]
+    cost_usd_per_h: NonNegative | None
+    accuracy: float | None
+    latency_s: NonNegative | None = Field(description="Largest over classes, at their SLO percentile.")
+    reason: str
+
+
+class ClassCertificate(Record):
+    """The verdict on one class's latency promise."""
+
+    verdict: Verdict
+    latency_s: Estimate
+    limit_s: Seconds
+    percentile: float
+    requests: Count = Field(description="Requests it was judged on.")
+
+
+class Certificate(Record):
+    """The verdict on the plan, and what it was judged on."""
+
+    verdict: Verdict
+    judged_on: Literal["simulation", "run"]
+    seed: int
+    classes: dict[Name, ClassCertificate]
+
+
+class Plan(Record):
+    """What was decided."""
+
+    api_version: Literal["inferplan/v1"] = Field("inferplan/v1", alias="apiVersion")
+    kind: Literal["Plan"] = "Plan"
+    name: Name
+    workload: WorkloadSource
+    profile: ProfileSource
+    objective: str
+    cost_usd_per_h: NonNegative
+    proof: Proof
+    certificate: Certificate | None = None
+    classes: dict[Name, ClassPlan] = Field(min_length=1)
+    options: dict[Name, DeployedOption] = Field(min_length=1)
+    machines: dict[str, Machines]
+    binding: list[Binding] = []
+    alternatives: list[Alternative] = []
+    story: list[str] = Field(default=[], description="How the planner got there: proposed, rejected because, accepted.")
+
+    @model_validator(mode="after")
+    def _refers_to_its_own(self) -> Plan:
+        for name, traffic in self.classes.items():
+            for stage, choices in traffic.routes.items():
+                for choice in choices:
+                    option = self.options.get(choice.option)
+                    if option is None:
+                        raise ValueError(f"classes.{name}.routes.{stage} names the unknown option {choice.option!r}")
+                    if option.stage != stage:
+                        raise ValueError(
+                            f"classes.{name}.routes.{stage}: option {choice.option} is of stage {option.stage}"
+                        )
+                if not math.isclose(sum(choice.share for choice in choices), 1.0, abs_tol=1e-6):
+                    raise ValueError(f"classes.{name}.routes.{stage}: shares must add up to 1")
+        placed = dict.fromkeys(self.options, 0)
+        for device, machines in self.machines.items():
+            for placements in machines.packing:
+                for placement in placements:
+                    if placement.option not in self.options:
+                        raise ValueError(f"machines.{device} places the unknown option {placement.option!r}")
+                    if self.options[placement.option].device != device:
+                        raise ValueError(f"machines.{device} places {placement.option}, which is for another device")
+                    placed[placement.option] += placement.replicas
+        for name, option in self.options.items():
+            if placed[name] != option.replicas:
+                raise ValueError(f"options.{name} has {option.replicas} replicas, {placed[name]} are placed")
+        return self
+
+
+def dump_plan(plan: Plan) -> str:
+    """The plan as YAML text: same plan, same bytes."""
+    data = _rounded(plan.model_dump(mode="json", by_alias=True, exclude_none=True), "")
+    head = {key: data.pop(key) for key in ("apiVersion", "kind", "name")}
+    return yaml.safe_dump(head, sort_keys=False) + yaml.safe_dump(data, sort_keys=False, width=110, allow_unicode=True)
+
+
+def _rounded(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        keys = list(value) if name in _FIELD_ORDER else sorted(value)
+        inherit = name if name.endswith("_s") else ""
+        return {key: _rounded(value[key], inherit or key) for key in keys}
+    if isinstance(value, list):
+        return [_rounded(item, name) for item in value]
+    if isinstance(value, float):
+        if name.endswith("_s"):
+            return round(value, SECONDS_DECIMALS)
+        return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    return value
+
+
+# Records keep the order their fields are declared in; mappings keyed by the user's names are sorted.
+_FIELD_ORDER = frozenset({"", "workload", "profile", "proof", "certificate", "predicted", "binding", "alternatives"})
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write a plan atomically: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(dump_plan(plan))
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPlan:
+    """A plan with the workload it is for."""
+
+    plan: Plan
+    path: Path
+    workload: LoadedWorkload
+
+
+def read_plan(path: Path | str) -> Plan:
+    """Read a plan alone. Raises DocumentError with every problem."""
+    return validated(Plan, read_document(Path(path)), str(path))
+
+
+def load_plan(path: Path | str) -> LoadedPlan:
+    """Read a plan and its workload, and check that they still belong together.
+
+    Raises InputError where the workload or one of its model files has changed since planning.
+    """
+    path = Path(path)
+    plan = read_plan(path)
+    workload_path = path.parent / plan.workload.path
+    loaded = load_workload(workload_path, plan.workload.overrides)
+    if loaded.sha256 != plan.workload.sha256:
+        raise InputError(f"{path} was made for another version of {workload_path}: solve again")
+    _check_against(plan, loaded, path)
+    return LoadedPlan(plan, path, loaded)
+
+
+def _check_against(plan: Plan, loaded: LoadedWorkload, path: Path) -> None:
+    workload = loaded.workload
+    for name, option in plan.options.items():
+        stage = workload.pipeline.stages.get(option.stage)
+        variant = stage.variants.get(option.variant) if stage else None
+        if variant is None or variant.runtime != option.runtime:
+            raise InputError(f"{path}: option {name} is of a variant the workload does not have: solve again")
+        if option.device not in workload.devices() and option.runtime != "skip":
+            raise InputError(f"{path}: option {name} is on device {option.device!r}, which the workload does not have")
+    for name, traffic in plan.classes.items():
+        if name not in workload.classes:
+            raise InputError(f"{path}: class {name} is not in the workload: solve again")
+        missing = set(workload.pipeline.stages) - set(traffic.routes)
+        if missing:
+            raise InputError(f"{path}: class {name} has no route for {', '.join(sorted(missing))}")

@@ -1,0 +1,338 @@
+"""How user code plugs in: load labelled inputs, pre-process, post-process, route, score.
+
+A workload names its code as `module:Class`, a Python file next to the workload (`stages:Read` is class
+`Read` in `stages.py`; `sub/dir/stages:Read` looks below it). The class is plain Python: it imports and
+inherits nothing of inferplan, so the same file runs in the profiler, in the runner and inside an exported
+Triton repository. Every method is optional; `StageAdapter` and `PipelineAdapter` give the defaults, which
+make a pipeline of models that pass tensors to one another work without any code.
+
+A *stage input* is whatever the upstream stage's `route` produced (any picklable object); without code it is
+a dict of arrays without the batch dimension, one per model input.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferplan.spec.errors import InputError
+
+Tensors = dict[str, NDArray[Any]]
+"""Arrays by tensor name; the first dimension is the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One input or output of a model. `dtype` is a numpy name ("float32"; "object" for strings);
+    a dimension is None where the model leaves it free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a model file says of itself."""
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What user code is told when it is made.
+
+    `root` is the folder of the workload file; `params` are the variant's (stage code) or the pipeline's
+    (pipeline code) `params`; `model` is None where no model is loaded (skip variants, and when only
+    `examples` or `score` are wanted).
+    """
+
+    root: Path
+    params: Mapping[str, Any] = field(default_factory=dict)
+    stage: str = ""
+    variant: str = ""
+    model: ModelInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One labelled input."""
+
+    id: str
+    input: Any
+    truth: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A metric over n examples: value = sum(weights * values) / sum(weights).
+
+    A plain mean has weights of one; a ratio of sums (F1, character accuracy) carries its denominators as
+    weights. User code may return a plain sequence of numbers, or a pair (values, weights), instead.
+    """
+
+    values: NDArray[np.float64]
+    weights: NDArray[np.float64]
+
+    @property
+    def value(self) -> float:
+        """The metric, or NaN when nothing was weighed."""
+        total = float(self.weights.sum())
+        return float((self.values * self.weights).sum() / total) if total > 0 else float("nan")
+
+    @property
+    def is_proportion(self) -> bool:
+        """Whether this is a share of equally weighted yes/no answers (a Wilson interval applies)."""
+        return bool(np.all(self.weights == 1.0) and np.all((self.values == 0.0) | (self.values == 1.0)))
+
+
+def as_scores(raw: object, count: int, owner: str) -> Scores:
+    """Check and convert what a user's `score` returned for one metric over `count` examples."""
+    if isinstance(raw, Scores):
+        values, weights = raw.values, raw.weights
+    elif isinstance(raw, tuple) and len(raw) == 2 and np.ndim(raw[0]) == 1:
+        values, weights = np.asarray(raw[0], float), np.asarray(raw[1], float)
+    else:
+        values = np.asarray(raw, float)
+        weights = np.ones_like(values)
+    if values.shape != (count,) or weights.shape != (count,):
+        raise InputError(
+            f"{owner}: score must return one value per example ({count}); got shape {values.shape}"
+            " (return an array of values, or a pair (values, weights))"
+        )
+    if not np.all(np.isfinite(values[weights > 0])) or np.any(weights < 0):
+        raise InputError(f"{owner}: score returned a value that is not finite, or a negative weight")
+    return Scores(values.astype(np.float64), weights.astype(np.float64))
+
+
+class StageCode(Protocol):
+    """The methods a stage class may define (all optional). Batches are lists of stage inputs."""
+
+    def __init__(self, context: Context) -> None: ...
+
+    def examples(self) -> Sequence[Example]:
+        """Labelled inputs of this stage: the data of its accuracy, and the inputs of its latency."""
+
+    def preprocess(self, inputs: Sequence[Any]) -> Tensors:
+        """Batch of stage inputs -> model input tensors."""
+
+    def postprocess(self, inputs: Sequence[Any], outputs: Tensors) -> Sequence[Any]:
+        """Model output tensors -> one prediction per stage input."""
+
+    def passthrough(self, inputs: Sequence[Any]) -> Sequence[Any]:
+        """Predictions of the variant `runtime: skip`, which runs no model."""
+
+    def route(self, stage_input: Any, prediction: Any) -> Sequence[Any]:
+        """The stage inputs this call sends downstream; their number is the fan-out."""
+
+    def score(self, predictions: Sequence[Any], truths: Sequence[Any]) -> Mapping[str, object]:
+        """Metric name -> one value per example (see `Scores`)."""
+
+
+class PipelineCode(Protocol):
+    """The methods a pipeline class may define (all optional)."""
+
+    def __init__(self, context: Context) -> None: ...
+
+    def examples(self) -> Sequence[Example]:
+        """Labelled requests; each input goes to the entry stage."""
+
+    def join(self, request: Any, results: Mapping[str, Sequence[Any]]) -> Any:
+        """A request's answer from the predictions of the last stages, in order of their calls."""
+
+    def score(self, answers: Sequence[Any], truths: Sequence[Any]) -> Mapping[str, object]:
+        """End-to-end metric name -> one value per request (see `Scores`)."""
+
+    def decode(self, tensors: Tensors) -> Sequence[Any]:
+        """Tensors of a served request (first dimension: batch) -> requests."""
+
+    def encode(self, answers: Sequence[Any]) -> Tensors:
+        """Answers -> tensors of the served response (first dimension: batch)."""
+
+
+class StageAdapter:
+    """User stage code with the defaults filled in and its results checked."""
+
+    def __init__(self, code: object | None, context: Context) -> None:
+        self.context = context
+        self._code = code
+        self.owner = f"stage {context.stage}" + (f" ({type(code).__name__})" if code is not None else "")
+
+    def _method(self, name: str) -> Callable[..., Any] | None:
+        return cast("Callable[..., Any] | None", getattr(self._code, name, None))
+
+    def examples(self) -> list[Example]:
+        method = self._method("examples")
+        return as_examples(method(), self.owner) if method else []
+
+    def preprocess(self, inputs: Sequence[Any]) -> Tensors:
+        method = self._method("preprocess")
+        if method:
+            return cast(Tensors, method(inputs))
+        return {name: np.stack([item[name] for item in inputs]) for name in inputs[0]}
+
+    def postprocess(self, inputs: Sequence[Any], outputs: Tensors) -> list[Any]:
+        method = self._method("postprocess")
+        if method:
+            return self._one_each(list(method(inputs, outputs)), inputs, "postprocess")
+        return [{name: array[i] for name, array in outputs.items()} for i in range(len(inputs))]
+
+    def passthrough(self, inputs: Sequence[Any]) -> list[Any]:
+        method = self._method("passthrough")
+        return self._one_each(list(method(inputs)), inputs, "passthrough") if method else list(inputs)
+
+    def route(self, stage_input: Any, prediction: Any) -> list[Any]:
+        method = self._method("route")
+        return list(method(stage_input, prediction)) if method else [prediction]
+
+    def score(self, predictions: Sequence[Any], truths: Sequence[Any]) -> dict[str, Scores]:
+        method = self._method("score")
+        return scored(method, predictions, truths, self.owner) if method else {}
+
+    def _one_each(self, predictions: list[Any], inputs: Sequence[Any], what: str) -> list[Any]:
+        if len(predictions) != len(inputs):
+            raise InputError(f"{self.owner}: {what} returned {len(predictions)} predictions for {len(inputs)} inputs")
+        return predictions
+
+
+class PipelineAdapter:
+    """User pipeline code with the defaults filled in and its results checked."""
+
+    def __init__(self, code: object | None, context: Context) -> None:
+        self.context = context
+        self._code = code
+        self.owner = "pipeline" + (f" ({type(code).__name__})" if code is not None else "")
+
+    def _method(self, name: str) -> Callable[..., Any] | None:
+        return cast("Callable[..., Any] | None", getattr(self._code, name, None))
+
+    def examples(self) -> list[Example]:
+        method = self._method("examples")
+        return as_examples(method(), self.owner) if method else []
+
+    def join(self, request: Any, results: Mapping[str, Sequence[Any]]) -> Any:
+        """Default: the prediction of the one last stage; a list where it was called several times."""
+        method = self._method("join")
+        if method:
+            return method(request, results)
+        answers = [list(items) for items in results.values()]
+        flat = answers[0] if len(answers) == 1 else answers
+        return flat[0] if len(flat) == 1 else flat
+
+    def score(self, answers: Sequence[Any], truths: Sequence[Any]) -> dict[str, Scores]:
+        method = self._method("score")
+        return scored(method, answers, truths, self.owner) if method else {}
+
+    def decode(self, tensors: Tensors) -> list[Any]:
+        """Default: row i of every tensor is request i, as a dict of arrays."""
+        method = self._method("decode")
+        if method:
+            return list(method(tensors))
+        count = min((len(array) for array in tensors.values()), default=0)
+        return [{name: array[i] for name, array in tensors.items()} for i in range(count)]
+
+    def encode(self, answers: Sequence[Any]) -> Tensors:
+        """Default: answers are dicts of arrays; stack them by name."""
+        method = self._method("encode")
+        if method:
+            return cast(Tensors, method(answers))
+        return {name: np.stack([np.asarray(answer[name]) for answer in answers]) for name in answers[0]}
+
+
+def scored(
+    method: Callable[..., Any], predictions: Sequence[Any], truths: Sequence[Any], owner: str
+) -> dict[str, Scores]:
+    """Call a user's `score` and check what it returned."""
+    raw = method(predictions, truths)
+    if not isinstance(raw, Mapping):
+        raise InputError(f"{owner}: score must return a mapping from metric name to values, got {type(raw)}")
+    return {str(name): as_scores(value, len(truths), owner) for name, value in raw.items()}
+
+
+def as_examples(raw: Sequence[Any], owner: str) -> list[Example]:
+    """Accept Example objects, or (input, truth) pairs numbered from 0 (user code need not import us)."""
+    examples = []
+    for index, item in enumerate(raw):
+        if isinstance(item, Example):
+            examples.append(item)
+        elif isinstance(item, tuple) and len(item) == 2:
+            examples.append(Example(str(index), item[0], item[1]))
+        else:
+            raise InputError(f"{owner}: examples must yield (input, truth) pairs; item {index} is {type(item)}")
+    return examples
+
+
+_REFERENCE = re.compile(
+    r"(?P<path>[A-Za-z0-9_][A-Za-z0-9_\-]*(?:/[A-Za-z0-9_][A-Za-z0-9_\-]*)*):(?P<name>[A-Za-z_]\w*)"
+)
+
+
+def code_file(reference: str, root: Path) -> Path:
+    """The Python file that `module:Class` names. Raises InputError where there is none."""
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
+        raise InputError(f"code {reference!r}: expected module:Class, a Python file next to the workload")
+    path = root / (match["path"] + ".py")
+    if not path.is_file():
+        raise InputError(f"code {reference!r}: there is no file {path}")
+    return path
+
+
+def load_class(reference: str, root: Path) -> type:
+    """Import the class that `module:Class` names, from the file next to the workload.
+
+    This runs the user's code. The file's folder is put on `sys.path`, so that it can import its neighbours.
+    """
+    path = code_file(reference, root).resolve()
+    name = reference.partition(":")[2]
+    module = _module(path)
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        raise InputError(f"code {reference!r}: {path} defines no class {name}")
+    return found
+
+
+def _module(path: Path) -> ModuleType:
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    loaded = sys.modules.get(path.stem)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+        return loaded
+    # A neighbour of another workload, or an installed module of the same name, must not be taken for it.
+    name = path.stem if loaded is None else f"inferplan_user_{abs(hash(str(path)))}_{path.stem}"
+    known = sys.modules.get(name)
+    if known is not None:
+        return known
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"cannot import {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise InputError(f"importing {path} failed: {type(error).__name__}: {error}") from error
+    return module
+
+
+def stage_adapter(reference: str | None, context: Context) -> StageAdapter:
+    """Stage code by reference, with defaults; `None` gives the defaults alone."""
+    return StageAdapter(load_class(reference, context.root)(context) if reference else None, context)
+
+
+def pipeline_adapter(reference: str | None, context: Context) -> PipelineAdapter:
+    """Pipeline code by reference, with defaults; `None` gives the defaults alone."""
+    return PipelineAdapter(load_class(reference, context.root)(context) if reference else None, context)

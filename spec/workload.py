@@ -1,0 +1,393 @@
+"""The workload document, version 1: what the user writes.
+
+Every quantity carries its unit in its name. Fields that a later version of the planner will honour are part
+of the format already; `inferplan.spec.support` names those that nothing honours yet, and a workload that
+uses one is refused, never misread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from inferplan.spec.types import (
+    CodeReference,
+    Count,
+    Name,
+    NonNegative,
+    PositiveInt,
+    PositiveNumber,
+    PositiveSeconds,
+    Record,
+    RelativePath,
+    Seconds,
+)
+
+API_VERSION = "inferplan/v1"
+
+Direction = Literal["maximize", "minimize"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Metric(Record):
+    """An accuracy metric: a key of what the code's `score` returns, and which way is better."""
+
+    name: Name
+    direction: Direction = "maximize"
+
+
+class TensorSpec(Record):
+    """A tensor of the served pipeline. `shape` excludes the batch dimension; -1 is a free dimension."""
+
+    name: Name
+    dtype: Literal[
+        "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
+        "float16", "float32", "float64", "string",
+    ]  # fmt: skip
+    shape: list[Annotated[int, Field(ge=-1)]]
+
+
+class ModalitySpec(Record):
+    """Which of the stage's modalities a variant reads, and which of them it can be spared."""
+
+    reads: list[Name] = Field(min_length=1)
+    optional: list[Name] = []
+    models: dict[str, RelativePath] = Field(
+        default={},
+        description="Model file per modality subset (names joined by '+'), where subsets have their own.",
+    )
+
+
+class Variant(Record):
+    """One way to do a stage's task."""
+
+    model: RelativePath | None = Field(None, description="Model file, relative to this file.")
+    runtime: Literal["onnxruntime", "torch", "skip"] = Field(
+        "onnxruntime", description="'skip' runs no model: the stage passes its input through."
+    )
+    precision: Literal["fp32", "fp16", "bf16", "int8", "mixed"] = "fp32"
+    params: dict[Name, Any] = Field(default={}, description="Given to the stage code as context.params.")
+    input_shapes: dict[str, list[PositiveInt]] = Field(
+        default={},
+        description="Shape per model input without the batch dimension, where the model leaves it free.",
+    )
+    modalities: ModalitySpec | None = None
+    accuracy: NonNegative | None = Field(
+        None, description="Declared (not measured) value of the stage's metric; used where none was measured."
+    )
+    parent: Name | None = Field(None, description="The variant this one was made from.")
+    license: str | None = None
+
+    @model_validator(mode="after")
+    def _model_matches_runtime(self) -> Variant:
+        if self.runtime == "skip" and self.model is not None:
+            raise ValueError("a skip variant runs no model: remove 'model', or choose another runtime")
+        if self.runtime != "skip" and self.model is None:
+            raise ValueError("missing field 'model' (a model file, relative to this file)")
+        return self
+
+
+class Stage(Record):
+    """One task of the pipeline, and the variants that can do it."""
+
+    task: str | None = Field(None, description="What the stage does, in words.")
+    code: CodeReference | None = Field(None, description="module:Class with the stage's pre- and post-processing.")
+    metric: Metric | None = None
+    modalities: list[Name] = []
+    variants: dict[Name, Variant] = Field(min_length=1)
+    max_queue_delays_s: list[Seconds] = Field(
+        default=[0.0],
+        min_length=1,
+        description="Queue delays the planner may choose; 0 never waits to fill a batch.",
+    )
+
+
+class FanOut(Record):
+    """Distribution of the number of downstream calls per upstream call."""
+
+    values: list[Count] = Field(min_length=1)
+    weights: list[PositiveNumber] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _same_length(self) -> FanOut:
+        if len(self.values) != len(self.weights):
+            raise ValueError(f"{len(self.values)} values but {len(self.weights)} weights")
+        return self
+
+    @property
+    def mean(self) -> float:
+        """Expected number of calls."""
+        total = sum(self.weights)
+        return sum(value * weight for value, weight in zip(self.values, self.weights, strict=True)) / total
+
+
+class Edge(Record):
+    """Calls from one stage to the next."""
+
+    source: Name = Field(alias="from")
+    target: Name = Field(alias="to")
+    fan_out: NonNegative | Literal["measured"] | FanOut = Field(
+        1.0,
+        description="Calls of 'to' per call of 'from': a mean, a distribution, or what the profile measured.",
+    )
+    payload_bytes: NonNegative | None = Field(None, description="Bytes per call.")
+
+
+class Pipeline(Record):
+    """A DAG of stages."""
+
+    code: CodeReference | None = Field(None, description="module:Class that joins, scores, decodes, encodes.")
+    params: dict[Name, Any] = {}
+    inputs: list[TensorSpec] = Field(default=[], description="Tensors of a served request.")
+    outputs: list[TensorSpec] = Field(default=[], description="Tensors of a served response.")
+    stages: dict[Name, Stage] = Field(min_length=1)
+    edges: list[Edge] = []
+
+    def entry_stages(self) -> list[str]:
+        """Stages that requests enter at: those no edge leads to."""
+        targets = {edge.target for edge in self.edges}
+        return [name for name in self.stages if name not in targets]
+
+    def last_stages(self) -> list[str]:
+        """Stages whose predictions make the answer: those no edge leaves."""
+        sources = {edge.source for edge in self.edges}
+        return [name for name in self.stages if name not in sources]
+
+    def order(self) -> list[str]:
+        """Stage names, each after all stages that feed it. Raises ValueError on a cycle, naming it."""
+        waiting = {name: {edge.source for edge in self.edges if edge.target == name} for name in self.stages}
+        ordered: list[str] = []
+        while waiting:
+            ready = [name for name, sources in waiting.items() if sources <= set(ordered)]
+            if not ready:
+                raise ValueError("the pipeline has a cycle through " + ", ".join(sorted(waiting)))
+            ordered.extend(ready)
+            for name in ready:
+                del waiting[name]
+        return ordered
+
+    def paths(self) -> list[list[str]]:
+        """Every path from an entry stage to a last stage."""
+        following: dict[str, list[str]] = {name: [] for name in self.stages}
+        for edge in self.edges:
+            following[edge.source].append(edge.target)
+
+        def extend(path: list[str]) -> Iterator[list[str]]:
+            nexts = following[path[-1]]
+            if not nexts:
+                yield path
+            for stage in nexts:
+                yield from extend([*path, stage])
+
+        return [path for entry in self.entry_stages() for path in extend([entry])]
+
+
+class Likeness(Record):
+    """A device type that was not measured itself: as another one, slower by a factor."""
+
+    device: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*/[A-Za-z0-9][A-Za-z0-9_-]*$", description="tier/device")
+    slowdown: PositiveNumber = 1.0
+
+
+class Device(Record):
+    """A type of machine of a tier."""
+
+    kind: Literal["cpu", "gpu"] = "cpu"
+    price_usd_per_h: NonNegative
+    count: Count | None = Field(None, description="How many there are; absent means as many as wanted.")
+    cores: PositiveInt = Field(description="CPU cores of one machine.")
+    reserved_cores: Count = Field(0, description="Cores kept for the server itself, the system, the router.")
+    memory_bytes: PositiveInt | None = None
+    gpu_memory_bytes: PositiveInt | None = None
+    power_w: NonNegative | None = Field(None, description="Mean power of one machine, for energy objectives.")
+    exclusive: bool = Field(False, description="Whether a machine serves one stage only.")
+    like: Likeness | None = None
+
+    @model_validator(mode="after")
+    def _some_cores_left(self) -> Device:
+        if self.reserved_cores >= self.cores:
+            raise ValueError(f"reserved_cores ({self.reserved_cores}) leaves none of the {self.cores} cores")
+        return self
+
+
+class Tier(Record):
+    """A place with machines."""
+
+    devices: dict[Name, Device] = Field(min_length=1)
+
+
+class Link(Record):
+    """A network link from one tier to another, one direction."""
+
+    source: Name = Field(alias="from")
+    target: Name = Field(alias="to")
+    rtt_s: Seconds = 0.0
+    bandwidth_bytes_per_s: PositiveNumber | None = None
+    price_usd_per_gb: NonNegative = 0.0
+
+
+class Arrivals(Record):
+    """The arrival process of a traffic class, at the class's mean rate."""
+
+    process: Literal["poisson", "deterministic", "gamma", "mmpp", "diurnal"] = "poisson"
+    cv: PositiveNumber | None = Field(None, description="gamma: coefficient of variation of the gaps.")
+    burst_factor: PositiveNumber | None = Field(None, description="mmpp: rate in a burst over the mean rate.")
+    burst_s: PositiveSeconds | None = Field(None, description="mmpp: mean length of a burst.")
+    period_s: PositiveSeconds | None = Field(None, description="diurnal: length of a day.")
+    peak_factor: PositiveNumber | None = Field(None, description="diurnal: peak rate over the mean rate.")
+
+    @model_validator(mode="after")
+    def _parameters_fit(self) -> Arrivals:
+        wanted = {
+            "gamma": {"cv"},
+            "mmpp": {"burst_factor", "burst_s"},
+            "diurnal": {"period_s", "peak_factor"},
+        }
+        needed = wanted.get(self.process, set())
+        given = {
+            f for f in ("cv", "burst_factor", "burst_s", "period_s", "peak_factor") if getattr(self, f) is not None
+        }
+        if needed - given:
+            raise ValueError(f"process {self.process} needs {', '.join(sorted(needed - given))}")
+        if given - needed:
+            raise ValueError(f"process {self.process} has no {', '.join(sorted(given - needed))}")
+        return self
+
+
+class Slo(Record):
+    """A latency promise: this percentile of end-to-end latencies stays within `latency_s`."""
+
+    percentile: Annotated[float, Field(gt=0, lt=100)] = 99.0
+    latency_s: PositiveSeconds
+
+
+class AccuracyGoal(Record):
+    """What a class asks of end-to-end accuracy, in the workload's metric."""
+
+    floor: float | None = Field(None, description="Promise: no worse than this (a ceiling where lower is better).")
+    goal: float | None = Field(None, description="Wish: as near to this as the objective allows.")
+
+
+class Job(Record):
+    """A batch of requests with one deadline and a mean accuracy."""
+
+    requests: PositiveInt
+    deadline_s: PositiveSeconds
+    mean_accuracy: float | None = None
+
+
+class TrafficClass(Record):
+    """A stream of requests, or of jobs, and what it was promised."""
+
+    kind: Literal["requests", "jobs"] = "requests"
+    rate_rps: PositiveNumber | None = Field(None, description="Mean rate, requests per second.")
+    trace: RelativePath | None = Field(None, description="File of arrival times, instead of a rate.")
+    arrivals: Arrivals = Arrivals()
+    enters_at: Name | None = Field(None, description="Tier the requests come from.")
+    slo: Slo | None = None
+    accuracy: AccuracyGoal = AccuracyGoal()
+    job: Job | None = None
+
+    @model_validator(mode="after")
+    def _rate_or_trace(self) -> TrafficClass:
+        if (self.rate_rps is None) == (self.trace is None):
+            raise ValueError("give exactly one of 'rate_rps' (requests per second) and 'trace' (a file)")
+        if (self.kind == "jobs") != (self.job is not None):
+            raise ValueError("'job' belongs to kind: jobs, and kind: jobs needs 'job'")
+        return self
+
+
+class Accuracy(Record):
+    """How end-to-end accuracy follows from the stages' choices.
+
+    product / mean / minimum combine the stages' measured metrics; `table` uses end-to-end measurements of
+    whole combinations of variants; `response` a curve per stage.
+    """
+
+    metric: Metric
+    composition: Literal["product", "mean", "minimum", "table", "response"] = "product"
+    combinations: list[dict[Name, Name]] = Field(
+        default=[],
+        description="Combinations (stage: variant) to evaluate end to end; empty means all of them.",
+    )
+
+
+class Objective(Record):
+    """What to make best of while every promise is kept."""
+
+    minimize: Literal["cost", "energy"] | None = None
+    maximize: Literal["accuracy"] | None = None
+    budget_usd_per_h: NonNegative | None = None
+    weights: dict[Literal["cost", "accuracy", "energy"], NonNegative] = {}
+    lexicographic: list[Literal["cost", "accuracy", "energy"]] = []
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Objective:
+        forms = [
+            self.minimize is not None,
+            self.maximize is not None,
+            bool(self.weights),
+            bool(self.lexicographic),
+        ]
+        if sum(forms) != 1:
+            raise ValueError("give exactly one of 'minimize', 'maximize', 'weights', 'lexicographic'")
+        return self
+
+
+class ProfileSettings(Record):
+    """What `inferplan profile` measures."""
+
+    batch_sizes: list[PositiveInt] = Field(default=[1, 2, 4, 8], min_length=1)
+    threads: list[PositiveInt] = Field(default=[1], min_length=1)
+    percentile: Annotated[float, Field(gt=0, lt=100)] = Field(
+        99.0, description="A point runs until its bound for this percentile of service time is met."
+    )
+    processes: PositiveInt = Field(3, description="Fresh processes per point.")
+    min_time_s: PositiveSeconds = Field(1.0, description="Least measuring time per point, all processes together.")
+    max_time_s: PositiveSeconds = Field(60.0, description="Most measuring time per point, all processes together.")
+    load_timeout_s: PositiveSeconds = Field(60.0, description="Most time to load a model and answer once.")
+    memory_limit_bytes: PositiveInt = Field(4 * 2**30, description="Most memory of one measuring process.")
+
+
+class Workload(Record):
+    """A pipeline, its traffic with its promises, the machines, the objective."""
+
+    api_version: Literal["inferplan/v1"] = Field(alias="apiVersion")
+    kind: Literal["Workload"] = "Workload"
+    name: Name
+    description: str = ""
+    pipeline: Pipeline
+    tiers: dict[Name, Tier] = Field(min_length=1)
+    links: dict[Name, Link] = {}
+    classes: dict[Name, TrafficClass] = Field(min_length=1)
+    accuracy: Accuracy | None = None
+    objective: Objective = Objective(minimize="cost")
+    splitting: bool = Field(False, description="Whether one class may spread its requests over several variants.")
+    routing: Literal["proportional", "tier_aware"] = "proportional"
+    profile: ProfileSettings = ProfileSettings()
+
+    _root: Path = PrivateAttr(default=Path())
+
+    @property
+    def root(self) -> Path:
+        """Folder of the workload file: what its relative paths are relative to."""
+        return self._root
+
+    def at(self, root: Path) -> Workload:
+        """The same workload, its relative paths taken from `root`."""
+        self._root = root
+        return self
+
+    def devices(self) -> dict[str, Device]:
+        """Every device type, by `tier/device`."""
+        return {
+            f"{tier}/{device}": spec for tier, places in self.tiers.items() for device, spec in places.devices.items()
+        }
+
+    def model_path(self, stage: str, variant: str) -> Path | None:
+        """Absolute path of a variant's model file; None for skip variants."""
+        model = self.pipeline.stages[stage].variants[variant].model
+        return None if model is None else (self.root / model).resolve()
