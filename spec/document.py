@@ -78,6 +78,8 @@ def parse_yaml(text: bytes, file: str) -> Document:
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         what = " ".join(part for part in (error.context, error.problem) if part)
         raise DocumentError(f"{file} is not valid YAML", [Problem(file, line, column, "", what)]) from error
+    except RecursionError:
+        raise InputError(f"{file}: nested too deeply or expanded too far") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DocumentError(f"{file} is not valid YAML", [Problem(file, 0, 0, "", str(error))]) from error
     document = Document(None, {}, {file: text})
@@ -149,6 +151,7 @@ def read_with_includes(path: Path, seen: tuple[Path, ...] = ()) -> Document:
     """Read a document and merge what it includes under it: mappings merge, anything else is replaced.
 
     Paths inside an included file are relative to that file; they are rewritten relative to the including one.
+    Code references cannot lead upwards, so a file with stage code is included from its folder or above.
     """
     resolved = path.resolve()
     if resolved in seen:
@@ -258,7 +261,8 @@ def _in_document(data: Any, loc: Sequence[str | int]) -> Path_:
     node: Any = data
     for index, part in enumerate(loc):
         last = index == len(loc) - 1
-        if (isinstance(node, dict) and part in node) or (isinstance(node, list) and isinstance(part, int)):
+        inside = part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int)
+        if inside:
             path.append(part)
             node = node[part]
         elif last and isinstance(node, dict) and isinstance(part, str) and part != "[key]":

@@ -1,0 +1,139 @@
+"""Plans: the same plan gives the same bytes, reads back equal, and belongs to its workload."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inferplan.spec.document import load_workload
+from inferplan.spec.errors import DocumentError, InputError
+from inferplan.spec.plan import Plan, dump_plan, load_plan, read_plan, write_plan
+
+SHA = "0" * 64
+PREDICTED = {"load_rps": 40.0, "capacity_rps": 100.0, "utilisation": 0.4, "batch_mean": 1.0} | {
+    "latency_mean_s": 0.01,
+    "latency_tail_s": 0.0123456789,
+}
+
+
+def plan_data(workload_sha256: str = SHA) -> dict[str, Any]:
+    def option(stage: str, variant: str) -> dict[str, Any]:
+        return {
+            "stage": stage,
+            "variant": variant,
+            "runtime": "onnxruntime",
+            "provider": "cpu",
+            "device": "edge/cpu",
+            "model_sha256": SHA,
+            "threads": 1,
+            "max_batch": 4,
+            "max_queue_delay_s": 0.0,
+            "replicas": 1,
+            "predicted": PREDICTED,
+        }
+
+    estimate = {"value": 0.05, "lower": 0.04, "upper": 0.06}
+    predicted = dict.fromkeys(("latency_mean_s", "latency_p50_s", "latency_p90_s", "latency_p99_s"), estimate)
+    return {
+        "name": "shop",
+        "workload": {"path": "workload.yaml", "sha256": workload_sha256},
+        "profile": {"sha256": SHA, "fingerprints": ["f"]},
+        "objective": "minimize cost",
+        "cost_usd_per_h": 0.1,
+        "proof": {"solver": "HiGHS", "status": "optimal", "objective": 0.1, "bound": 0.1, "gap": 0.0},
+        "classes": {
+            "web": {
+                "rate_rps": 40.0,
+                "routes": {
+                    "find": [{"option": "find-small", "share": 1.0}],
+                    "read": [{"option": "read-only", "share": 1.0}],
+                },
+                "predicted": {**predicted, "throughput_rps": 40.0},
+            }
+        },
+        "options": {"find-small": option("find", "small"), "read-only": option("read", "only")},
+        "machines": {
+            "edge/cpu": {
+                "count": 2,
+                "price_usd_per_h": 0.1,
+                "packing": [
+                    [{"option": "find-small", "replicas": 1}],
+                    [{"option": "read-only", "replicas": 1}],
+                ],
+            }
+        },
+    }
+
+
+def test_a_plan_survives_writing_and_reading(tmp_path: Path) -> None:
+    plan = Plan.model_validate(plan_data())
+    write_plan(plan, tmp_path / "plan.yaml")
+    again = read_plan(tmp_path / "plan.yaml")
+    assert dump_plan(again) == (tmp_path / "plan.yaml").read_text()
+    assert again.options["find-small"].predicted.latency_tail_s == 0.012346, "durations are rounded to a microsecond"
+    assert list(tmp_path.iterdir()) == [tmp_path / "plan.yaml"], "no temporary file stays behind"
+
+
+def test_the_order_of_mappings_does_not_change_the_bytes() -> None:
+    data = plan_data()
+    turned = copy.deepcopy(data)
+    turned["options"] = dict(reversed(turned["options"].items()))
+    turned["classes"]["web"]["routes"] = dict(reversed(turned["classes"]["web"]["routes"].items()))
+    assert dump_plan(Plan.model_validate(data)) == dump_plan(Plan.model_validate(turned))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        (("options", "find-small", "replicas"), 2, "find-small has 2 replicas, 1 are placed"),
+        (("machines", "edge/cpu", "count"), 3, "packing lists 2 machines; count is 3"),
+        (("classes", "web", "routes", "find", 0, "option"), "gone", "unknown option 'gone'"),
+        (("classes", "web", "routes", "find", 0, "option"), "read-only", "is of stage read"),
+        (("classes", "web", "routes", "find", 0, "share"), 0.5, "shares must add up to 1"),
+        (("options", "find-small", "device"), "edge/other", "is for another device"),
+        (("options", "find-small", "model_sha256"), "../../etc/passwd", "not allowed here"),
+        (("options", "find-small", "variant"), "../../etc", "a name is 1 to 64"),
+        (("options", "find-small", "threads"), "1; rm -rf /", "expected a whole number"),
+        (("name",), "a\nb: c", "a name is 1 to 64"),
+    ],
+)
+def test_a_plan_that_contradicts_itself_is_refused(
+    tmp_path: Path, path: tuple[str | int, ...], value: object, expected: str
+) -> None:
+    data = plan_data()
+    node: Any = data
+    for part in path[:-1]:
+        node = node[part]
+    node[path[-1]] = value
+    file = tmp_path / "plan.yaml"
+    file.write_text(_yaml(data))
+    with pytest.raises(DocumentError, match=expected):
+        read_plan(file)
+
+
+def _yaml(data: dict[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump({"apiVersion": "inferplan/v1", "kind": "Plan", **data})
+
+
+def test_a_plan_finds_its_workload_and_notices_a_change(write_workload: Callable[..., Path], tmp_path: Path) -> None:
+    workload = write_workload()
+    data = plan_data(load_workload(workload).sha256)
+    write_plan(Plan.model_validate(data), tmp_path / "plan.yaml")
+    assert load_plan(tmp_path / "plan.yaml").workload.workload.name == "shop"
+    workload.write_text(workload.read_text().replace("floor: 0.8", "floor: 0.9"))
+    with pytest.raises(InputError, match="another version"):
+        load_plan(tmp_path / "plan.yaml")
+
+
+def test_a_plan_of_unknown_variants_is_refused(write_workload: Callable[..., Path], tmp_path: Path) -> None:
+    data = plan_data(load_workload(write_workload()).sha256)
+    data["options"]["find-small"]["variant"] = "huge"
+    write_plan(Plan.model_validate(data), tmp_path / "plan.yaml")
+    with pytest.raises(InputError, match="does not have"):
+        load_plan(tmp_path / "plan.yaml")
