@@ -172,6 +172,10 @@ class StageAdapter:
     def _method(self, name: str) -> Callable[..., Any] | None:
         return cast("Callable[..., Any] | None", getattr(self._code, name, None))
 
+    def defines(self, name: str) -> bool:
+        """Whether the user's code has this method itself, so that no default stands in for it."""
+        return self._method(name) is not None
+
     def examples(self) -> list[Example]:
         method = self._method("examples")
         return as_examples(method(), self.owner) if method else []

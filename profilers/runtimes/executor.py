@@ -1,0 +1,177 @@
+"""Running one variant of a stage: its model and its stage code together.
+
+The profiler times it and the runner serves with it, so what was measured is what runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from inferplan.profilers.runtimes.base import Session
+from inferplan.profilers.runtimes.inputs import random_inputs
+from inferplan.profilers.runtimes.registry import runtime
+from inferplan.spec.errors import InputError
+from inferplan.spec.stagecode import Context, Example, ModelInfo, Scores, StageAdapter, stage_adapter
+
+if TYPE_CHECKING:
+    from inferplan.spec.workload import Stage, Variant
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorSpec:
+    """What is needed to open a variant, as plain data (it survives JSON)."""
+
+    root: str
+    stage: str
+    variant: str
+    runtime: str
+    model: str | None = None
+    code: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, root: Path, stage_name: str, stage: Stage, variant_name: str, variant: Variant) -> ExecutorSpec:
+        """The spec of a variant of a workload whose folder is `root`."""
+        model = None if variant.model is None else str((root / variant.model).resolve())
+        return cls(
+            str(root),
+            stage_name,
+            variant_name,
+            variant.runtime,
+            model,
+            stage.code,
+            variant.params,
+            variant.input_shapes,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `ExecutorSpec(**data)` is the inverse."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What became of one batch: a prediction per stage input, and where the time went."""
+
+    predictions: list[Any]
+    pre_s: float
+    infer_s: float
+    post_s: float
+
+    @property
+    def service_s(self) -> float:
+        """Time of the whole batch."""
+        return self.pre_s + self.infer_s + self.post_s
+
+
+class Executor:
+    """A loaded variant with its stage code. Not for use by two threads at once."""
+
+    def __init__(self, spec: ExecutorSpec, session: Session, adapter: StageAdapter) -> None:
+        self.spec = spec
+        self.adapter = adapter
+        self._session = session
+        self._skips = spec.runtime == "skip"
+
+    @classmethod
+    def open(
+        cls,
+        workload_root: Path,
+        stage_name: str,
+        stage: Stage,
+        variant_name: str,
+        variant: Variant,
+        provider: str = "cpu",
+        threads: int = 1,
+    ) -> Executor:
+        """Load a variant of a workload. Raises ModelError, MissingExtraError, InputError (stage code)."""
+        spec = ExecutorSpec.of(workload_root, stage_name, stage, variant_name, variant)
+        return cls.from_spec(spec, provider, threads)
+
+    @classmethod
+    def from_spec(cls, spec: ExecutorSpec, provider: str = "cpu", threads: int = 1) -> Executor:
+        """Load what a spec describes. Raises as `open`."""
+        model = None if spec.model is None else Path(spec.model)
+        session = runtime(spec.runtime).load(model, provider, threads)
+        context = Context(
+            Path(spec.root), spec.params, spec.stage, spec.variant, None if spec.runtime == "skip" else session.info
+        )
+        return cls(spec, session, stage_adapter(spec.code, context))
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model says of itself; empty for skip variants."""
+        return self._session.info
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that really runs the model."""
+        return self._session.provider
+
+    @property
+    def version(self) -> str:
+        """Version of the runtime."""
+        return self._session.version
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size the model takes; None where it leaves the batch dimension free."""
+        sizes = [tensor.shape[0] for tensor in self.info.inputs if tensor.shape and tensor.shape[0] is not None]
+        return min(sizes) if sizes else None
+
+    def execute(self, inputs: Sequence[Any]) -> Batch:
+        """Run one batch of stage inputs. Errors of stage code and runtime pass through as they are."""
+        adapter = self.adapter
+        if self._skips:
+            start = perf_counter()
+            predictions = adapter.passthrough(inputs)
+            return Batch(predictions, 0.0, 0.0, perf_counter() - start)
+        start = perf_counter()
+        tensors = adapter.preprocess(inputs)
+        ready = perf_counter()
+        outputs = self._session.run(tensors)
+        done = perf_counter()
+        predictions = adapter.postprocess(inputs, outputs)
+        return Batch(predictions, ready - start, done - ready, perf_counter() - done)
+
+    def examples(self) -> list[Example]:
+        """The stage's labelled inputs; empty where the stage code has none."""
+        return self.adapter.examples()
+
+    def made_up_inputs(self, count: int, seed: int = 0) -> list[Any]:
+        """Random stage inputs from the shapes the model and the variant declare.
+
+        Raises InputError for a free dimension without a value, and for stages whose own pre-processing
+        wants inputs that cannot be made up.
+        """
+        owner = f"stage {self.spec.stage}, variant {self.spec.variant}"
+        if self.adapter.defines("preprocess") or self._skips:
+            raise InputError(f"{owner}: it has no inputs to measure with; give its stage code `examples`")
+        return list(random_inputs(self.info, self.spec.input_shapes, count, owner, seed))
+
+    def route(self, stage_input: Any, prediction: Any) -> list[Any]:
+        """The stage inputs that one call sends downstream."""
+        return self.adapter.route(stage_input, prediction)
+
+    def score(self, predictions: Sequence[Any], truths: Sequence[Any]) -> dict[str, Scores]:
+        """Metric name -> scores over the examples."""
+        return self.adapter.score(predictions, truths)
+
+    def close(self) -> None:
+        """Let the model go."""
+        self._session.close()
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,45 @@
+"""The runtime that runs no model: the stage code's `passthrough` does all there is to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inferplan.profilers.runtimes.base import PROVIDERS, ModelError, Session
+from inferplan.spec.stagecode import ModelInfo, Tensors
+
+
+class SkipSession:
+    """No model: no inputs, no outputs. It stands for a place on whatever provider it is asked for."""
+
+    version = ""
+
+    def __init__(self, provider: str) -> None:
+        self.info = ModelInfo((), ())
+        self.provider = provider
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Nothing goes in and nothing comes out."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+class SkipRuntime:
+    """Loads nothing."""
+
+    name = "skip"
+
+    def version(self) -> str:
+        """Passing things through has no version."""
+        return ""
+
+    def providers(self) -> tuple[str, ...]:
+        """Every provider: nothing runs on it."""
+        return PROVIDERS
+
+    def load(self, model: Path | None, provider: str, threads: int) -> Session:
+        """Raises ModelError where there is a model after all."""
+        if model is not None:
+            raise ModelError(f"{model}: runtime skip runs no model")
+        return SkipSession(provider)
