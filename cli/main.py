@@ -1,0 +1,110 @@
+"""The `inferplan` command. Each verb is a file of this room; errors become exit codes here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from inferplan import __version__
+from inferplan.cli import export, lint, profile, run, schema, serve, solve, validate
+from inferplan.spec.errors import ExitCode, InferplanError
+
+HELP = """Profile model variants, decide the cheapest deployment that keeps every promise, export it, prove it.
+
+Exit codes: 0 done, 1 a bug of ours, 2 wrong input or usage, 3 infeasible, 4 undecided or not certified,
+5 a check failed.
+"""
+
+app = typer.Typer(
+    name="inferplan",
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"inferplan {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something fails.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["INFERPLAN_DEBUG"] = "1"
+
+
+app.command("validate")(validate.validate)
+app.command("schema")(schema.schema)
+app.command("profile")(profile.profile)
+app.command("solve")(solve.solve)
+app.add_typer(export.app, name="export")
+app.command("lint")(lint.lint)
+app.command("run")(run.run)
+app.command("serve")(serve.serve)
+
+
+def main() -> None:
+    """Entry point: run the command and turn every failure into its exit code."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line; returns the exit code."""
+    try:
+        result = app(args=arguments, standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else ExitCode.DONE
+    except InferplanError as error:
+        return _failed(error, "--json" in arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("\nstopped\n")
+        return 130
+    except BrokenPipeError:
+        # The reader (`head`, a closed pager) has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+    except Exception as error:
+        return _usage_or_bug(error)
+
+
+def _failed(error: InferplanError, as_json: bool) -> int:
+    if os.environ.get("INFERPLAN_DEBUG"):
+        traceback.print_exc()
+    if as_json:
+        from inferplan.cli.output import emit_json
+
+        kind = type(error).__name__.removesuffix("Error")
+        body = {"kind": kind, "message": error.message, "details": list(error.details)}
+        emit_json({"status": "error", "exit_code": int(error.exit_code), "error": body})
+    sys.stderr.write(f"inferplan: {error.message}\n")
+    for line in error.details:
+        sys.stderr.write(f"  {line}\n")
+    return error.exit_code
+
+
+def _usage_or_bug(error: Exception) -> int:
+    show = getattr(error, "show", None)
+    if show is not None and hasattr(error, "exit_code"):
+        show()
+        return ExitCode.INPUT
+    if os.environ.get("INFERPLAN_DEBUG"):
+        traceback.print_exc()
+    sys.stderr.write(
+        f"inferplan: internal error: {type(error).__name__}: {error}\n"
+        "  This is a bug of ours. Run again with `inferplan --debug ...` for the traceback, and report it.\n"
+    )
+    return ExitCode.BUG

@@ -1,0 +1,120 @@
+"""A plan as tables: what runs, what each class gets, what binds, what else was considered."""
+
+from __future__ import annotations
+
+from inferplan.reports.quantities import DASH, money, percent, rate, seconds, share
+from inferplan.reports.tables import Table, left, right
+from inferplan.spec.plan import Alternative, ClassPlan, Estimate, Plan
+
+
+def options_table(plan: Plan) -> Table:
+    """One row per deployed option, in order of stages as planned."""
+    columns = [
+        *left("stage", "variant", "device"),
+        *right("threads", "batch", "delay", "replicas", "load", "busy", "latency", "tail"),
+    ]
+    rows = []
+    for name in sorted(plan.options, key=lambda key: (plan.options[key].stage, key)):
+        option, predicted = plan.options[name], plan.options[name].predicted
+        skip = option.runtime == "skip"
+        rows.append(
+            [
+                option.stage,
+                option.variant,
+                DASH if skip else option.device,
+                DASH if skip else str(option.threads),
+                DASH if skip else str(option.max_batch),
+                DASH if skip else seconds(option.max_queue_delay_s),
+                DASH if skip else str(option.replicas),
+                rate(predicted.load_rps),
+                DASH if skip else percent(predicted.utilisation),
+                seconds(predicted.latency_mean_s),
+                seconds(predicted.latency_tail_s),
+            ]
+        )
+    return Table(columns, rows)
+
+
+def machines_table(plan: Plan) -> Table:
+    """One row per machine with what runs on it."""
+    rows = []
+    for device, machines in sorted(plan.machines.items()):
+        for index, placements in enumerate(machines.packing):
+            content = ", ".join(f"{placement.replicas} x {placement.option}" for placement in placements)
+            rows.append([f"{device} #{index}", money(machines.price_usd_per_h), content])
+    return Table([*left("machine"), *right("price"), *left("replicas")], rows)
+
+
+def classes_table(plan: Plan) -> Table:
+    """One row per class: what was promised, and what is predicted."""
+    columns = [
+        *left("class"),
+        *right("rate", "p50", "p90", "p99", "promise", "predicted", "accuracy", "floor"),
+        *left("verdict"),
+    ]
+    rows = []
+    for name, traffic in sorted(plan.classes.items()):
+        predicted = traffic.predicted
+        certificate = plan.certificate.classes.get(name) if plan.certificate else None
+        rows.append(
+            [
+                name,
+                rate(traffic.rate_rps),
+                seconds(predicted.latency_p50_s.value),
+                seconds(predicted.latency_p90_s.value),
+                seconds(predicted.latency_p99_s.value),
+                promise(traffic),
+                interval(predicted.latency_slo_s),
+                share(predicted.accuracy.value if predicted.accuracy else None),
+                share(traffic.accuracy_floor),
+                certificate.verdict if certificate else DASH,
+            ]
+        )
+    return Table(columns, rows)
+
+
+def promise(traffic: ClassPlan) -> str:
+    """A class's latency promise in words: `p99 <= 50.0 ms`."""
+    if traffic.slo_latency_s is None or traffic.slo_percentile is None:
+        return DASH
+    return f"p{traffic.slo_percentile:g} <= {seconds(traffic.slo_latency_s)}"
+
+
+def interval(estimate: Estimate | None) -> str:
+    """An estimated duration with its interval: `12.0 ms [11.0 ms, 13.0 ms]`."""
+    if estimate is None:
+        return DASH
+    if estimate.lower is None or estimate.upper is None:
+        return seconds(estimate.value)
+    return f"{seconds(estimate.value)} [{seconds(estimate.lower)}, {seconds(estimate.upper)}]"
+
+
+def alternatives_table(plan: Plan) -> Table:
+    """What else was considered, the chosen plan first."""
+    columns = [*left("variants"), *right("cost", "accuracy", "latency"), *left("why not")]
+    return Table(columns, [_alternative(item) for item in plan.alternatives])
+
+
+def _alternative(item: Alternative) -> list[str]:
+    return [
+        ", ".join(f"{stage}={variant}" for stage, variant in sorted(item.variants.items())),
+        money(item.cost_usd_per_h),
+        share(item.accuracy),
+        seconds(item.latency_s),
+        item.reason,
+    ]
+
+
+def binding_lines(plan: Plan) -> list[str]:
+    """Constraints that hold the plan where it is."""
+    return [f"{item.constraint}: {item.value:.6g} of {item.limit:.6g} {item.unit}".rstrip() for item in plan.binding]
+
+
+def proof_line(plan: Plan) -> str:
+    """How sure it is."""
+    proof = plan.proof
+    if proof.status == "optimal":
+        return (
+            f"optimal under the planner's models (bound {proof.bound:.6g}, gap {100 * proof.gap:.2g} %), {proof.solver}"
+        )
+    return f"feasible, not proven optimal (bound {proof.bound:.6g}, gap {100 * proof.gap:.2g} %), {proof.solver}"
