@@ -1,0 +1,3 @@
+"""`inferplan profile`."""
+
+from __future__ import annotations

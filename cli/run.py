@@ -1,0 +1,3 @@
+"""`inferplan run`."""
+
+from __future__ import annotations

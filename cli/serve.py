@@ -1,0 +1,3 @@
+"""`inferplan serve`."""
+
+from __future__ import annotations

@@ -1,0 +1,104 @@
+"""`inferplan solve`: decide the deployment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inferplan.cli.options import JsonOption, ProfileOption, SetOption, WorkloadArgument, duration_s, profile_path
+
+if TYPE_CHECKING:
+    from inferplan.spec.plan import Plan
+
+
+def solve(
+    workload: WorkloadArgument,
+    set_: SetOption = None,
+    profile: ProfileOption = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="PLAN", help="Write the plan here.")] = None,
+    time_limit: Annotated[str, typer.Option(help="Most time for the solver, e.g. 60s.")] = "60s",
+    gap: Annotated[float, typer.Option(min=0.0, max=1.0, help="Relative gap that counts as optimal.")] = 1e-6,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation that certifies.")] = 0,
+    json: JsonOption = False,
+) -> int:
+    """Decide variant, batch and replicas per stage: the cheapest plan that keeps every promise.
+
+    Exit code 3 where no plan can; 4 where the plan is not proven optimal in time, or not certified.
+    """
+    from inferplan.cli.output import emit_json
+    from inferplan.solvers.planner import solve as solve_plan
+    from inferplan.spec.document import load_workload
+    from inferplan.spec.errors import ExitCode
+    from inferplan.spec.plan import write_plan
+    from inferplan.spec.profile import read_profile
+
+    limit_s = duration_s(time_limit, "--time-limit")
+    loaded = load_workload(workload, set_ or [])
+    store = read_profile(profile_path(profile, loaded.path, loaded.workload.name))
+    folder = output.parent if output is not None else loaded.path.parent
+    plan = solve_plan(loaded, store, plan_dir=folder, time_limit_s=limit_s, gap=gap, seed=seed)
+    if output is not None:
+        write_plan(plan, output)
+    certified = plan.certificate is not None and plan.certificate.verdict == "met"
+    if json:
+        emit_json(
+            {
+                "status": plan.proof.status,
+                "certified": certified,
+                "cost_usd_per_h": plan.cost_usd_per_h,
+                "plan_path": None if output is None else str(output),
+                "plan": plan.model_dump(mode="json", by_alias=True),
+            }
+        )
+    else:
+        print_plan(plan, output)
+    return ExitCode.DONE if certified and plan.proof.status == "optimal" else ExitCode.UNDECIDED
+
+
+def print_plan(plan: Plan, output: Path | None = None) -> None:
+    """Print a plan for people."""
+    from inferplan.cli.output import heading, say, show
+    from inferplan.reports.plan_tables import (
+        alternatives_table,
+        binding_lines,
+        classes_table,
+        machines_table,
+        options_table,
+        proof_line,
+    )
+    from inferplan.reports.quantities import money
+
+    heading(f"Plan {plan.name}: {money(plan.cost_usd_per_h)}, {plan.objective}")
+    say(f"Proof: {proof_line(plan)}")
+    if plan.certificate is not None:
+        say(f"Certificate: {plan.certificate.verdict}, judged by {plan.certificate.judged_on}")
+    for title, table in (
+        ("What runs", options_table(plan)),
+        ("Where it runs", machines_table(plan)),
+        ("What each class gets", classes_table(plan)),
+    ):
+        say()
+        heading(title)
+        show(table, indent=2)
+    _lines("What holds it there", binding_lines(plan))
+    if plan.alternatives:
+        say()
+        heading("Also considered")
+        show(alternatives_table(plan), indent=2)
+    _lines("How it was found", plan.story)
+    _lines("Stale measurements used", plan.profile.stale)
+    if output is not None:
+        say()
+        say(f"Written to {output}")
+
+
+def _lines(title: str, lines: list[str]) -> None:
+    from inferplan.cli.output import heading, say
+
+    if lines:
+        say()
+        heading(title)
+        for line in lines:
+            say(f"  {line}")
