@@ -1,0 +1,102 @@
+"""Exit codes, plain messages, and nothing but the result on stdout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from inferplan import __version__
+from inferplan.cli import main as cli
+from inferplan.cli.options import duration_s
+from inferplan.spec.errors import (
+    CheckFailedError,
+    ExitCode,
+    InfeasibleError,
+    InferplanError,
+    InputError,
+    MissingExtraError,
+    UndecidedError,
+)
+
+DIGITS = Path(__file__).resolve().parents[2] / "sample_workloads" / "digits"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("x"), 2),
+        (MissingExtraError("cpu", "profiling"), 2),
+        (InfeasibleError("x"), 3),
+        (UndecidedError("x"), 4),
+        (CheckFailedError("x"), 5),
+    ],
+)
+def test_typed_errors_become_their_exit_codes(
+    error: InferplanError, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert cli.run_command(["solve", "w"]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert error.message in err
+    assert "Traceback" not in err
+
+
+def test_a_bug_is_ours_and_shows_a_traceback_only_when_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert cli.run_command([]) == ExitCode.BUG
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.setenv("INFERPLAN_DEBUG", "1")
+    assert cli.run_command([]) == ExitCode.BUG
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["validate"], ["validate", "w", "--colour"], ["solve", "w", "--gap", "x"]]
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(arguments) == ExitCode.INPUT
+    assert "Usage" in capsys.readouterr().err
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["--version"]) == 0
+    assert capsys.readouterr().out == f"inferplan {__version__}\n"
+    assert cli.run_command(["--help"]) == 0
+    assert "Exit codes: 0 done" in capsys.readouterr().out
+
+
+def test_validate_says_right_or_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["validate", str(DIGITS), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["status"] == "ok"
+    assert data["stages"]["read"] >= 5
+    assert cli.run_command(["validate", str(DIGITS), "--set", "classes.web.rate_rps=fast"]) == ExitCode.INPUT
+    assert "classes.web.rate_rps: expected a number of requests per second" in capsys.readouterr().err
+    assert cli.run_command(["validate", str(tmp_path / "none.yaml"), "--json"]) == ExitCode.INPUT
+    data = json.loads(capsys.readouterr().out)
+    assert (data["status"], data["exit_code"], data["error"]["kind"]) == ("error", 2, "Input")
+
+
+@pytest.mark.parametrize("document", ["workload", "plan"])
+def test_schemas_are_json(document: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["schema", document]) == 0
+    assert json.loads(capsys.readouterr().out)["type"] == "object"
+
+
+def test_durations_have_units() -> None:
+    values = {"30s": 30.0, "5m": 300.0, "5min": 300.0, "1.5h": 5400.0, "200ms": 0.2}
+    assert {text: duration_s(text, "--x") for text in values} == pytest.approx(values)
+    for wrong in ("30", "s", "-3s", "0s", "1 day", "1e3s", "inf"):
+        with pytest.raises(InputError, match="with its unit"):
+            duration_s(wrong, "--x")
