@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -54,6 +54,17 @@ class LintReport:
     @property
     def warnings(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.severity == "warning")
+
+    def as_dict(self) -> dict[str, object]:
+        """The report for programs: stable keys, plain values."""
+        return {
+            "repository": str(self.root),
+            "server": self.server,
+            "models": list(self.models),
+            "errors": len(self.errors),
+            "warnings": len(self.warnings),
+            "findings": [asdict(finding) for finding in self.findings],
+        }
 
     def require_clean(self) -> None:
         """Raise CheckFailedError where there is any finding, warnings too: what we write has none."""

@@ -47,12 +47,13 @@ class GraphTensor:
 @dataclass(frozen=True, slots=True)
 class OnnxGraph:
     """The interface of an ONNX file. `overridable` are weights a caller may replace, besides the inputs;
-    `external_files` are the weight files it refers to, relative to its folder."""
+    `external_files` are the weight files it refers to, relative to its folder; `metadata` its key-value properties."""
 
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
     overridable: tuple[str, ...] = ()
     external_files: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
 
     @property
     def batchable(self) -> bool:
@@ -85,6 +86,7 @@ def read_graph(path: Path) -> OnnxGraph:
         outputs=tuple(_tensor(value, inferred, path) for value in graph.output),
         overridable=tuple(value.name for value in graph.input if value.name in weights),
         external_files=external,
+        metadata=tuple(sorted((entry.key, entry.value) for entry in model.metadata_props)),
     )
 
 
@@ -97,9 +99,8 @@ def _tensor(value: Any, inferred: dict[str, tuple[int, ...]], path: Path) -> Gra
         )
     data_type = _TRITON_TYPES.get(value.type.tensor_type.elem_type)
     if data_type is None:
-        raise InputError(
-            f"{path}: {value.name!r} has ONNX element type {value.type.tensor_type.elem_type}, which Triton cannot serve"
-        )
+        number = value.type.tensor_type.elem_type
+        raise InputError(f"{path}: {value.name!r} has ONNX element type {number}, which Triton cannot serve")
     return GraphTensor(value.name, data_type, _merged(_declared_dims(value), inferred.get(value.name)))
 
 
