@@ -1,0 +1,83 @@
+"""Which replica runs on which cores of this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from inferplan.spec.errors import InputError
+from inferplan.spec.plan import Plan
+
+CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The place of one replica: the plan's machine it belongs to, and the cores here that it is pinned to."""
+
+    option: str
+    machine: str
+    cores: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """Every replica's slot; `router_cores` are left for router and load generator (empty: none are)."""
+
+    slots: tuple[Slot, ...]
+    router_cores: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+
+def available_cores() -> tuple[int, ...]:
+    """Cores that this process may use, no more than a container's CPU quota allows."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+    else:
+        cores = list(range(os.cpu_count() or 1))
+    return tuple(cores[: max(1, _quota(len(cores)))])
+
+
+def _quota(count: int) -> int:
+    try:
+        quota, period = CGROUP_QUOTA.read_text().split()
+        return count if quota == "max" else min(count, int(quota) // int(period))
+    except (OSError, ValueError):
+        return count
+
+
+def place_replicas(plan: Plan, cores: Sequence[int], *, oversubscribe: bool = False) -> Placing:
+    """Give every replica of the plan cores of its own, all machines of the plan side by side on this one.
+
+    Replicas are placed from the last core downwards; what is left over is for the router. Raises InputError
+    where there are too few cores, unless `oversubscribe`: then cores are shared, and a note says so.
+    """
+    wanted = [
+        (placement.option, f"{device}[{index}]", max(1, plan.options[placement.option].threads))
+        for device, machines in sorted(plan.machines.items())
+        for index, placements in enumerate(machines.packing)
+        for placement in placements
+        for _ in range(placement.replicas)
+    ]
+    needed = sum(threads for *_, threads in wanted)
+    notes: list[str] = []
+    if needed > len(cores):
+        counts = f"the plan's replicas need {needed} cores, this machine has {len(cores)} for us"
+        if not oversubscribe:
+            raise InputError(
+                f"{counts}: what is measured here would say nothing about the plan",
+                ["run it on a larger machine, scale the traffic down and solve again, or share cores (oversubscribe)"],
+            )
+        notes.append(f"oversubscribed: {counts}, so replicas share cores and are slower than planned")
+    elif needed == len(cores):
+        notes.append("the replicas take every core: router and load generator share cores with them")
+    free = list(reversed(cores))
+    slots: list[Slot] = []
+    for option, machine, threads in wanted:
+        if len(free) < threads and needed > len(cores):
+            free = list(reversed(cores))
+        taken, free = free[:threads], free[threads:]
+        slots.append(Slot(option, machine, tuple(sorted(taken))))
+    return Placing(tuple(slots), tuple(sorted(free)) if needed < len(cores) else (), tuple(notes))

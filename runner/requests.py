@@ -1,0 +1,73 @@
+"""The requests a run sends, what becomes of their predictions, and how the answers are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from inferplan.runner.frames import dump, load
+from inferplan.runner.router import Answers
+from inferplan.spec.errors import InputError
+from inferplan.spec.stagecode import Context, PipelineAdapter, Scores, pipeline_adapter, stage_adapter
+from inferplan.spec.workload import Workload
+
+
+def pipeline_code(workload: Workload) -> PipelineAdapter:
+    """The pipeline's own code, with defaults."""
+    return pipeline_adapter(workload.pipeline.code, Context(workload.root, workload.pipeline.params))
+
+
+def joined(adapter: PipelineAdapter, request: Any, answers: Answers) -> Any:
+    """A request's answer from the blobs that the last stages sent."""
+    return adapter.join(request, {stage: [load(blob) for blob in blobs] for stage, blobs in answers.items()})
+
+
+class Requests:
+    """The pipeline's labelled examples, in a seeded order; those of the entry stage where it has none.
+
+    Raises InputError where neither has examples.
+    """
+
+    def __init__(self, workload: Workload, seed: int) -> None:
+        self._adapter = pipeline_code(workload)
+        self._score: Callable[[Sequence[Any], Sequence[Any]], Mapping[str, Scores]] = self._adapter.score
+        examples = self._adapter.examples()
+        self.metric = workload.accuracy.metric.name if workload.accuracy else None
+        if not examples:
+            entry = workload.pipeline.entry_stages()[0]
+            stage = workload.pipeline.stages[entry]
+            code = stage_adapter(stage.code, Context(workload.root, {}, entry))
+            examples = code.examples()
+            if len(workload.pipeline.stages) == 1 and stage.metric is not None:
+                # A pipeline of one stage is as good as that stage.
+                self._score, self.metric = code.score, stage.metric.name
+            else:
+                self.metric = None
+        if not examples:
+            raise InputError(
+                f"{workload.name} has no labelled requests to send: give its pipeline code an `examples` method"
+            )
+        order = np.random.default_rng(seed).permutation(len(examples))
+        self._examples = [examples[index] for index in order]
+
+    def __len__(self) -> int:
+        """How many different requests there are."""
+        return len(self._examples)
+
+    def blobs(self) -> list[bytes]:
+        """Every request, ready to be sent."""
+        return [dump(example.input) for example in self._examples]
+
+    def finish(self, index: int, answers: Answers) -> Any:
+        """The answer to request `index`."""
+        return joined(self._adapter, self._examples[index].input, answers)
+
+    def score(self, answers: Mapping[int, Any]) -> Scores | None:
+        """The workload's metric over answers by index; None where nothing scores them."""
+        chosen = sorted(answers)
+        if not chosen or self.metric is None:
+            return None
+        scores = self._score([answers[i] for i in chosen], [self._examples[i].truth for i in chosen])
+        return scores.get(self.metric)

@@ -1,0 +1,140 @@
+"""Sends requests through the pipeline: picks an option per call, queues it, follows its outputs, joins.
+
+Everything happens in callbacks of one event loop; there is no task per request. Items stay opaque blobs, with
+one exception: `skip` options run no model and have no replica, so their `passthrough` and `route` run here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+
+from inferplan.runner.frames import Blob, dump, load
+from inferplan.runner.pipeline import Call, Progress, Topology
+from inferplan.runner.pool import Failure, OptionPool, Waiting
+from inferplan.spec.errors import InputError
+from inferplan.spec.plan import ClassPlan
+from inferplan.spec.stagecode import StageAdapter
+
+Answers = Mapping[str, list[Blob]]
+"""Per last stage, its predictions in order of their calls."""
+
+Done = Callable[[Answers | Failure], None]
+
+
+class Journey:
+    """One request under way."""
+
+    __slots__ = ("done", "ended", "progress", "traffic")
+
+    def __init__(self, traffic: str, topology: Topology, done: Done) -> None:
+        self.traffic = traffic
+        self.progress: Progress[Blob] = Progress(topology)
+        self.done = done
+        self.ended = False
+
+    def end(self, result: Answers | Failure) -> None:
+        """Report the result, the first time only: a request fails once, whatever its other calls do."""
+        if not self.ended:
+            self.ended = True
+            self.done(result)
+
+
+class Routes:
+    """Which option serves a call of a stage, per traffic class: drawn by the plan's shares."""
+
+    def __init__(self, classes: Mapping[str, ClassPlan], seed: int) -> None:
+        self._random = random.Random(seed)
+        self._choices = {
+            (name, stage): (
+                [choice.option for choice in choices],
+                list(accumulate(choice.share for choice in choices)),
+            )
+            for name, traffic in classes.items()
+            for stage, choices in traffic.routes.items()
+        }
+
+    def choose(self, traffic: str, stage: str) -> str:
+        """Name of the option."""
+        names, upto = self._choices[traffic, stage]
+        if len(names) == 1:
+            return names[0]
+        return self._random.choices(names, cum_weights=upto)[0]
+
+
+class Router:
+    """`pools` has the options with replicas, `skips` the stage code of those without."""
+
+    def __init__(self, topology: Topology, routes: Routes, skips: Mapping[str, StageAdapter]) -> None:
+        self.pools: dict[str, OptionPool[Journey]] = {}
+        self.under_way = 0
+        self._topology = topology
+        self._routes = routes
+        self._skips = skips
+
+    def submit(self, traffic: str, item: Blob, done: Done) -> None:
+        """Start a request; `done` is called once with its answers, or with why there are none."""
+        self.submit_all(traffic, [item], [done])
+
+    def submit_all(self, traffic: str, items: Sequence[Blob], dones: Sequence[Done]) -> None:
+        """Start requests that arrive together: they may share a batch without waiting for one another."""
+        journeys = [Journey(traffic, self._topology, self._counted(done)) for done in dones]
+        self.under_way += len(journeys)
+        calls = [(journey, journey.progress.begin(item)) for journey, item in zip(journeys, items, strict=True)]
+        self._make(calls)
+
+    def deliver(self, journey: Journey, call: Call[Blob], outputs: Sequence[Blob] | Failure) -> None:
+        """A call is over: make the calls that follow from it, or end the request."""
+        if journey.ended:
+            return
+        if isinstance(outputs, Failure):
+            journey.end(outputs)
+            return
+        try:
+            ready = journey.progress.complete(call.stage, call.key, outputs)
+        except InputError as error:
+            journey.end(Failure("code", error.message))
+            return
+        if ready:
+            self._make([(journey, following) for following in ready])
+        elif journey.progress.outstanding == 0:
+            journey.end(journey.progress.answers())
+
+    def _counted(self, done: Done) -> Done:
+        def finish(result: Answers | Failure) -> None:
+            self.under_way -= 1
+            done(result)
+
+        return finish
+
+    def _make(self, calls: Sequence[tuple[Journey, Call[Blob]]]) -> None:
+        by_option: dict[str, list[Waiting[Journey]]] = {}
+        for journey, call in calls:
+            option = self._routes.choose(journey.traffic, call.stage)
+            by_option.setdefault(option, []).append(Waiting(journey, call))
+        for option, waiting in by_option.items():
+            pool = self.pools.get(option)
+            if pool is not None:
+                pool.put(waiting)
+            else:
+                self._pass_through(option, waiting)
+
+    def _pass_through(self, option: str, calls: Sequence[Waiting[Journey]]) -> None:
+        adapter = self._skips[option]
+        for journey, call in calls:
+            outputs: Sequence[Blob] | Failure
+            try:
+                outputs = self._skipped(adapter, call)
+            except Exception as error:
+                outputs = Failure("code", f"{option}: {type(error).__name__}: {error}")
+            self.deliver(journey, call, outputs)
+
+    def _skipped(self, adapter: StageAdapter, call: Call[Blob]) -> list[Blob]:
+        parents = self._topology.joins(call.stage)
+        items = [load(part) for part in call.parts]
+        item = dict(zip(parents, items, strict=True)) if parents else items[0]
+        prediction = adapter.passthrough([item])[0]
+        if not self._topology.following[call.stage]:
+            return [dump(prediction)]
+        return [dump(onward) for onward in adapter.route(item, prediction)]

@@ -1,0 +1,159 @@
+"""The process of one replica: `python -m inferplan.runner.worker FD`.
+
+It loads its variant, says that it is ready, then takes batches from its socket one at a time until the socket
+ends. It never outlives the process that started it: the socket then ends, and Linux also sends SIGKILL, should
+the process hang inside a model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from inferplan.profilers.runtimes.executor import Batch, Executor, ExecutorSpec
+from inferplan.runner.frames import (
+    SIZE,
+    Blob,
+    ConnectionEnded,
+    FrameReader,
+    Reply,
+    dump,
+    load,
+    read_batch,
+    reply_frame,
+    send_all,
+)
+from inferplan.spec.errors import InferplanError
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What one replica is to be. `parents` are the stages it joins (empty where it has one parent or none);
+    `routes` says whether its predictions go on to further stages."""
+
+    executor: ExecutorSpec
+    provider: str
+    threads: int
+    cores: tuple[int, ...]
+    parents: tuple[str, ...]
+    routes: bool
+    starter: int
+
+    def to_json(self) -> bytes:
+        """The assignment as text; `from_json` is the inverse."""
+        return json.dumps(dataclasses.asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Assignment:
+        """The inverse of `to_json`."""
+        data = json.loads(text)
+        data["executor"] = ExecutorSpec(**data["executor"])
+        return cls(**{**data, "cores": tuple(data["cores"]), "parents": tuple(data["parents"])})
+
+
+class Worker:
+    """Runs batches of blobs through an executor."""
+
+    def __init__(self, executor: Executor, assignment: Assignment) -> None:
+        self._executor = executor
+        self._parents = assignment.parents
+        self._routes = assignment.routes
+
+    def answer(self, batch: Sequence[Sequence[Blob]]) -> Reply:
+        """Run a batch. An item that fails does not take the others with it: after an error the items are
+        run one by one, and those that fail carry the reason."""
+        start = perf_counter()
+        try:
+            inputs = [self._input(parts) for parts in batch]
+            result = self._executor.execute(inputs)
+            outputs: list[list[Blob] | str] = [
+                self._outputs(item, prediction) for item, prediction in zip(inputs, result.predictions, strict=True)
+            ]
+        except Exception as error:
+            if len(batch) > 1:
+                return self._one_by_one(batch, start)
+            result, outputs = Batch([], 0.0, 0.0, 0.0), [_reason(error)]
+        return Reply(result.pre_s, result.infer_s, result.post_s, perf_counter() - start, outputs)
+
+    def _one_by_one(self, batch: Sequence[Sequence[Blob]], start: float) -> Reply:
+        replies = [self.answer([parts]) for parts in batch]
+        outputs = [output for reply in replies for output in reply.outputs]
+        parts = [(reply.pre_s, reply.infer_s, reply.post_s) for reply in replies]
+        pre_s, infer_s, post_s = (sum(times) for times in zip(*parts, strict=True))
+        return Reply(pre_s, infer_s, post_s, perf_counter() - start, outputs)
+
+    def _input(self, parts: Sequence[Blob]) -> Any:
+        if not self._parents:
+            return load(parts[0])
+        return {parent: load(part) for parent, part in zip(self._parents, parts, strict=True)}
+
+    def _outputs(self, item: Any, prediction: Any) -> list[Blob]:
+        if not self._routes:
+            return [dump(prediction)]
+        return [dump(onward) for onward in self._executor.route(item, prediction)]
+
+
+def _reason(error: Exception) -> str:
+    return error.message if isinstance(error, InferplanError) else f"{type(error).__name__}: {error}"
+
+
+def end_with(starter: int) -> None:
+    """Have the kernel kill this process when the one that started it ends (Linux)."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    set_parent_death_signal = 1
+    ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, int(signal.SIGKILL))
+    if os.getppid() != starter:  # it ended before the call
+        os._exit(1)
+
+
+def serve(sock: socket.socket) -> None:
+    """Take the assignment from the socket, then answer batches until it ends."""
+    reader = FrameReader()
+    assignment = Assignment.from_json(bytes(reader.wait(sock)))
+    end_with(assignment.starter)
+    if hasattr(os, "sched_setaffinity") and assignment.cores:
+        os.sched_setaffinity(0, assignment.cores)
+    start = perf_counter()
+    try:
+        executor = Executor.from_spec(assignment.executor, assignment.provider, assignment.threads)
+    except Exception as error:
+        details = list(error.details) if isinstance(error, InferplanError) else []
+        _send(sock, json.dumps({"error": _reason(error), "details": details}).encode())
+        return
+    _send(sock, json.dumps({"load_s": perf_counter() - start}).encode())
+    worker = Worker(executor, assignment)
+    gc.collect()
+    gc.freeze()  # what is loaded now stays: later collections need not look at it
+    while True:
+        send_all(sock, reply_frame(worker.answer(read_batch(reader.wait(sock)))))
+
+
+def _send(sock: socket.socket, body: bytes) -> None:
+    send_all(sock, [SIZE.pack(len(body)), body])
+
+
+def main() -> None:
+    """Entry point of the process."""
+    # User code that prints must not write into the output of the command that started us.
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(ConnectionEnded, ConnectionError):
+        serve(socket.socket(fileno=int(sys.argv[1])))
+    os._exit(0)  # runtimes hold threads; there is nothing left to do for any of them
+
+
+if __name__ == "__main__":
+    main()
