@@ -1,0 +1,204 @@
+"""Whole pipelines on the labelled requests, many combinations of variants at once.
+
+Runs inside the measuring process. Combinations are walked as a tree, stage by stage in the order of the
+pipeline: all that share their first stages' variants share those stages' work. Below, a call that a variant
+has answered before (same content) is not made again, so that reading the lines that two detectors both found
+costs one reading.
+
+Calls are keyed and joined as the runner does it: a call that sends exactly one item on gives it its own key,
+one that sends several appends the position; a stage with several parents is called once per key with
+`{parent: item}`, items left over are matched by their order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from inferplan.profilers.frames import Frame
+from inferplan.profilers.inputs import PipelineSpec
+from inferplan.profilers.runtimes.executor import Executor, ExecutorSpec
+from inferplan.profilers.scoring import predict, scores_frame
+from inferplan.profilers.sensors import resident_bytes
+from inferplan.spec.errors import InputError
+from inferplan.spec.stagecode import Example, PipelineAdapter
+
+Combination = Mapping[str, str]
+Key = tuple[int, ...]
+
+
+class Item(NamedTuple):
+    """Something on its way: which request it belongs to, its key there, and the thing itself."""
+
+    request: int
+    key: Key
+    content: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What the stages so far have sent on and, where they are last ones, predicted."""
+
+    sent: Mapping[str, list[Item]] = field(default_factory=dict)
+    results: Mapping[str, list[Item]] = field(default_factory=dict)
+
+
+class Pool:
+    """Open executors and their remembered answers, within about half of the memory limit."""
+
+    def __init__(
+        self, specs: Mapping[str, Mapping[str, Mapping[str, Any]]], provider: str, threads: int, limit_bytes: int
+    ) -> None:
+        self._specs = specs
+        self._provider = provider
+        self._threads = threads
+        self._limit_bytes = limit_bytes
+        self._open: dict[tuple[str, str], Executor] = {}
+        self._answers: dict[tuple[str, str], dict[bytes, Any]] = {}
+
+    def executor(self, stage: str, variant: str) -> Executor:
+        """The variant's executor, opened at first use."""
+        name = (stage, variant)
+        if name not in self._open:
+            spec = ExecutorSpec(**self._specs[stage][variant])
+            self._open[name] = Executor.from_spec(spec, self._provider, self._threads)
+        return self._open[name]
+
+    def answers(self, stage: str, variant: str) -> dict[bytes, Any]:
+        """Remembered predictions of the variant, by content of the input."""
+        return self._answers.setdefault((stage, variant), {})
+
+    def make_room(self) -> None:
+        """Let everything go where too much memory is in use; what is needed again is opened again."""
+        if resident_bytes(os.getpid()) > self._limit_bytes / 2:
+            for executor in self._open.values():
+                executor.close()
+            self._open.clear()
+            self._answers.clear()
+
+
+class Evaluation:
+    """One run over a list of combinations."""
+
+    def __init__(self, command: Mapping[str, Any]) -> None:
+        self._order: list[str] = command["order"]
+        self._parents: dict[str, list[str]] = command["parents"]
+        self._batch = int(command["batch"])
+        self._pool = Pool(command["specs"], command["provider"], command["threads"], command["memory_limit_bytes"])
+        self._pipeline: PipelineAdapter = PipelineSpec(**command["pipeline"]).open()
+        self._requests: list[Example] = self._pipeline.examples()
+        self._last = [name for name in self._order if not any(name in parents for parents in self._parents.values())]
+
+    def walk(self, combinations: Sequence[Combination], depth: int, walk: Walk) -> Iterator[Frame]:
+        """Everything below one node of the tree: a frame per combination, beats in between."""
+        if depth == len(self._order):
+            for combination in combinations:
+                yield self._scored(combination, walk)
+            return
+        stage = self._order[depth]
+        groups: dict[str, list[Combination]] = {}
+        for combination in combinations:
+            groups.setdefault(combination[stage], []).append(combination)
+        for variant, group in groups.items():
+            yield Frame("running", {"stage": stage, "variant": variant})
+            try:
+                items = self._inputs(stage, walk)
+                predictions = yield from self._predictions(stage, variant, items)
+                below = self._onward(stage, variant, items, predictions, walk)
+            except Exception as error:
+                text = error.message if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+                reason = f"{stage}={variant}: {text}"
+                for combination in group:
+                    yield Frame("combination", {"combination": dict(combination), "reason": reason})
+                continue
+            yield from self.walk(group, depth + 1, below)
+
+    def _inputs(self, stage: str, walk: Walk) -> list[Item]:
+        parents = self._parents[stage]
+        if not parents:
+            return [Item(index, (), request.input) for index, request in enumerate(self._requests)]
+        if len(parents) == 1:
+            return walk.sent[parents[0]]
+        return joined(stage, {parent: walk.sent[parent] for parent in parents})
+
+    def _predictions(self, stage: str, variant: str, items: Sequence[Item]) -> Generator[Frame, None, list[Any]]:
+        """Beats; the return value is a prediction per item. Equal inputs are run once."""
+        self._pool.make_room()
+        executor = self._pool.executor(stage, variant)
+        known = self._pool.answers(stage, variant)
+        digests = [_digest(item.content) for item in items]
+        new = {digest: item.content for digest, item in zip(digests, items, strict=True) if digest not in known}
+        answers = yield from predict(executor, list(new.values()), self._batch)
+        known.update(zip(new, answers, strict=True))
+        return [known[digest] for digest in digests]
+
+    def _onward(self, stage: str, variant: str, items: Sequence[Item], predictions: Sequence[Any], walk: Walk) -> Walk:
+        if stage in self._last:
+            found = [Item(item.request, item.key, answer) for item, answer in zip(items, predictions, strict=True)]
+            return Walk(walk.sent, {**walk.results, stage: found})
+        executor = self._pool.executor(stage, variant)
+        sent: list[Item] = []
+        for item, prediction in zip(items, predictions, strict=True):
+            outputs = executor.route(item.content, prediction)
+            for position, output in enumerate(outputs):
+                key = item.key if len(outputs) == 1 else (*item.key, position)
+                sent.append(Item(item.request, key, output))
+        return Walk({**walk.sent, stage: sent}, walk.results)
+
+    def _scored(self, combination: Combination, walk: Walk) -> Frame:
+        data = {"combination": dict(combination), "n": len(self._requests)}
+        try:
+            per_request: list[dict[str, list[Any]]] = [{stage: [] for stage in walk.results} for _ in self._requests]
+            for stage, items in walk.results.items():
+                for item in sorted(items, key=lambda item: (item.request, item.key)):
+                    per_request[item.request][stage].append(item.content)
+            answers = [
+                self._pipeline.join(request.input, results)
+                for request, results in zip(self._requests, per_request, strict=True)
+            ]
+            scores = self._pipeline.score(answers, [request.truth for request in self._requests])
+        except Exception as error:
+            return Frame("combination", {**data, "reason": f"pipeline code: {type(error).__name__}: {error}"})
+        return scores_frame("combination", {**data, "reason": ""}, scores)
+
+
+def evaluate_combinations(command: Mapping[str, Any]) -> Iterator[Frame]:
+    """A frame `combination` for each of `combinations`, with its scores or the reason it has none."""
+    evaluation = Evaluation(command)
+    yield from evaluation.walk(command["combinations"], 0, Walk())
+
+
+def joined(stage: str, columns: Mapping[str, Sequence[Item]]) -> list[Item]:
+    """Items of several parents, by request and key; what is left over by its order within the request.
+
+    Raises InputError where the numbers do not match.
+    """
+    by_request: dict[int, dict[str, dict[Key, Any]]] = {}
+    for parent, items in columns.items():
+        for item in items:
+            request = by_request.setdefault(item.request, {name: {} for name in columns})
+            request[parent][item.key] = item.content
+    calls: list[Item] = []
+    for index, waiting in sorted(by_request.items()):
+        shared = set.intersection(*(set(column) for column in waiting.values()))
+        calls += [Item(index, key, {name: waiting[name][key] for name in columns}) for key in sorted(shared)]
+        rest = {name: sorted(set(column) - shared) for name, column in waiting.items()}
+        if len({len(keys) for keys in rest.values()}) > 1:
+            counts = ", ".join(f"{len(keys)} from {name}" for name, keys in rest.items())
+            raise InputError(f"stage {stage} joins items that do not match in number: {counts}")
+        for keys in zip(*rest.values(), strict=True):
+            row = {name: waiting[name][key] for name, key in zip(rest, keys, strict=True)}
+            calls.append(Item(index, keys[0], row))
+    return calls
+
+
+def _digest(content: Any) -> bytes:
+    """Hash of an input's content; a value that never comes again where it cannot be pickled."""
+    try:
+        return hashlib.blake2b(pickle.dumps(content, protocol=5), digest_size=16).digest()
+    except Exception:
+        return os.urandom(16)

@@ -1,0 +1,76 @@
+"""What a variant is measured with: its labelled examples, else requests, else made-up tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inferplan.profilers.runtimes.executor import Executor
+from inferplan.spec.stagecode import Context, Example, PipelineAdapter, pipeline_adapter
+
+MADE_UP = 64
+"""Made-up inputs per model without data: enough that caches see different ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSpec:
+    """The pipeline's own code, as plain data. `code` is None where it has none."""
+
+    root: str
+    code: str | None
+    params: Mapping[str, Any]
+
+    def open(self) -> PipelineAdapter:
+        """Import the code and make its object. Raises InputError."""
+        return pipeline_adapter(self.code, Context(Path(self.root), self.params))
+
+
+@dataclass(frozen=True, slots=True)
+class StageInputs:
+    """Inputs of a stage; `labelled` says whether they carry the truth that its `score` asks for."""
+
+    examples: tuple[Example, ...]
+    labelled: bool
+
+    @classmethod
+    def of(cls, executor: Executor, requests: PipelineSpec | None) -> StageInputs:
+        """The stage's examples; without any, the pipeline's requests where `requests` is given (the entry
+        stage), else made-up tensors. Raises InputError where none of these can be had."""
+        labelled = executor.examples()
+        if labelled:
+            return cls(tuple(labelled), True)
+        arriving = requests.open().examples() if requests is not None else []
+        if arriving:
+            return cls(tuple(arriving), False)
+        made_up = executor.made_up_inputs(MADE_UP)
+        return cls(tuple(Example(str(index), item) for index, item in enumerate(made_up)), False)
+
+    def sha256(self) -> str:
+        """Hash of inputs and truths."""
+        return examples_sha256(self.examples)
+
+    def batches(self, size: int, seed: Sequence[int]) -> Iterator[list[Any]]:
+        """Batches without end: the inputs in a random order that the seed fixes, over and over."""
+        order = np.random.default_rng(list(seed)).permutation(len(self.examples))
+        position = 0
+        while True:
+            picks = [order[(position + offset) % len(order)] for offset in range(size)]
+            yield [self.examples[pick].input for pick in picks]
+            position = (position + size) % len(order)
+
+
+def examples_sha256(examples: Sequence[Example]) -> str:
+    """Hash of labelled data by content; of its number alone where it cannot be pickled."""
+    digest = hashlib.sha256()
+    for example in examples:
+        try:
+            digest.update(pickle.dumps((example.id, example.input, example.truth), protocol=5))
+        except Exception:
+            digest.update(b"unknown")
+    return digest.hexdigest()

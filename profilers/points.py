@@ -1,0 +1,210 @@
+"""Measuring one point: fresh processes in turn, each with its share of the samples, until the rule is met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferplan.profilers.inputs import PipelineSpec
+from inferplan.profilers.process import Limits, WorkerFailure, WorkerProcess
+from inferplan.profilers.runtimes.executor import ExecutorSpec
+from inferplan.profilers.sensors import Window, joined
+from inferplan.profilers.statistics import drift, process_spread, quantiles
+from inferplan.profilers.stopping import StoppingRule, warmup_end
+from inferplan.spec.profile import Measurement, PointKey, Samples
+
+_SLICE_S = 1.0
+"""Longest time between two looks at what was measured so far."""
+_SHORTEST_WINDOW_S = 0.2
+"""The system counts CPU time in hundredths of a second: below this, foreign load is not known."""
+
+Floats = NDArray[np.float64]
+Progress = Callable[[float], None]
+"""Called with the share of a job that is done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointTask:
+    """One point to measure, and with what. `requests` is the pipeline's code where the stage is its entry."""
+
+    key: PointKey
+    spec: ExecutorSpec
+    requests: PipelineSpec | None
+    limits: Limits
+    cores: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class ProcessRun:
+    """What one fresh process gave. `times_s` has rows pre, inference, post and a column per batch."""
+
+    load_s: float = 0.0
+    first_s: float = 0.0
+    times_s: Floats = field(default_factory=lambda: np.empty((3, 0)))
+    windows: list[Window] = field(default_factory=list)
+    peak_rss_bytes: int | None = None
+    met: bool = False
+
+    @property
+    def service_s(self) -> Floats:
+        """Time of each batch."""
+        return np.asarray(self.times_s.sum(axis=0), dtype=np.float64)
+
+
+def measure_point(
+    task: PointTask, rule: StoppingRule, cut_short_by: str, progress: Progress
+) -> tuple[Measurement, Samples | None]:
+    """Measure a point. A failure is a measurement too: status and reason say so, and there are no samples.
+
+    `cut_short_by` is what to call it when the rule's time limit comes first: "time" or "budget".
+    """
+    runs: list[ProcessRun] = []
+    try:
+        for process in range(rule.processes):
+
+            def told(share: float, done: int = process) -> None:
+                progress((done + share) / rule.processes)
+
+            runs.append(run_process(task, rule.share(process), process, told))
+    except WorkerFailure as failure:
+        return Measurement(task.key, failure.status, failure.reason, measured_at=now()), None
+    return summary(task.key, runs, cut_short_by)
+
+
+def run_process(task: PointTask, share: StoppingRule, process: int, progress: Progress) -> ProcessRun:
+    """One fresh process: load, first batch, then slices until its share of the rule is met.
+
+    Raises WorkerFailure.
+    """
+    run = ProcessRun()
+    key = task.key
+    with WorkerProcess(task.limits, key.threads, pinned(task, process), key.provider == "cpu") as worker:
+        opened = worker.call(
+            "open", "opened", spec=task.spec.to_json(), provider=key.provider, threads=key.threads
+        ).data
+        if opened["version"] != key.runtime_version or opened["provider"] != key.provider:
+            raise WorkerFailure("failed", "the runtime changed while it was being measured; profile again")
+        run.load_s = float(opened["load_s"])
+        worker.call("load_inputs", "inputs", requests=requests_json(task.requests))
+        seed = [int(key.id(), 16) % 2**32, process]
+        run.first_s = float(worker.call("begin", "begun", batch=key.batch, seed=seed).data["first_s"])
+        progress(0.0)
+        while not _finished(run, share, progress):
+            _take_slice(worker, run, share)
+    return run
+
+
+def _take_slice(worker: WorkerProcess, run: ProcessRun, share: StoppingRule) -> None:
+    kept = run.service_s[warmup_end(run.service_s) :]
+    left_s = max(0.0, share.max_time_s - float(run.service_s.sum()))
+    frame = worker.call(
+        "measure",
+        "measured",
+        least_n=max(1, share.least_n - len(kept)),
+        min_time_s=min(_SLICE_S, max(0.0, share.min_time_s - float(kept.sum()))),
+        max_time_s=min(_SLICE_S, left_s),
+    )
+    times = frame.arrays.get("times")
+    if times is None or times.ndim != 2 or times.shape[0] != 3 or not np.all(np.isfinite(times)):
+        raise WorkerFailure("failed", "the measuring process sent times that are none")
+    run.times_s = np.concatenate([run.times_s, times.astype(np.float64)], axis=1)
+    run.windows.append(Window(**frame.data["window"]))
+    run.peak_rss_bytes = frame.data["peak_rss_bytes"]
+
+
+def _finished(run: ProcessRun, share: StoppingRule, progress: Progress) -> bool:
+    service = run.service_s
+    if len(service) == 0:
+        return False
+    kept = service[warmup_end(service) :]
+    run.met = share.is_met(len(kept), float(kept.sum()))
+    spent_s = float(service.sum())
+    by_rule = min(len(kept) / share.least_n, float(kept.sum()) / share.min_time_s)
+    progress(min(1.0, max(by_rule, spent_s / share.max_time_s)))
+    return run.met or spent_s >= share.max_time_s
+
+
+def summary(key: PointKey, runs: Sequence[ProcessRun], cut_short_by: str) -> tuple[Measurement, Samples]:
+    """Statistics of a point, warm-up left out, and its raw times (also without warm-up)."""
+    cuts = [warmup_end(run.service_s) for run in runs]
+    parts = [run.times_s[:, cut:] for run, cut in zip(runs, cuts, strict=True)]
+    times = np.concatenate(parts, axis=1)
+    service = np.asarray(times.sum(axis=0), dtype=np.float64)
+    process = np.concatenate([np.full(part.shape[1], index, np.int32) for index, part in enumerate(parts)])
+    medians = [float(np.median(part.sum(axis=0))) for part in parts]
+    total_s = float(service.sum())
+    measurement = Measurement(
+        key=key,
+        status="ok",
+        n=len(service),
+        processes=len(runs),
+        service=quantiles(service),
+        infer=quantiles(times[1]),
+        pre_mean_s=float(times[0].mean()),
+        post_mean_s=float(times[2].mean()),
+        throughput_per_s=key.batch * len(service) / total_s if total_s > 0 else None,
+        load_s=float(np.median([run.load_s for run in runs])),
+        first_inference_s=float(np.median([run.first_s for run in runs])),
+        warmup_n=max(cuts),
+        peak_rss_bytes=max((run.peak_rss_bytes for run in runs if run.peak_rss_bytes is not None), default=None),
+        drift=_drift(parts),
+        process_spread=process_spread(medians),
+        stopped_by="percentile" if all(run.met for run in runs) else cut_short_by,
+        measured_at=now(),
+        **_surroundings(
+            [window for run in runs for window in run.windows], key, sum(run.times_s.shape[1] for run in runs)
+        ),
+    )
+    return measurement, Samples(key.id(), process, service, np.asarray(times[1], dtype=np.float64))
+
+
+def _drift(parts: Sequence[Floats]) -> float | None:
+    """Median over the processes: each has its own beginning and end."""
+    drifts = [value for part in parts if (value := drift(np.asarray(part.sum(axis=0)))) is not None]
+    return float(np.median(drifts)) if drifts else None
+
+
+def _surroundings(windows: list[Window], key: PointKey, batches: int) -> dict[str, Any]:
+    window = joined(windows)
+    if window is None:
+        return {}
+    known = window.wall_s >= _SHORTEST_WINDOW_S
+    energy = window.energy_j if known else None
+    foreign = window.foreign_cpu_s if known else None
+    return {
+        "cpu_utilisation": window.own_cpu_s / window.wall_s if window.wall_s > 0 else None,
+        "foreign_cpu": None if foreign is None else foreign / window.wall_s,
+        "clock_min_hz": window.clock_min_hz,
+        "clock_max_hz": window.clock_max_hz,
+        "temperature_c": window.temperature_c,
+        "mean_power_w": None if energy is None else energy / window.wall_s,
+        "energy_j": None if energy is None else energy / (batches * key.batch),
+    }
+
+
+def pinned(task: PointTask, process: int) -> tuple[int, ...]:
+    """The cores one process gets: as many as threads, others for every process, as replicas will have them.
+
+    A process on a GPU is not pinned: its driver has threads of its own.
+    """
+    count, cores = task.key.threads, task.cores
+    if task.key.provider != "cpu" or count >= len(cores):
+        return cores if task.key.provider == "cpu" else ()
+    windows = len(cores) // count
+    start = len(cores) - count * (process % windows + 1)
+    return cores[start : start + count]
+
+
+def requests_json(requests: PipelineSpec | None) -> Mapping[str, Any] | None:
+    """Plain data for the measuring process."""
+    return None if requests is None else {"root": requests.root, "code": requests.code, "params": dict(requests.params)}
+
+
+def now() -> str:
+    """This moment, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")

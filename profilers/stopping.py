@@ -1,0 +1,72 @@
+"""When a point has been measured enough, and where its warm-up ends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferplan.profilers.statistics import least_count
+from inferplan.spec.workload import ProfileSettings
+
+Floats = NDArray[np.float64]
+
+WARMUP_GAIN = 0.02
+"""How much slower than the rest the first batches must be to count as warm-up."""
+_BLOCKS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class StoppingRule:
+    """How much to measure. Times are measuring time of all processes together, warm-up not counted."""
+
+    least_n: int
+    processes: int
+    min_time_s: float
+    max_time_s: float
+
+    @classmethod
+    def of(cls, settings: ProfileSettings, max_time_s: float | None = None) -> StoppingRule:
+        """The rule of a workload, with a shorter limit where a time budget sets one."""
+        limit = settings.max_time_s if max_time_s is None else min(max_time_s, settings.max_time_s)
+        return cls(least_count(settings.percentile), settings.processes, min(settings.min_time_s, limit), limit)
+
+    def share(self, process: int) -> StoppingRule:
+        """What one of the processes has to do (processes count from 0)."""
+        count = self.least_n // self.processes + (process < self.least_n % self.processes)
+        return StoppingRule(count, 1, self.min_time_s / self.processes, self.max_time_s / self.processes)
+
+    def is_met(self, n: int, time_s: float) -> bool:
+        """Whether both the minimum count and the minimum time are reached."""
+        return n >= self.least_n and time_s >= self.min_time_s
+
+
+def warmup_end(durations_s: Floats) -> int:
+    """How many of a process's first batches are warm-up.
+
+    MSER (White 1997): cut where the standard error of the mean of what is left is least, at most half. It
+    runs over medians of up to 50 blocks instead of single times, so that a rare slow call neither hides a
+    warm-up nor looks like one; the blocks' medians are clipped to five deviations around those of the second
+    half. A cut counts only if the median of what it leaves out is at least 2 % above the rest.
+    """
+    n = len(durations_s)
+    size = max(1, math.ceil(n / _BLOCKS))
+    blocks = n // size
+    if blocks < 6:
+        return 0
+    medians = np.median(np.asarray(durations_s[: blocks * size]).reshape(blocks, size), axis=1)
+    settled = medians[blocks // 2 :]
+    centre = float(np.median(settled))
+    spread = float(np.median(np.abs(settled - centre))) * 1.4826
+    clipped = np.clip(medians, centre - 5 * spread, centre + 5 * spread) if spread > 0 else medians
+    cut = min(range(blocks // 2 + 1), key=lambda d: (_squared_error(clipped[d:]), d)) * size
+    if cut and np.median(durations_s[:cut]) >= (1 + WARMUP_GAIN) * np.median(durations_s[cut:]):
+        return cut
+    return 0
+
+
+def _squared_error(values: Floats) -> float:
+    """Square of the standard error of the mean."""
+    return float(values.var()) / len(values)
