@@ -9,13 +9,13 @@ import typer
 
 from inferplan.cli.options import JsonOption, PlanArgument
 
-app = typer.Typer(help="Write a plan for the servers people already use.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Write a plan for Triton or compose.", no_args_is_help=True, rich_markup_mode=None)
 
 OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace DIR although we did not write it.")]
 
 
-@app.command("triton")
+@app.command("triton", short_help="Write a Triton model repository.")
 def triton(plan: PlanArgument, output: OutputOption, force: ForceOption = False, json: JsonOption = False) -> None:
     """Write a Triton model repository, checked before it is put in place."""
     from inferplan.exporters.triton import export_triton
@@ -25,7 +25,7 @@ def triton(plan: PlanArgument, output: OutputOption, force: ForceOption = False,
     _report(output, export_triton(loaded.plan, loaded.workload.workload, output, force=force), json)
 
 
-@app.command("compose")
+@app.command("compose", short_help="Write a compose file with its repositories.")
 def compose(plan: PlanArgument, output: OutputOption, force: ForceOption = False, json: JsonOption = False) -> None:
     """Write a compose file with a Triton server per machine, and their model repositories."""
     from inferplan.exporters.compose import export_compose

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from inferplan import __version__
 from inferplan.cli import export, lint, profile, run, schema, serve, solve, validate
@@ -19,8 +20,20 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input or usage, 3 infeasible, 4 und
 5 a check failed.
 """
 
+VERBS = ("validate", "schema", "profile", "solve", "export", "lint", "run", "serve")
+
+
+class InOrder(typer.core.TyperGroup):
+    """Lists the verbs in the order they are used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the verbs."""
+        return [name for name in VERBS if name in self.commands]
+
+
 app = typer.Typer(
     name="inferplan",
+    cls=InOrder,
     help=HELP,
     no_args_is_help=True,
     add_completion=False,
@@ -47,14 +60,14 @@ def _options(
         os.environ["INFERPLAN_DEBUG"] = "1"
 
 
-app.command("validate")(validate.validate)
-app.command("schema")(schema.schema)
-app.command("profile")(profile.profile)
-app.command("solve")(solve.solve)
+app.command("validate", short_help="Check a workload.")(validate.validate)
+app.command("schema", short_help="Print the JSON Schema of a document.")(schema.schema)
+app.command("profile", short_help="Measure every variant.")(profile.profile)
+app.command("solve", short_help="Decide the deployment.")(solve.solve)
 app.add_typer(export.app, name="export")
-app.command("lint")(lint.lint)
-app.command("run")(run.run)
-app.command("serve")(serve.serve)
+app.command("lint", short_help="Check any Triton model repository.")(lint.lint)
+app.command("run", short_help="Run a plan here; predicted beside measured.")(run.run)
+app.command("serve", short_help="Serve a plan over HTTP.")(serve.serve)
 
 
 def main() -> None:

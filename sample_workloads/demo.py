@@ -56,9 +56,7 @@ def main() -> int:
             return code
         worst = max(worst, code)
     print(f"\n# What was exported\n{tree(ROOT / OUT / 'triton', OUT + '/triton')}")
-    print(
-        f"\nDone in {time.monotonic() - start:.0f} s. What to type next (with {command.parent.name}/ of the venv in PATH):"
-    )
+    print(f"\nDone in {time.monotonic() - start:.0f} s. What to type next, with {command.parent} in PATH:")
     for what, line in NEXT:
         print(f"  {what}:\n    {line}")
     return worst
