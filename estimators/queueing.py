@@ -1,0 +1,285 @@
+"""Analytic sojourn of one station: fast enough to be asked for every option, load and number of replicas.
+
+The station is what DESIGN calls batching: one queue; a free replica takes up to B waiting calls at once; if
+fewer wait, it takes them once the oldest has waited d. Estimates propose; `simulation` disposes.
+
+Notation: λ calls per second, in groups of K that arrive together; n replicas; s(b), σ(b) mean and standard
+deviation of the service of a batch of b.
+
+*Stability is exact*: a saturated queue always fills the batch, so capacity is n B / s(B) and the station is
+stable if and only if λ is below it. (Not n max_b b / s(b): the queue does not choose its batch.)
+
+*All busy.* Calls come in units of u = E[K] / E[⌈K / B⌉] (what one replica takes of a group). While all n
+replicas are busy the queue in units behaves as the birth process of a bulk queue M/M[B/u]/n, geometric with
+the root r in (0, 1) of
+
+    λ/u + n μ = (λ/u) / r + n μ r^(B/u),        μ = 1 / s(b̄),  b̄ = u (1 - r^(B/u)) / (1 - r)
+
+(b̄ is the mean batch taken by a replica that finishes; μ and r are found together by iteration). For B = 1
+this is M/M/n with r = ρ. The probability that an arrival finds all busy follows from the balance of states below:
+
+    π = p_n / (1 - r) / (Σ_{j<n} p_j + p_n / (1 - r)),   p_j = (λ s(u) / u)^j / j!
+
+*Wait.* Given that all are busy the wait is taken as exponential with the bulk queue's mean 1 / (n μ (1 - r^(B/u))),
+whose two parts are corrected for variability as by Pollaczek-Khinchine and Allen-Cunneen: the residual service
+by (min(1, c_a²) + c_s²) / 2, the batches queued ahead by (I + c_s²) / 2, where I = E[K] (c_a² + c_K²) is the
+dispersion of arrivals (E[K²] / E[K] for Poisson groups). For M/G/1 the mean wait is exact.
+
+*Delay.* A batch of fewer than B waits for B - u more calls, at most d; that wait overlaps with the queue's, and
+the longer of the two counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferplan.estimators.fanout import ONE, FanOutLaw
+from inferplan.estimators.service import GRID_WEIGHTS, ServiceModel
+
+Floats = NDArray[np.float64]
+_BATCH_STEPS = 5
+_ROOT_STEPS = 40
+_QUANTILE_STEPS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """Calls that reach a station: `rate_rps` calls per second in groups of the law `group`.
+
+    `scv` is the squared coefficient of variation of the gaps between groups: 1 for Poisson.
+    """
+
+    rate_rps: float
+    scv: float = 1.0
+    group: FanOutLaw = ONE
+
+    def unit(self, max_batch: int) -> float:
+        """Mean calls that one replica takes of an arriving group: E[K] / E[ceil(K / B)]."""
+        batches = sum(math.ceil(k / max_batch) * w for k, w in zip(self.group.counts, self.group.weights, strict=True))
+        return self.group.mean / batches if batches > 0 else 1.0
+
+    def dispersion(self, unit: float) -> float:
+        """Index of dispersion of arrivals, counted in units of `unit` calls."""
+        if self.group.mean == 0:
+            return self.scv
+        size = self.group.mean / unit
+        return size * (self.scv + self.group.variance / self.group.mean**2)
+
+
+def capacity_rps(service: ServiceModel, max_batch: int, replicas: int) -> float:
+    """Calls per second beyond which the station's queue grows without bound."""
+    return replicas * service.capacity_per_s(max_batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A station to estimate, for each number of replicas in `replicas`.
+
+    `level` is the share (0..1) of calls that the wait for a batch to fill is estimated at.
+    """
+
+    service: ServiceModel
+    max_batch: int
+    max_queue_delay_s: float
+    replicas: tuple[int, ...]
+    arrivals: Arrivals
+    level: float = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class StationEstimate:
+    """Sojourn at stations, one row per demand and number of replicas, in their order.
+
+    Where `utilisation` is 1 or more the queue is unstable: waits are infinite.
+    """
+
+    utilisation: Floats
+    """λ over capacity."""
+    batch_mean: Floats
+    wait_probability: Floats
+    wait_mean_s: Floats
+    """Mean wait of those that find all replicas busy."""
+    fill_tail_s: Floats
+    """Wait for a batch to fill, at the asked level."""
+    fill_mean_s: Floats
+    services_s: Floats
+    """(rows, grid) representative service times, weighted by `GRID_WEIGHTS`."""
+
+    def mean_s(self) -> Floats:
+        """Mean of wait and service."""
+        wait = np.where(self.wait_probability > 0, self.wait_probability * self.wait_mean_s, 0.0)
+        return np.maximum(wait, self.fill_mean_s) + self.services_s @ GRID_WEIGHTS
+
+    def quantile_s(self, level: float) -> Floats:
+        """The `level` quantile (0..1) of wait plus service.
+
+        Wait is 0 with probability 1 - π and else exponential: solves E_S[P(W > x - S)] = 1 - level by bisection.
+        """
+        services = self.services_s
+        known = np.isfinite(self.wait_mean_s)
+        scale = np.where(known, np.maximum(self.wait_mean_s, 1e-12), 1.0)
+        low = np.zeros(len(services))
+        high = services.max(axis=1) + scale * math.log(1e3 / (1 - level))
+        for _ in range(_QUANTILE_STEPS):
+            middle = (low + high) / 2
+            room = middle[:, None] - services
+            waits = self.wait_probability[:, None] * np.exp(-np.maximum(room, 0) / scale[:, None])
+            above = np.where(room < 0, 1.0, waits) @ GRID_WEIGHTS > 1 - level
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        filled = self.fill_tail_s + self.service_quantile_s(level)
+        return np.where(known, np.maximum(high, filled), np.inf)
+
+    def service_quantile_s(self, level: float) -> Floats:
+        """The `level` quantile (0..1) of service alone."""
+        middles = np.cumsum(GRID_WEIGHTS) - GRID_WEIGHTS / 2
+        return np.array([np.interp(level, middles, row) for row in self.services_s])
+
+
+class _Rows:
+    """Demands laid out as arrays: one row per number of replicas, service tables end to end."""
+
+    def __init__(self, demands: Sequence[Demand]) -> None:
+        counts = [len(demand.replicas) for demand in demands]
+        self.n = np.array([n for demand in demands for n in demand.replicas], dtype=np.float64)
+        means: list[Floats] = []
+        variations: list[Floats] = []
+        grids: list[Floats] = []
+        starts: list[int] = []
+        tables: dict[tuple[int, int], int] = {}
+        size = 0
+        for demand in demands:
+            key = (id(demand.service), demand.max_batch)
+            if key not in tables:
+                tables[key] = size
+                batches = range(1, demand.max_batch + 1)
+                means.append(np.array([demand.service.mean_s(b) for b in batches]))
+                variations.append(np.array([demand.service.std_s(b) for b in batches]) / means[-1])
+                grids.append(np.array([demand.service.grid_s(b) for b in batches]))
+                size += demand.max_batch
+            starts.append(tables[key])
+        self._means = np.concatenate(means)
+        self._variations = np.concatenate(variations)
+        self._grids = np.concatenate(grids)
+        self._starts = np.repeat(starts, counts)
+        self.level = np.repeat([demand.level for demand in demands], counts)
+        self.max_batch = np.repeat([float(demand.max_batch) for demand in demands], counts)
+        self.load = np.repeat([demand.arrivals.rate_rps for demand in demands], counts)
+        units = [min(demand.arrivals.unit(demand.max_batch), float(demand.max_batch)) for demand in demands]
+        filling = np.array([_filling(demand, unit) for demand, unit in zip(demands, units, strict=True)])
+        self.unit, self.fill_tail, self.fill_mean = (np.repeat(column, counts) for column in filling.T)
+        self.regularity = np.repeat([min(demand.arrivals.scv, 1.0) for demand in demands], counts)
+        dispersion = [d.arrivals.dispersion(unit) for d, unit in zip(demands, filling[:, 0], strict=True)]
+        self.dispersion = np.repeat(dispersion, counts)
+
+    def _position(self, batch: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+        low = np.minimum(np.floor(batch), self.max_batch - 1)
+        low = np.maximum(low, 1)
+        lower = self._starts + low.astype(np.int64) - 1
+        upper = np.where(self.max_batch > 1, lower + 1, lower)
+        return lower, upper, batch - low
+
+    def service(self, batch: Floats) -> Floats:
+        """Mean service of a batch, row by row; straight between whole sizes, as the service model is."""
+        lower, upper, part = self._position(batch)
+        return self._means[lower] * (1 - part) + self._means[upper] * part
+
+    def scv(self, batch: Floats) -> Floats:
+        """Squared coefficient of variation of a batch's service."""
+        lower, upper, part = self._position(batch)
+        result: Floats = (self._variations[lower] * (1 - part) + self._variations[upper] * part) ** 2
+        return result
+
+    def grids(self, batch: Floats) -> Floats:
+        """Representative service times of a batch."""
+        lower, upper, part = self._position(batch)
+        return self._grids[lower] * (1 - part)[:, None] + self._grids[upper] * part[:, None]
+
+
+def estimate(demands: Sequence[Demand]) -> StationEstimate:
+    """Sojourns of many stations at once: rows are every demand's numbers of replicas, in order."""
+    rows = _Rows(demands)
+    utilisation = rows.load * rows.service(rows.max_batch) / (rows.n * rows.max_batch)
+    stable = utilisation < 1
+    bulk = rows.max_batch / rows.unit
+    arrivals = rows.load / rows.unit
+    root, busy_batch = _busy(rows, arrivals, bulk)
+    root = np.where(stable, root, 1.0)
+    busy_service = rows.service(busy_batch)
+    probability = _all_busy(arrivals * rows.service(rows.unit), rows.n, root)
+    power = root**bulk
+    spread = rows.scv(busy_batch)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ahead = np.where(stable, power / (1 - power), np.inf)
+        wait = busy_service / rows.n * ((rows.regularity + spread) / 2 + ahead * (rows.dispersion + spread) / 2)
+        starts = arrivals * (1 - probability) + probability * root * rows.n / busy_service
+        batch = np.where(rows.load > 0, rows.load / starts, rows.unit)
+    batch = np.where(stable, np.clip(batch, 1.0, rows.max_batch), rows.max_batch)
+    # Those in the tail have waited, and travel in the batches that form while all replicas are busy.
+    tail_batch = np.where(probability > 1 - rows.level, np.maximum(batch, busy_batch), batch)
+    return StationEstimate(
+        utilisation,
+        batch,
+        np.where(stable, probability, 1.0),
+        np.where(stable, wait, np.inf),
+        rows.fill_tail,
+        rows.fill_mean,
+        rows.grids(tail_batch),
+    )
+
+
+def _filling(demand: Demand, unit: float) -> tuple[float, float, float]:
+    """Mean batch of a lightly loaded station that waits to fill, and the wait of the batch's oldest call
+    (at the demand's level), and the mean wait over the calls of the batch."""
+    missing, load, delay = demand.max_batch - unit, demand.arrivals.rate_rps, demand.max_queue_delay_s
+    if delay <= 0 or missing <= 0:
+        return unit, 0.0, 0.0
+    if load <= 0:
+        return unit, delay, delay
+    expected = missing / load
+    slow = expected + max(NormalDist().inv_cdf(demand.level), 0.0) * math.sqrt(missing) / load
+    filled = min(float(demand.max_batch), unit + load * min(delay, expected))
+    # The later a call joins the batch, the less it waits: on average those that join wait half.
+    return filled, min(delay, slow), min(delay, expected) * (filled + unit) / (2 * filled)
+
+
+def _busy(rows: _Rows, arrivals: Floats, bulk: Floats) -> tuple[Floats, Floats]:
+    """Root r and mean batch of stations whose replicas are all busy; `arrivals` in units per second."""
+    batch = rows.max_batch
+    root = np.zeros_like(batch)
+    # From full batches downwards: each pass gives a smaller batch, a shorter service, a smaller root.
+    for _ in range(_BATCH_STEPS):
+        root = _root(arrivals * rows.service(batch) / rows.n, bulk)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            taken = np.where(root < 1, (1 - root**bulk) / (1 - root), bulk)
+        batch = np.clip(rows.unit * taken, 1.0, rows.max_batch)
+    return root, batch
+
+
+def _root(ratio: Floats, bulk: Floats) -> Floats:
+    """r in (0, 1) with ratio (1 - r) = r (1 - r^bulk): the bulk queue's geometric decay; 1 where unstable."""
+    low, high = np.zeros_like(ratio), np.ones_like(ratio)
+    for _ in range(_ROOT_STEPS):
+        middle = (low + high) / 2
+        below = ratio * (1 - middle) > middle * (1 - middle**bulk)
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    root = np.where(bulk == 1, ratio, (low + high) / 2)
+    return np.where(ratio < bulk, root, 1.0)
+
+
+def _all_busy(offered: Floats, n: Floats, root: Floats) -> Floats:
+    """Probability that an arrival finds all n replicas busy; `offered` is the mean number busy if none waited.
+
+    Erlang B by its recursion, which does not overflow; then states at and beyond n weigh 1 / (1 - r).
+    """
+    blocked = np.ones_like(n)
+    for j in range(1, int(n.max(initial=0)) + 1):
+        blocked = np.where(n >= j, offered * blocked / (j + offered * blocked), blocked)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tail = blocked / (1 - root)
+        return np.where(root < 1, tail / (1 - blocked + tail), 1.0)
