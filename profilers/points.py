@@ -55,6 +55,17 @@ class ProcessRun:
         """Time of each batch."""
         return np.asarray(self.times_s.sum(axis=0), dtype=np.float64)
 
+    @property
+    def wall_s(self) -> float:
+        """Measuring time so far, with what the loop itself takes."""
+        return sum(window.wall_s for window in self.windows)
+
+    def kept(self) -> tuple[int, float]:
+        """Batches after warm-up, and their part of the measuring time."""
+        total = self.times_s.shape[1]
+        count = total - warmup_end(self.service_s)
+        return count, self.wall_s * count / total if total else 0.0
+
 
 def measure_point(
     task: PointTask, rule: StoppingRule, cut_short_by: str, progress: Progress
@@ -100,13 +111,13 @@ def run_process(task: PointTask, share: StoppingRule, process: int, progress: Pr
 
 
 def _take_slice(worker: WorkerProcess, run: ProcessRun, share: StoppingRule) -> None:
-    kept = run.service_s[warmup_end(run.service_s) :]
-    left_s = max(0.0, share.max_time_s - float(run.service_s.sum()))
+    count, kept_s = run.kept()
+    left_s = max(0.0, share.max_time_s - run.wall_s)
     frame = worker.call(
         "measure",
         "measured",
-        least_n=max(1, share.least_n - len(kept)),
-        min_time_s=min(_SLICE_S, max(0.0, share.min_time_s - float(kept.sum()))),
+        least_n=max(1, share.least_n - count),
+        min_time_s=min(_SLICE_S, max(0.0, share.min_time_s - kept_s)),
         max_time_s=min(_SLICE_S, left_s),
     )
     times = frame.arrays.get("times")
@@ -118,15 +129,13 @@ def _take_slice(worker: WorkerProcess, run: ProcessRun, share: StoppingRule) -> 
 
 
 def _finished(run: ProcessRun, share: StoppingRule, progress: Progress) -> bool:
-    service = run.service_s
-    if len(service) == 0:
+    if not run.windows:
         return False
-    kept = service[warmup_end(service) :]
-    run.met = share.is_met(len(kept), float(kept.sum()))
-    spent_s = float(service.sum())
-    by_rule = min(len(kept) / share.least_n, float(kept.sum()) / share.min_time_s)
-    progress(min(1.0, max(by_rule, spent_s / share.max_time_s)))
-    return run.met or spent_s >= share.max_time_s
+    count, kept_s = run.kept()
+    run.met = share.is_met(count, kept_s)
+    by_rule = min(count / share.least_n, kept_s / share.min_time_s)
+    progress(min(1.0, max(by_rule, run.wall_s / share.max_time_s)))
+    return run.met or run.wall_s >= share.max_time_s
 
 
 def summary(key: PointKey, runs: Sequence[ProcessRun], cut_short_by: str) -> tuple[Measurement, Samples]:
