@@ -44,8 +44,8 @@ from inferplan.estimators.service import GRID_WEIGHTS, ServiceModel
 
 Floats = NDArray[np.float64]
 _BATCH_STEPS = 5
-_ROOT_STEPS = 40
-_QUANTILE_STEPS = 40
+_ROOT_STEPS = 34
+_QUANTILE_STEPS = 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +109,15 @@ class StationEstimate:
     """Wait for a batch to fill, at the asked level."""
     fill_mean_s: Floats
     services_s: Floats
-    """(rows, grid) representative service times, weighted by `GRID_WEIGHTS`."""
+    """(rows, grid) representative service times, weighted by `GRID_WEIGHTS`, of the batches that those who waited
+    travel in."""
+    service_mean_s: Floats
+    """Mean service of the mean batch."""
 
     def mean_s(self) -> Floats:
         """Mean of wait and service."""
         wait = np.where(self.wait_probability > 0, self.wait_probability * self.wait_mean_s, 0.0)
-        return np.maximum(wait, self.fill_mean_s) + self.services_s @ GRID_WEIGHTS
+        return np.maximum(wait, self.fill_mean_s) + self.service_mean_s
 
     def quantile_s(self, level: float) -> Floats:
         """The `level` quantile (0..1) of wait plus service.
@@ -230,6 +233,7 @@ def estimate(demands: Sequence[Demand]) -> StationEstimate:
         rows.fill_tail,
         rows.fill_mean,
         rows.grids(tail_batch),
+        rows.service(batch),
     )
 
 
