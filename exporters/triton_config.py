@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from inferplan.exporters.deployment import Model
 from inferplan.exporters.onnx_graph import FREE, GraphTensor
 from inferplan.exporters.pbtxt import Value, Word, render
 from inferplan.exporters.triton_schema import SERVER_VERSION
-from inferplan.spec.workload import TensorSpec
 
 _HEAD = f"# Written by inferplan for Triton {SERVER_VERSION}; serve with --disable-auto-complete-config.\n"
 # Up to this batch size every size is warmed up; above, powers of two and the largest.
@@ -24,7 +24,14 @@ TRITON_TYPES = {
 }
 """Type of a served tensor, as workloads write it -> as Triton does."""
 
-Tensors = list[Value]
+
+@dataclass(frozen=True, slots=True)
+class ServedTensor:
+    """A tensor of a served pipeline. `dtype` as workloads write it; `shape` without the batch, -1 where free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
 
 
 def model_config(model: Model, replicas: int) -> str:
@@ -82,7 +89,7 @@ def ensemble_config(name: str, steps: Sequence[tuple[Model, dict[str, str], dict
 
 
 def pipeline_config(
-    name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_batch: int, instances: int
+    name: str, inputs: Sequence[ServedTensor], outputs: Sequence[ServedTensor], max_batch: int, instances: int
 ) -> str:
     """Configuration of a pipeline model (python backend) that takes batches of requests."""
     fields: dict[str, Value] = {
@@ -119,7 +126,7 @@ def _graph_tensor(tensor: GraphTensor, max_batch: int) -> dict[str, Value]:
     return fields | _dims(dims)
 
 
-def _served_tensor(tensor: TensorSpec) -> dict[str, Value]:
+def _served_tensor(tensor: ServedTensor) -> dict[str, Value]:
     fields: dict[str, Value] = {"name": tensor.name, "data_type": Word(TRITON_TYPES[tensor.dtype])}
     return fields | _dims(list(tensor.shape))
 
@@ -157,7 +164,7 @@ def _accelerator(model: Model, max_batch: int) -> dict[str, Value] | None:
         return None
     values = {"precision_mode": "FP16" if model.precision == "fp16" else "FP32"}
     shapes = warm_shapes(model)
-    if shapes is not None and max_batch:
+    if shapes is not None and max_batch and not any(set(name) & set(":,") for name in shapes):
         # One engine for all batch sizes, instead of one built whenever a new size comes.
         for which, size in (("min", 1), ("opt", max_batch), ("max", max_batch)):
             values[f"trt_profile_{which}_shapes"] = ",".join(
