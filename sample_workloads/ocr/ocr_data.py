@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +51,9 @@ def _picture(path: Path) -> NDArray[np.uint8]:
         return np.asarray(image.convert("RGB"))
 
 
-def _line(raw: dict[str, object]) -> Line:
-    left, top, right, bottom = raw["box"]  # type: ignore[misc]
-    return Line((left, top, right, bottom), str(raw["text"]), bool(raw["flipped"]))
+def _line(raw: dict[str, Any]) -> Line:
+    left, top, right, bottom = raw["box"]
+    return Line((left, top, right, bottom), raw["text"], raw["flipped"])
 
 
 def cut(picture: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ocr_tensors as tensors
-from numpy.typing import NDArray
 from ocr_data import Page, cut, turned
 from ocr_packages import write_atomically
+from ocr_tensors import Tensor
 
 DETECTOR_SIDE = 320
 """The side at which the int8 detector is used, hence calibrated."""
@@ -37,16 +37,16 @@ def quantize_reader(source: Path, target: Path, pages: Sequence[Page]) -> None:
     _quantize(source, target, feeds, ["Conv", "MatMul"])
 
 
-def _quantize(source: Path, target: Path, feeds: Sequence[NDArray], op_types: list[str]) -> None:
+def _quantize(source: Path, target: Path, feeds: Sequence[Tensor], op_types: list[str]) -> None:
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Feeds(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._left: Iterator[NDArray] = iter(feeds)
+            self._left: Iterator[Tensor] = iter(feeds)
 
-        def get_next(self) -> dict[str, NDArray] | None:
+        def get_next(self) -> dict[str, Tensor] | None:
             feed = next(self._left, None)
             return None if feed is None else {"x": feed}
 

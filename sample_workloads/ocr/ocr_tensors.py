@@ -33,8 +33,8 @@ class Normalization:
 
     @staticmethod
     def of(mean: Sequence[float], deviation: Sequence[float], *, bgr: bool) -> Normalization:
-        m, d = np.asarray(mean, np.float32), np.asarray(deviation, np.float32)
-        return Normalization((1 / (255 * d))[:, None, None], (-m / d)[:, None, None], bgr)
+        m, d = np.array(mean)[:, None, None], np.array(deviation)[:, None, None]
+        return Normalization((1 / (255 * d)).astype(np.float32), (-m / d).astype(np.float32), bgr)
 
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -78,7 +78,7 @@ def padded_tensor(crops: Sequence[Picture], width: int, height: int, how: Normal
 def line_width(crop: Picture, width: int) -> int:
     """Width in pixels of a line scaled to 48 pixels of height, squeezed by width / 320 where that is less."""
     squeeze = min(1.0, width / FULL_WIDTH)
-    return max(8, math.ceil(LINE_HEIGHT * squeeze * crop.shape[1] / crop.shape[0]))
+    return max(8, math.ceil(LINE_HEIGHT * squeeze * int(crop.shape[1]) / int(crop.shape[0])))
 
 
 def line_tensor(crops: Sequence[Picture], width: int) -> Tensor:

@@ -28,7 +28,7 @@ LAYOUT = 1
 """Raise it when pages or int8 variants come to be made differently: older ones are then made anew."""
 TEST_PAGES, TEST_SEED = 40, 1
 CALIBRATION_PAGES, CALIBRATION_SEED = 8, 99
-REFERENCE_PAGES = "0" * 64
+REFERENCE_PAGES = "c95dd304b9bcec3d6f5699dc54192228e0d0541db4b3005e2d9e07789c70d756"
 """Digest of the test pages that the README's figures were taken on."""
 
 Say = Callable[[str], object]
@@ -52,7 +52,9 @@ class Ledger:
         from ocr_packages import file_sha256
 
         return all(
-            name in self.files and (self._folder / name).is_file() and file_sha256(self._folder / name) == self.files[name]
+            name in self.files
+            and (self._folder / name).is_file()
+            and file_sha256(self._folder / name) == self.files[name]
             for name in names
         )
 

@@ -155,14 +155,15 @@ class Ocr:
     def __init__(self, context: Any) -> None:
         self._root = context.root
 
-    def examples(self) -> list[tuple[NDArray[np.uint8], tuple[Line, ...]]]:
-        return [(page.picture, page.lines) for page in load_pages(self._root)]
+    def examples(self) -> list[tuple[NDArray[np.uint8], list[ReadLine]]]:
+        pages = load_pages(self._root)
+        return [(page.picture, [(line.box, line.text) for line in page.lines]) for page in pages]
 
     def join(self, request: Any, results: Mapping[str, Sequence[ReadLine]]) -> list[ReadLine]:
         lines = [line for of_stage in results.values() for line in of_stage]
         return [lines[index] for index in reading_order([box for box, _ in lines])]
 
-    def score(self, answers: Sequence[list[ReadLine]], truths: Sequence[Sequence[Line]]) -> dict[str, Weighed]:
+    def score(self, answers: Sequence[list[ReadLine]], truths: Sequence[list[ReadLine]]) -> dict[str, Weighed]:
         """Over all true lines: line_exact = share read without a fault; char_accuracy = share of characters
         that are right. A line that was not found counts as not read at all; lines read where there is none
         do not count here (detect's f1 sees them)."""
@@ -184,11 +185,11 @@ class Ocr:
         return {"text": text}
 
 
-def _page_score(answer: list[ReadLine], truth: Sequence[Line]) -> tuple[int, int, int, int]:
+def _page_score(answer: list[ReadLine], truth: list[ReadLine]) -> tuple[int, int, int, int]:
     """(lines read exactly, lines, characters right, characters) of one page."""
-    pairs = match([box for box, _ in answer], [line.box for line in truth], READ_IOU)
+    pairs = match([box for box, _ in answer], [box for box, _ in truth], READ_IOU)
     texts = {true: answer[found][1] for found, true in pairs}
-    read = [(texts.get(index, ""), line.text) for index, line in enumerate(truth)]
+    read = [(texts.get(index, ""), text) for index, (_, text) in enumerate(truth)]
     characters = [right_characters(*pair) for pair in read]
     exact = sum(is_exact(*pair) for pair in read)
     return exact, len(read), sum(right for right, _ in characters), sum(all_ for _, all_ in characters)
