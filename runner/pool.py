@@ -38,8 +38,11 @@ class Waiting(NamedTuple, Generic[Request]):
     call: Call[Blob]
 
 
-Deliver = Callable[[Request, Call[Blob], Sequence[Blob] | Failure], None]
-"""Called for every call with what it sent on, or why it failed."""
+Outcome = tuple[Waiting[Request], Sequence[Blob] | Failure]
+"""What a call sent on, or why it failed."""
+
+Deliver = Callable[[Sequence[Outcome[Request]]], None]
+"""Called with the calls that are over, those of one batch together."""
 
 
 @dataclass(slots=True)
@@ -120,11 +123,14 @@ class OptionPool(Generic[Request]):
         stats.busy_s += reply.busy_s
         stats.service_s += reply.pre_s + reply.infer_s + reply.post_s
         self._dispatch()  # first: the replica works while the outputs are handed on
+        outcomes: list[Outcome[Request]] = []
         for (_, waiting), output in zip(batch, reply.outputs, strict=True):
             if isinstance(output, str):
-                self._fail([waiting], Failure("code", f"{self.name}: {output}"))
+                stats.failures += 1
+                outcomes.append((waiting, Failure("code", f"{self.name}: {output}")))
             else:
-                self._deliver(waiting.request, waiting.call, output)
+                outcomes.append((waiting, output))
+        self._deliver(outcomes)
 
     def ended(self, replica: Backend, who: str, reason: str) -> None:
         """A replica is gone, and what it was working on with it."""
@@ -160,8 +166,7 @@ class OptionPool(Generic[Request]):
 
     def _fail(self, calls: Sequence[Waiting[Request]], failure: Failure) -> None:
         self.stats.failures += len(calls)
-        for waiting in calls:
-            self._deliver(waiting.request, waiting.call, failure)
+        self._deliver([(waiting, failure) for waiting in calls])
 
     def _fail_if_abandoned(self) -> None:
         if not (self._free or self._working or self._expected):

@@ -12,7 +12,7 @@ from itertools import accumulate
 
 from inferplan.runner.frames import Blob, dump, load
 from inferplan.runner.pipeline import Call, Progress, Topology
-from inferplan.runner.pool import Failure, OptionPool, Waiting
+from inferplan.runner.pool import Failure, OptionPool, Outcome, Waiting
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import ClassPlan
 from inferplan.spec.stagecode import StageAdapter
@@ -84,22 +84,29 @@ class Router:
         calls = [(journey, journey.progress.begin(item)) for journey, item in zip(journeys, items, strict=True)]
         self._make(calls)
 
-    def deliver(self, journey: Journey, call: Call[Blob], outputs: Sequence[Blob] | Failure) -> None:
-        """A call is over: make the calls that follow from it, or end the request."""
-        if journey.ended:
-            return
+    def deliver(self, outcomes: Sequence[Outcome[Journey]]) -> None:
+        """Calls are over: make the calls that follow from them, and end the requests that are done.
+
+        What follows from one batch becomes ready together, so it may share a batch downstream.
+        """
+        ready: list[tuple[Journey, Call[Blob]]] = []
+        for (journey, call), outputs in outcomes:
+            if not journey.ended:
+                ready.extend((journey, following) for following in self._follow(journey, call, outputs))
+        self._make(ready)
+
+    def _follow(self, journey: Journey, call: Call[Blob], outputs: Sequence[Blob] | Failure) -> Sequence[Call[Blob]]:
         if isinstance(outputs, Failure):
             journey.end(outputs)
-            return
+            return ()
         try:
             ready = journey.progress.complete(call.stage, call.key, outputs)
         except InputError as error:
             journey.end(Failure("code", error.message))
-            return
-        if ready:
-            self._make([(journey, following) for following in ready])
-        elif journey.progress.outstanding == 0:
+            return ()
+        if not ready and journey.progress.outstanding == 0:
             journey.end(journey.progress.answers())
+        return ready
 
     def _counted(self, done: Done) -> Done:
         def finish(result: Answers | Failure) -> None:
@@ -122,13 +129,13 @@ class Router:
 
     def _pass_through(self, option: str, calls: Sequence[Waiting[Journey]]) -> None:
         adapter = self._skips[option]
-        for journey, call in calls:
-            outputs: Sequence[Blob] | Failure
+        outcomes: list[Outcome[Journey]] = []
+        for waiting in calls:
             try:
-                outputs = self._skipped(adapter, call)
+                outcomes.append((waiting, self._skipped(adapter, waiting.call)))
             except Exception as error:
-                outputs = Failure("code", f"{option}: {type(error).__name__}: {error}")
-            self.deliver(journey, call, outputs)
+                outcomes.append((waiting, Failure("code", f"{option}: {type(error).__name__}: {error}")))
+        self.deliver(outcomes)
 
     def _skipped(self, adapter: StageAdapter, call: Call[Blob]) -> list[Blob]:
         parents = self._topology.joins(call.stage)

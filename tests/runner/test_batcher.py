@@ -1,0 +1,98 @@
+"""The batcher against a slow reference that steps through time, and against the rule in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferplan.runner.batcher import Batcher
+
+
+@dataclass(frozen=True)
+class Started:
+    """A batch that a replica took."""
+
+    at: int
+    items: tuple[int, ...]
+
+
+def reference(arrivals: list[int], service: list[int], replicas: int, max_batch: int, delay: int) -> list[Started]:
+    """Tick by tick: at every tick, while a replica is free and the rule lets a batch go, it goes."""
+    waiting: list[int] = []
+    busy: list[int] = []
+    started: list[Started] = []
+    tick = 0
+    while waiting or tick <= max(arrivals):
+        busy = [end for end in busy if end > tick]
+        waiting += [item for item, at in enumerate(arrivals) if at == tick]
+        while waiting and len(busy) < replicas and (len(waiting) >= max_batch or tick - arrivals[waiting[0]] >= delay):
+            batch, waiting = waiting[:max_batch], waiting[max_batch:]
+            busy.append(tick + service[len(started) % len(service)])
+            started.append(Started(tick, tuple(batch)))
+        tick += 1
+    return started
+
+
+def driven(arrivals: list[int], service: list[int], replicas: int, max_batch: int, delay: int) -> list[Started]:
+    """The batcher under a fake clock that jumps from event to event."""
+    batcher: Batcher[int] = Batcher(max_batch, delay)
+    started: list[Started] = []
+    busy: list[int] = []
+    coming = sorted(range(len(arrivals)), key=lambda item: arrivals[item])
+    while coming or len(batcher):
+        due = batcher.due()
+        free_at = 0 if len(busy) < replicas else min(busy)
+        go = math.inf if due is None else max(due, free_at)
+        arrival = arrivals[coming[0]] if coming else math.inf
+        now = int(min(go, arrival))
+        together = [item for item in coming if arrivals[item] == now]
+        coming = coming[len(together) :]
+        batcher.put(together, now)
+        busy = [end for end in busy if end > now]
+        while len(busy) < replicas and (batch := batcher.take(now)):
+            busy.append(now + service[len(started) % len(service)])
+            started.append(Started(now, tuple(item for _, item in batch)))
+    return started
+
+
+@given(
+    arrivals=st.lists(st.integers(0, 30), min_size=1, max_size=25).map(sorted),
+    service=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    replicas=st.integers(1, 3),
+    max_batch=st.integers(1, 5),
+    delay=st.integers(0, 6),
+)
+def test_takes_the_batches_of_the_reference(
+    arrivals: list[int], service: list[int], replicas: int, max_batch: int, delay: int
+) -> None:
+    assert driven(arrivals, service, replicas, max_batch, delay) == reference(
+        arrivals, service, replicas, max_batch, delay
+    )
+
+
+def test_a_full_batch_goes_at_once_and_a_part_of_one_when_its_oldest_has_waited() -> None:
+    batcher: Batcher[str] = Batcher(3, 1.0)
+    batcher.put(["a", "b"], 10.0)
+    assert (batcher.due(), batcher.take(10.5)) == (11.0, [])
+    batcher.put(["c", "d"], 10.6)
+    assert batcher.due() == 10.0
+    assert batcher.take(10.6) == [(10.0, "a"), (10.0, "b"), (10.6, "c")]
+    assert (batcher.due(), batcher.take(11.5)) == (11.6, [])
+    assert batcher.take(11.6) == [(10.6, "d")]
+    assert batcher.due() is None
+
+
+def test_without_delay_nothing_waits_for_others() -> None:
+    batcher: Batcher[str] = Batcher(8, 0.0)
+    batcher.put(["a"], 5.0)
+    assert batcher.take(5.0) == [(5.0, "a")]
+
+
+@pytest.mark.parametrize(("max_batch", "delay"), [(0, 0.0), (1, -0.1)])
+def test_senseless_settings_are_refused(max_batch: int, delay: float) -> None:
+    with pytest.raises(ValueError, match="max_batch"):
+        Batcher(max_batch, delay)
