@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from inferplan.reports.tables import Table, plain
@@ -50,20 +50,23 @@ def coloured(stream: TextIO) -> bool:
 
 
 def show(table: Table, indent: int = 0) -> None:
-    """Print a table: titles bold and lesser rows dim on a terminal, plain aligned text when piped."""
-    lines = plain(table).split("\n")
-    colour = coloured(sys.stdout)
-    for index, line in enumerate(lines):
-        text = " " * indent + line
-        if colour and index == 0:
-            text = f"\033[1m{text}\033[0m"
-        elif colour and index - 1 in table.dim:
-            text = f"\033[2m{text}\033[0m"
-        say(text)
+    """Print a table: fitted to the terminal with bold titles and dim lesser rows; plain aligned text when piped."""
+    if coloured(sys.stdout):
+        _show_on_terminal(table, indent)
+        return
+    for line in plain(table).split("\n"):
+        say(" " * indent + line)
 
 
-def show_pairs(pairs: Sequence[tuple[str, str]], indent: int = 0) -> None:
-    """Print names and values, the values aligned."""
-    wide = max((len(name) for name, _ in pairs), default=0)
-    for name, value in pairs:
-        say(f"{' ' * indent}{name:<{wide}}  {value}")
+def _show_on_terminal(table: Table, indent: int) -> None:
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in table.columns:
+        drawn.add_column(Text(column.title), justify=column.align, overflow="fold")
+    for index, row in enumerate(table.rows):
+        drawn.add_row(*(Text(cell) for cell in row), style="dim" if index in table.dim else "")
+    Console(highlight=False).print(Padding(drawn, (0, 0, 0, indent)))
