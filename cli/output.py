@@ -14,6 +14,7 @@ from inferplan.reports.tables import Table, plain
 def emit_json(data: Mapping[str, Any]) -> None:
     """Print one JSON object; numbers that are not finite become null, so that any parser reads it."""
     sys.stdout.write(json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
 
 
 def _finite(value: Any) -> Any:
