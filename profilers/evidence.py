@@ -28,7 +28,8 @@ def file_sha256(path: Path) -> str:
 
 
 def code_sha256(reference: str | None, params: Mapping[str, Any], root: Path) -> str:
-    """Hash of user code and its params: the class's file, and the files next to it that it imports.
+    """Hash of user code and its params: the class's file, the files next to it that it imports, and those
+    below the workload's folder that a param names.
 
     Empty where there is no code. Raises InputError where the file is missing.
     """
@@ -36,6 +37,9 @@ def code_sha256(reference: str | None, params: Mapping[str, Any], root: Path) ->
         return ""
     path = code_file(reference, root)
     hashes = {file.name: file_sha256(file) for file in imported_files(path)}
+    for value in params.values():
+        if isinstance(value, str) and value and "\0" not in value and (root / value).is_file():
+            hashes[value] = file_sha256(root / value)
     return combined_sha256(reference, params, hashes)
 
 

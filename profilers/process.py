@@ -33,12 +33,16 @@ _THREAD_VARIABLES = (
 
 
 class WorkerFailure(Exception):
-    """The measuring process could not do what it was asked to. Not shown as such: it becomes a row."""
+    """The measuring process could not do what it was asked to. Not shown as such: it becomes a row.
 
-    def __init__(self, status: Status, reason: str) -> None:
+    `raised`: code in the process raised an error; the process itself is well.
+    """
+
+    def __init__(self, status: Status, reason: str, raised: bool = False) -> None:
         super().__init__(reason)
         self.status: Status = status
         self.reason = reason
+        self.raised = raised
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ class WorkerProcess:
             frame = self._next()
             if frame.event == "error":
                 status: Status = "out_of_memory" if frame.data.get("memory") else "failed"
-                raise WorkerFailure(status, _shortened(str(frame.data["message"])))
+                raise WorkerFailure(status, _shortened(str(frame.data["message"])), raised=True)
             yield frame
 
     def call(self, do: str, until: str, **options: Any) -> Frame:

@@ -13,7 +13,8 @@ import io
 import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from inferplan.spec.profile import (
     Measurement,
     Profile,
     Samples,
+    from_record,
     read_profile,
     table_schema,
     to_record,
@@ -40,6 +42,11 @@ MARKER = "profile.json"
 _LOCK = ".lock"
 _PARTIAL = ".partial"
 _DAMAGED = ".damaged"
+_READERS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "measurements": partial(from_record, Measurement),
+    "accuracy": partial(from_record, AccuracyRow),
+    "flows": partial(from_record, FlowRow),
+}
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -83,6 +90,14 @@ class ProfileStore:
     ) -> None:
         self._release()
 
+    @classmethod
+    def refuse_if_busy(cls, path: Path) -> None:
+        """Raises InputError where another process is writing to the profile right now."""
+        if (path / _LOCK).is_file():
+            store = cls(path)
+            store._take_lock()
+            store._release()
+
     def profile(self) -> Profile:
         """What is in it now."""
         return read_profile(self.path)
@@ -110,7 +125,7 @@ class ProfileStore:
 
     def _named(self, table: str, names: Sequence[Any]) -> Path:
         """One file per thing that was evaluated: evaluating it again replaces the file."""
-        return self.path / table / f"{combined_sha256(table, *names)[:24]}.parquet"
+        return self.path / table / f"{combined_sha256(table, sorted(set(names)))[:24]}.parquet"
 
     def _refuse_others_folders(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -158,19 +173,19 @@ class ProfileStore:
         for table in TABLES:
             for file in sorted((self.path / table).glob("*.parquet")):
                 try:
-                    names = pq.read_table(file).column_names
-                    missing = [name for name in ("point", "status") if table == "measurements" and name not in names]
-                    if missing:
-                        raise ValueError(f"it has no column {missing[0]}")
-                except (OSError, pa.ArrowException, ValueError) as error:
+                    content = pq.read_table(file)
+                    for record in content.to_pylist() if table != "samples" else []:
+                        _READERS[table](record)
+                except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
                     file.rename(file.with_name(file.name + _DAMAGED))
-                    moved.append(f"{file}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+                    text = str(error).splitlines()[0] if str(error) else ""
+                    moved.append(f"{file}: {type(error).__name__}: {text}")
         return tuple(moved)
 
     def _write(self, path: Path, content: bytes) -> None:
-        partial = path.with_name(path.name + _PARTIAL)
+        unfinished = path.with_name(path.name + _PARTIAL)
         try:
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
             try:
                 view = memoryview(content)
                 while view:
@@ -178,10 +193,10 @@ class ProfileStore:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            partial.rename(path)
+            unfinished.rename(path)
             self._sync_folder(path.parent)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             raise self._failure(error) from error
 
     def _sync_folder(self, folder: Path) -> None:

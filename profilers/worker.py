@@ -32,6 +32,7 @@ from inferplan.profilers.scoring import score_stage
 from inferplan.profilers.sensors import Window, peak_resident_bytes, read_sensors
 from inferplan.spec import errors
 from inferplan.spec.errors import InferplanError
+from inferplan.spec.stagecode import load_class
 
 Command = Mapping[str, Any]
 _NOT_THE_USERS = tuple(str(Path(file).resolve().parent) + os.sep for file in (__file__, errors.__file__, os.__file__))
@@ -49,6 +50,7 @@ class Worker:
     def answer(self, command: Command) -> Iterator[Frame]:
         """The frames a command is answered with. Errors pass through."""
         actions = {
+            "providers": self._providers,
             "open": self._open,
             "load_inputs": self._load_inputs,
             "shape": self._shape,
@@ -60,10 +62,17 @@ class Worker:
         }
         yield from actions[command["do"]](command)
 
+    def _providers(self, command: Command) -> Iterator[Frame]:
+        """Which providers a runtime's library claims to have."""
+        yield Frame("providers", {"providers": list(runtime(command["runtime"]).providers())})
+
     def _open(self, command: Command) -> Iterator[Frame]:
-        """Load a variant; the frame says what really runs it."""
+        """Load a variant. Frame `runtime` comes once its code and the runtime are there, `opened` with what
+        really runs the model once that is loaded, too."""
         self._close()
         spec = ExecutorSpec(**command["spec"])
+        if spec.code:
+            load_class(spec.code, Path(spec.root))
         yield Frame("runtime", {"version": runtime(spec.runtime).version()})
         start = perf_counter()
         executor = self._executor = Executor.from_spec(spec, command["provider"], command["threads"])

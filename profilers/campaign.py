@@ -1,0 +1,284 @@
+"""Profiling a workload: plan what is missing, measure it one thing at a time, store each as it is finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+from inferplan.profilers import accuracy
+from inferplan.profilers.fingerprint import Machine
+from inferplan.profilers.inspection import Inspection
+from inferplan.profilers.jobs import (
+    AccuracyJob,
+    CampaignSummary,
+    CombinationsJob,
+    Event,
+    Failed,
+    Job,
+    JobFinished,
+    JobLeftOut,
+    JobProgress,
+    JobStarted,
+    LeftOut,
+    OnEvent,
+    PointJob,
+)
+from inferplan.profilers.planning import JobList, Planner
+from inferplan.profilers.points import Progress, measure_point, now
+from inferplan.profilers.progress import BUDGET, Done, Fit, Pace, combination_name, fit
+from inferplan.profilers.stopping import StoppingRule
+from inferplan.profilers.store import MARKER, ProfileStore
+from inferplan.spec.document import LoadedWorkload
+from inferplan.spec.profile import Measurement, Profile, Status, read_profile
+from inferplan.spec.workload import ProfileSettings
+
+OVER_BUDGET = "the time budget does not reach"
+
+
+def ignore(event: Event) -> None:
+    """Listener that wants to know nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedJob:
+    """A job that will be done, and how long it is expected to take."""
+
+    name: str
+    estimate_s: float
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What is missing in a profile, in the order in which it will be measured. `resumed` is there already."""
+
+    path: Path
+    workload: str
+    device: str
+    machine: Machine
+    settings: ProfileSettings
+    jobs: tuple[Job, ...]
+    resumed: int
+    failed_before: tuple[Failed, ...]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+    time_budget_s: float | None
+    retry_failed: bool
+    listed: JobList = field(repr=False)
+
+    @property
+    def fitted(self) -> Fit:
+        """What fits into the time budget."""
+        return fit(self.jobs, self.time_budget_s, self.settings.max_time_s)
+
+    @property
+    def planned(self) -> tuple[PlannedJob, ...]:
+        """Jobs that will be done, with expected times under the time budget."""
+        fitted = self.fitted
+        return tuple(PlannedJob(job.name, fitted.duration_s(job)) for job in fitted.kept)
+
+    @property
+    def over_budget(self) -> tuple[str, ...]:
+        """Names of jobs that the time budget leaves out."""
+        kept = set(map(id, self.fitted.kept))
+        return tuple(job.name for job in self.jobs if id(job) not in kept)
+
+    @property
+    def estimate_s(self) -> float:
+        """Expected time of all that will be done."""
+        return sum(job.estimate_s for job in self.planned)
+
+
+def plan_campaign(
+    loaded: LoadedWorkload,
+    path: Path,
+    *,
+    device: str | None = None,
+    time_budget_s: float | None = None,
+    retry_failed: bool = False,
+    on_event: OnEvent = ignore,
+) -> Campaign:
+    """List what is missing in the profile at `path` for this workload on this machine. Writes nothing.
+
+    Every variant is loaded once, in a measuring process, to see what it is and how long it takes. `device`
+    (tier/device) is what this machine stands for. Raises InputError where that is not clear, where the
+    workload's code or data is not ready, or where another process writes to the profile; MissingExtraError
+    where a runtime is not installed.
+    """
+    ProfileStore.refuse_if_busy(path)
+    profile = _existing(path)
+    planner = Planner(loaded, profile, device, retry_failed, on_event)
+    listed = planner.job_list()
+    done = Done(profile, ProfileStore(path), time_budget_s is not None, retry_failed)
+    everything: list[Job] = [*listed.jobs, *(job for job, _ in listed.unrunnable)]
+    missing = tuple(job for job in listed.jobs if not done.has(job))
+    return Campaign(
+        path=path,
+        workload=loaded.workload.name,
+        device=planner.device,
+        machine=planner.machine,
+        settings=loaded.workload.profile,
+        jobs=missing,
+        resumed=sum(done.has(job) for job in everything),
+        failed_before=tuple(failed for job in everything if done.has(job) for failed in done.failures(job)),
+        left_out=listed.left_out,
+        notes=(*listed.notes, *done.stale(everything)),
+        time_budget_s=time_budget_s,
+        retry_failed=retry_failed,
+        listed=listed,
+    )
+
+
+def run_campaign(campaign: Campaign, on_event: OnEvent = ignore) -> CampaignSummary:
+    """Measure what is missing. Each finished piece is stored at once, so that a kill loses at most the one
+    under way; Ctrl-C ends the measuring process and passes on as KeyboardInterrupt.
+
+    Raises InputError where another process writes to the profile, or the disk is full.
+    """
+    with ProfileStore(campaign.path, campaign.workload) as store:
+        return _Run(campaign, store, on_event).all()
+
+
+def _existing(path: Path) -> Profile | None:
+    return read_profile(path) if (path / MARKER).is_file() else None
+
+
+class _Run:
+    """One run of a campaign."""
+
+    def __init__(self, campaign: Campaign, store: ProfileStore, on_event: OnEvent) -> None:
+        self._campaign = campaign
+        self._store = store
+        self._on_event = on_event
+        self._start = monotonic()
+        self._pace = Pace()
+        self._failed: list[Failed] = []
+        self._left_out = list(campaign.left_out)
+        self._measured = 0
+        self._evaluated = 0
+        # Since it was planned, files may have been found damaged, or another run may have measured.
+        final = campaign.time_budget_s is not None
+        self._done = Done(store.profile(), store, final, campaign.retry_failed)
+        self._jobs = [job for job in campaign.listed.jobs if not self._done.has(job)]
+        self._unrunnable = [(job, found) for job, found in campaign.listed.unrunnable if not self._done.has(job)]
+        self._total = len(self._jobs) + len(self._unrunnable)
+        self._finished = 0
+
+    def all(self) -> CampaignSummary:
+        for unrunnable, found in self._unrunnable:
+            self._give_up(unrunnable, found)
+        remaining = list(self._jobs)
+        while remaining:
+            fitted = fit(remaining, self._time_left_s(), self._campaign.settings.max_time_s)
+            job = remaining.pop(0)
+            if any(kept is job for kept in fitted.kept):
+                self._do(job, fitted, remaining)
+            else:
+                self._leave_out(job.name)
+        everything = len(self._campaign.listed.jobs) + len(self._campaign.listed.unrunnable)
+        return CampaignSummary(
+            measured=self._measured,
+            evaluated=self._evaluated,
+            resumed=everything - self._total,
+            failed=tuple(self._failed),
+            failed_before=self._campaign.failed_before,
+            left_out=tuple(self._left_out),
+            damaged=self._store.moved_aside,
+            seconds=monotonic() - self._start,
+            device=self._campaign.device,
+            notes=self._campaign.notes,
+        )
+
+    def _time_left_s(self) -> float | None:
+        """Time left of the budget, in expected seconds."""
+        budget_s = self._campaign.time_budget_s
+        return None if budget_s is None else (budget_s - (monotonic() - self._start)) / self._pace.factor
+
+    def _give_up(self, job: PointJob | AccuracyJob, found: Inspection) -> None:
+        if isinstance(job, PointJob):
+            row = Measurement(job.task.key, found.status, found.reason, measured_at=now())
+            self._store.add_measurement(row, None)
+        else:
+            self._store.add_evaluation(accuracy.failed_stage(job, found.status, found.reason), [])
+        self._failed.append(Failed(job.name, found.status, found.reason))
+        self._finished += 1
+        self._tell_finished(job.name, found.status, found.reason, 0.0, self._jobs)
+
+    def _leave_out(self, name: str) -> None:
+        self._left_out.append(LeftOut(name, OVER_BUDGET))
+        self._on_event(JobLeftOut(name, OVER_BUDGET))
+        self._finished += 1
+
+    def _do(self, job: Job, fitted: Fit, remaining: Sequence[Job]) -> None:
+        expected_s = fitted.duration_s(job)
+        after_s = sum(fitted.duration_s(other) for other in fitted.kept) - expected_s
+        self._on_event(JobStarted(job.name, self._finished, self._total, (expected_s + after_s) * self._pace.factor))
+        start = monotonic()
+
+        def progress(share: float) -> None:
+            spent_s = monotonic() - start
+            left_s = (expected_s * (1 - share) + after_s) * self._pace.factor
+            if share > 0.2:
+                left_s = spent_s * (1 - share) / share + after_s * self._pace.factor
+            self._on_event(JobProgress(job.name, share, self._finished, self._total, left_s))
+
+        if isinstance(job, PointJob):
+            failures = self._measure(job, fitted.limit_s, progress)
+        elif isinstance(job, AccuracyJob):
+            failures = self._evaluate(job, progress)
+        else:
+            failures = self._combine(job, progress)
+        self._failed += failures
+        self._finished += 1
+        self._pace.note(expected_s, monotonic() - start)
+        status, reason = (failures[0].status, failures[0].reason) if failures else ("ok", "")
+        self._tell_finished(job.name, status, reason, monotonic() - start, remaining)
+
+    def _tell_finished(self, name: str, status: Status, reason: str, seconds: float, remaining: Sequence[Job]) -> None:
+        fitted = fit(remaining, self._time_left_s(), self._campaign.settings.max_time_s)
+        left_s = sum(fitted.duration_s(job) for job in fitted.kept) * self._pace.factor
+        self._on_event(JobFinished(name, status, reason, seconds, self._finished, self._total, left_s))
+
+    def _measure(self, job: PointJob, limit_s: float, progress: Progress) -> list[Failed]:
+        settings = self._campaign.settings
+        rule = StoppingRule.of(settings, limit_s)
+        cut_short_by = "time" if limit_s >= settings.max_time_s else BUDGET
+        row, samples = measure_point(job.task, rule, cut_short_by, progress)
+        self._store.add_measurement(row, samples)
+        self._measured += row.status == "ok"
+        return [] if row.status == "ok" else [Failed(job.name, row.status, row.reason)]
+
+    def _evaluate(self, job: AccuracyJob, progress: Progress) -> list[Failed]:
+        rows, flows = accuracy.evaluate_stage(job, progress)
+        self._store.add_evaluation(rows, flows)
+        self._evaluated += 1
+        return [Failed(job.name, row.status, row.reason) for row in rows if row.status != "ok"]
+
+    def _combine(self, job: CombinationsJob, progress: Progress) -> list[Failed]:
+        """Evaluate what is missing of a list of combinations, as far as the time budget reaches."""
+        failures: list[Failed] = []
+        missing = [dict(json.loads(text)) for text in self._done.missing(job)]
+        runnable = [c for c in missing if not self._campaign.listed.broken & set(c.items())]
+        for combination in missing:
+            if combination not in runnable:
+                names = sorted(f"{s}={v}" for s, v in self._campaign.listed.broken & set(combination.items()))
+                row = accuracy.failed_combination(job, combination, "failed", f"{', '.join(names)} does not run")
+                self._store.add_evaluation([row], [])
+                failures.append(Failed(combination_name(row.combination), row.status, row.reason))
+        waiting = {accuracy.combination_text(combination) for combination in runnable}
+        evaluations = accuracy.evaluate_combinations(job, runnable, progress)
+        for rows in evaluations:
+            self._store.add_evaluation(rows, [])
+            self._evaluated += 1
+            waiting.discard(rows[0].combination)
+            failures += [
+                Failed(combination_name(row.combination), row.status, row.reason) for row in rows if row.status != "ok"
+            ]
+            left_s = self._time_left_s()
+            if left_s is not None and left_s <= 0:
+                evaluations.close()
+                break
+        self._left_out += [LeftOut(combination_name(text), OVER_BUDGET) for text in sorted(waiting)]
+        return failures

@@ -1,0 +1,180 @@
+"""The pieces of work of a profiling campaign, and what is told of them while they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from inferplan.profilers.inputs import PipelineSpec
+from inferplan.profilers.points import PointTask
+from inferplan.profilers.process import Limits
+from inferplan.profilers.runtimes.executor import ExecutorSpec
+from inferplan.spec.profile import Status
+
+Level = tuple[int, ...]
+"""How telling a job is: lower comes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointJob:
+    """Measure one point. `overhead_s` is spent however short the measuring is."""
+
+    task: PointTask
+    level: Level
+    overhead_s: float
+    service_s: float
+    full_s: float
+
+    @property
+    def name(self) -> str:
+        """What is measured, for people."""
+        key = self.task.key
+        threads = f", {key.threads} threads" if key.threads > 1 else ""
+        provider = f", {key.provider}" if key.provider != "cpu" else ""
+        return f"{key.stage}={key.variant} batch {key.batch}{threads}{provider}"
+
+    @property
+    def estimate_s(self) -> float:
+        """Expected duration without a time budget."""
+        return self.overhead_s + self.full_s
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyJob:
+    """Score one variant on its stage's labelled data, and see what it sends to `targets`.
+
+    `metric` is the one the workload declares for the stage; it must be among those that `score` returns.
+    """
+
+    spec: ExecutorSpec
+    requests: PipelineSpec | None
+    limits: Limits
+    provider: str
+    threads: int
+    batch: int
+    metric: str | None
+    targets: tuple[str, ...]
+    evidence_sha256: str
+    level: Level
+    estimate_s: float
+
+    @property
+    def name(self) -> str:
+        """What is evaluated, for people."""
+        return f"{self.spec.stage}={self.spec.variant} accuracy"
+
+
+@dataclass(frozen=True, slots=True)
+class CombinationsJob:
+    """Evaluate combinations of variants end to end. `evidence` has a hash per combination, as JSON."""
+
+    pipeline: PipelineSpec
+    order: tuple[str, ...]
+    parents: Mapping[str, tuple[str, ...]]
+    specs: Mapping[str, Mapping[str, ExecutorSpec]]
+    limits: Limits
+    provider: str
+    threads: int
+    batch: int
+    metric: str
+    evidence: Mapping[str, str]
+    level: Level
+    estimate_s: float
+
+    @property
+    def name(self) -> str:
+        """What is evaluated, for people."""
+        count = len(self.evidence)
+        return f"end-to-end accuracy of {count} combination{'s' * (count != 1)}"
+
+
+Job = PointJob | AccuracyJob | CombinationsJob
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Something that could not be measured, and why."""
+
+    name: str
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something that was not measured on purpose, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inspecting:
+    """A variant is being looked at, before anything is measured."""
+
+    name: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted:
+    """A job begins. `left_s` is the expected time for it and all after it, from the speed so far."""
+
+    name: str
+    done: int
+    total: int
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """How far the running job is: `share` from 0 to 1."""
+
+    name: str
+    share: float
+    done: int
+    total: int
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobFinished:
+    """A job is done and stored. `reason` is empty when ok."""
+
+    name: str
+    status: Status
+    reason: str
+    seconds: float
+    done: int
+    total: int
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobLeftOut:
+    """A job is not done because the time budget does not reach."""
+
+    name: str
+    reason: str
+
+
+Event = Inspecting | JobStarted | JobProgress | JobFinished | JobLeftOut
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignSummary:
+    """What a campaign did. `resumed` were there already; `damaged` were found unreadable, moved aside and
+    measured again."""
+
+    measured: int = 0
+    evaluated: int = 0
+    resumed: int = 0
+    failed: tuple[Failed, ...] = ()
+    failed_before: tuple[Failed, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    damaged: tuple[str, ...] = ()
+    seconds: float = 0.0
+    device: str = ""
+    notes: tuple[str, ...] = field(default=())

@@ -1,0 +1,208 @@
+"""What is done already, what still fits into the time there is, and how long the rest will take."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from inferplan.profilers.jobs import AccuracyJob, CombinationsJob, Failed, Job, PointJob
+from inferplan.profilers.statistics import least_count
+from inferplan.profilers.store import ProfileStore
+from inferplan.spec.profile import AccuracyRow, FlowRow, Measurement, PointKey, Profile
+
+_SHORT_S = 2.0
+_PRIOR_S = 2.0
+BUDGET = "budget"
+"""`stopped_by` of a point that a time budget cut short: measured again when there is time."""
+
+
+class Done:
+    """What a profile holds already, under today's hashes.
+
+    `final` says whether points that a time budget cut short count as done; `retry_failed` whether failures
+    do not.
+    """
+
+    def __init__(self, profile: Profile | None, store: ProfileStore, final: bool, retry_failed: bool) -> None:
+        self._store = store
+        self._final = final
+        self._retry_failed = retry_failed
+        self._points = {row.key.id(): row for row in (profile.measurements if profile else ())}
+        self._stages = _grouped(row for row in (profile.accuracy if profile else ()) if row.scope == "stage")
+        self._pipelines = _grouped(row for row in (profile.accuracy if profile else ()) if row.scope == "pipeline")
+        self._flows: Mapping[tuple[str, str, str], FlowRow] = {
+            (row.source, row.target, row.variant): row for row in (profile.flows if profile else ())
+        }
+
+    def has(self, job: Job) -> bool:
+        """Whether nothing of the job is left to do."""
+        if isinstance(job, PointJob):
+            return self._has_point(job.task.key)
+        if isinstance(job, AccuracyJob):
+            return self._has_evaluation(job)
+        return not self.missing(job)
+
+    def missing(self, job: CombinationsJob) -> list[str]:
+        """Combinations (as JSON) without rows, or with stale ones."""
+        return [
+            text
+            for text, evidence in job.evidence.items()
+            if not self._all_settled(self._pipelines.get(text, ()), evidence)
+        ]
+
+    def failures(self, job: Job) -> list[Failed]:
+        """What earlier runs could not measure of a job, and why."""
+        if isinstance(job, PointJob):
+            row = self._points.get(job.task.key.id())
+            return [Failed(job.name, row.status, row.reason)] if row is not None and row.status != "ok" else []
+        if isinstance(job, AccuracyJob):
+            rows = self._stages.get(_variant_name(job.spec.stage, job.spec.variant), [])
+            return [Failed(job.name, row.status, row.reason) for row in rows if row.status != "ok"]
+        return [
+            Failed(combination_name(text), row.status, row.reason)
+            for text in job.evidence
+            for row in self._pipelines.get(text, [])
+            if row.status != "ok"
+        ]
+
+    def stale(self, jobs: Sequence[Job]) -> list[str]:
+        """Which points have been measured before something changed, and what changed."""
+        changes: dict[str, set[str]] = {}
+        for job in jobs:
+            if not isinstance(job, PointJob) or self._has_point(job.task.key):
+                continue
+            key = job.task.key
+            for row in self._points.values():
+                same = (row.key.stage, row.key.variant, row.key.device, row.key.batch, row.key.threads)
+                if same == (key.stage, key.variant, key.device, key.batch, key.threads) and row.key != key:
+                    changes.setdefault(f"{key.stage}={key.variant}", set()).update(_differences(row.key, key))
+        return [f"{name} is measured again: {', '.join(sorted(what))} changed" for name, what in changes.items()]
+
+    def _has_point(self, key: PointKey) -> bool:
+        row: Measurement | None = self._points.get(key.id())
+        if row is None:
+            return False
+        if row.status != "ok":
+            return not self._retry_failed
+        return self._store.has_samples(key.id()) and (self._final or row.stopped_by != BUDGET)
+
+    def _has_evaluation(self, job: AccuracyJob) -> bool:
+        rows = self._stages.get(_variant_name(job.spec.stage, job.spec.variant), [])
+        if job.metric is not None and not any(row.metric == job.metric for row in rows):
+            return False
+        if any(row.status != "ok" for row in rows):
+            return self._all_settled(rows, job.evidence_sha256)
+        flows = [self._flows.get((job.spec.stage, target, job.spec.variant)) for target in job.targets]
+        evidence = {None if flow is None else flow.evidence_sha256 for flow in flows}
+        return {row.evidence_sha256 for row in rows} | evidence == {job.evidence_sha256}
+
+    def _all_settled(self, rows: Sequence[AccuracyRow], evidence: str) -> bool:
+        failed = any(row.status != "ok" for row in rows)
+        current = bool(rows) and all(row.evidence_sha256 == evidence for row in rows)
+        return current and not (failed and self._retry_failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Jobs that fit into a time, and the measuring time (s) that each of their points may take at most."""
+
+    kept: tuple[Job, ...]
+    limit_s: float
+
+    def duration_s(self, job: Job) -> float:
+        """Expected time of a job under the limit."""
+        return duration_s(job, self.limit_s)
+
+
+def fit(jobs: Sequence[Job], time_s: float | None, max_time_s: float) -> Fit:
+    """Which jobs to do in the time there is (None: as long as it takes).
+
+    Jobs are taken in order. First every point gives up measuring time, down to its least honest amount; only
+    what does not fit even so is left out.
+    """
+    if time_s is None:
+        return Fit(tuple(jobs), max_time_s)
+    kept: list[Job] = []
+    used_s = 0.0
+    for job in jobs:
+        least_s = duration_s(job, 0.0)
+        if used_s + least_s <= time_s:
+            kept.append(job)
+            used_s += least_s
+    low, high = 0.0, max_time_s
+    if sum(duration_s(job, high) for job in kept) <= time_s:
+        return Fit(tuple(kept), high)
+    for _ in range(40):
+        middle = (low + high) / 2
+        if sum(duration_s(job, middle) for job in kept) <= time_s:
+            low = middle
+        else:
+            high = middle
+    return Fit(tuple(kept), low)
+
+
+def duration_s(job: Job, limit_s: float) -> float:
+    """Expected time of a job whose measuring may take `limit_s`, or its least honest amount if that is more."""
+    if isinstance(job, PointJob):
+        return job.overhead_s + min(job.full_s, max(limit_s, least_time_s(job)))
+    return job.estimate_s
+
+
+def least_time_s(job: PointJob) -> float:
+    """The least measuring time worth its overhead: samples for a 90th percentile where that takes under two
+    seconds, else for a median."""
+    for_p90 = least_count(90.0) * job.service_s
+    return min(job.full_s, max(least_count(50.0) * job.service_s, min(for_p90, _SHORT_S), 0.05))
+
+
+class Pace:
+    """How actual times compare with expected ones, from what was done so far."""
+
+    def __init__(self) -> None:
+        self._expected_s = _PRIOR_S
+        self._actual_s = _PRIOR_S
+
+    def note(self, expected_s: float, actual_s: float) -> None:
+        """A job is done."""
+        self._expected_s += expected_s
+        self._actual_s += actual_s
+
+    @property
+    def factor(self) -> float:
+        """Actual over expected time."""
+        return self._actual_s / self._expected_s
+
+
+def combination_name(text: str) -> str:
+    """A combination for people: from JSON to `detect=a, read=b`."""
+    return ", ".join(f"{stage}={variant}" for stage, variant in json.loads(text).items())
+
+
+def _grouped(rows: Iterable[AccuracyRow]) -> dict[str, list[AccuracyRow]]:
+    groups: dict[str, list[AccuracyRow]] = {}
+    for row in rows:
+        name = row.combination if row.scope == "pipeline" else _variant_name(row.stage, row.variant)
+        groups.setdefault(name, []).append(row)
+    return groups
+
+
+def _variant_name(stage: str, variant: str) -> str:
+    return f"{stage}={variant}"
+
+
+_WORDS = {
+    "model_sha256": "the model",
+    "code_sha256": "the stage code",
+    "runtime": "the runtime",
+    "runtime_version": "the runtime's version",
+    "provider": "the provider",
+    "device_fingerprint": "the machine",
+    "input_shape": "the shape of its inputs",
+}
+
+
+def _differences(old: PointKey, new: PointKey) -> set[str]:
+    before, after = dataclasses.asdict(old), dataclasses.asdict(new)
+    return {words for name, words in _WORDS.items() if before[name] != after[name]}
