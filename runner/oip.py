@@ -266,9 +266,8 @@ def _from_bytes(raw: bytes, spec: TensorSpec, shape: Sequence[int]) -> NDArray[A
         raise ProtocolError(
             400, f"input {spec.name} has {len(raw)} bytes; shape {list(shape)} needs {count * dtype.itemsize}"
         )
-    if spec.dtype == "bool":
-        return (np.frombuffer(raw, np.uint8) != 0).reshape(shape)
-    return np.frombuffer(raw, dtype).astype(spec.dtype, copy=False).reshape(shape)
+    array: NDArray[Any] = np.frombuffer(raw, np.uint8) != 0 if spec.dtype == "bool" else np.frombuffer(raw, dtype)
+    return array.astype(spec.dtype, copy=False).reshape(shape)
 
 
 def _strings(raw: bytes, spec: TensorSpec) -> list[str]:
