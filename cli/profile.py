@@ -1,7 +1,147 @@
-"""`inferplan profile`."""
+"""`inferplan profile`: measure every variant."""
 
 from __future__ import annotations
 
+import dataclasses
+from typing import TYPE_CHECKING, Annotated
 
-def profile() -> None:
-    """Placeholder until the room is there."""
+import typer
+
+from inferplan.cli.options import JsonOption, ProfileOption, SetOption, WorkloadArgument, duration_s, profile_path
+
+if TYPE_CHECKING:
+    from inferplan.cli.progress import Progress
+    from inferplan.profilers.campaign import Campaign
+    from inferplan.profilers.jobs import CampaignSummary, Event
+    from inferplan.spec.document import LoadedWorkload
+    from inferplan.spec.profile import Profile
+
+
+def profile(
+    workload: WorkloadArgument,
+    set_: SetOption = None,
+    profile: ProfileOption = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="TIER/DEVICE", help="Device of the workload that this machine stands for.")
+    ] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(help="Fit into this time, e.g. 5m: most telling points first.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and how long it takes.")] = (
+        False
+    ),
+    json: JsonOption = False,
+) -> int:
+    """Measure latency and accuracy of every variant, in fresh isolated processes, into Parquet.
+
+    Started again, it goes on where it was stopped. Exit code 5 where a variant failed: its row says why.
+    """
+    from inferplan.cli.output import emit_json
+    from inferplan.cli.progress import Progress
+    from inferplan.profilers.campaign import plan_campaign, run_campaign
+    from inferplan.spec.document import load_workload
+    from inferplan.spec.errors import ExitCode
+    from inferplan.spec.profile import read_profile
+
+    budget_s = None if time_budget is None else duration_s(time_budget, "--time-budget")
+    loaded = load_workload(workload, set_ or [])
+    path = profile_path(profile, loaded.path, loaded.workload.name)
+    with Progress(enabled=not json) as progress:
+        campaign = plan_campaign(
+            loaded,
+            path,
+            device=device,
+            time_budget_s=budget_s,
+            retry_failed=retry_failed,
+            on_event=lambda event: tell(progress, event),
+        )
+        if dry_run:
+            _report_dry_run(campaign, json)
+            return ExitCode.DONE
+        summary = run_campaign(campaign, lambda event: tell(progress, event))
+    if json:
+        emit_json({"status": "failed" if summary.failed else "ok", "path": str(path), **dataclasses.asdict(summary)})
+    else:
+        _report(loaded, read_profile(path), summary)
+    return ExitCode.CHECK_FAILED if summary.failed else ExitCode.DONE
+
+
+def tell(progress: Progress, event: Event) -> None:
+    """Show an event of a campaign."""
+    from inferplan.profilers.jobs import Inspecting, JobFinished, JobLeftOut, JobProgress, JobStarted
+    from inferplan.reports.quantities import clock
+
+    if isinstance(event, Inspecting):
+        progress.update(f"looking at {event.name} ({event.done + 1} of {event.total})")
+    elif isinstance(event, JobStarted | JobProgress):
+        share = f" {100 * event.share:.0f} %" if isinstance(event, JobProgress) else ""
+        progress.update(f"[{event.done + 1}/{event.total}] {event.name}{share}, {clock(event.left_s)} left")
+    elif isinstance(event, JobFinished) and event.status != "ok":
+        progress.line(f"{event.name}: {event.status}: {event.reason}")
+    elif isinstance(event, JobLeftOut):
+        progress.update(f"left out: {event.name} ({event.reason})")
+
+
+def _report_dry_run(campaign: Campaign, json: bool) -> None:
+    from inferplan.cli.output import emit_json, say, show
+    from inferplan.reports.quantities import clock
+    from inferplan.reports.tables import Table, left, right
+
+    if json:
+        emit_json(
+            {
+                "status": "dry-run",
+                "path": str(campaign.path),
+                "device": campaign.device,
+                "estimate_s": campaign.estimate_s,
+                "jobs": [dataclasses.asdict(job) for job in campaign.planned],
+                "resumed": campaign.resumed,
+                "over_budget": list(campaign.over_budget),
+                "left_out": [dataclasses.asdict(item) for item in campaign.left_out],
+                "notes": list(campaign.notes),
+            }
+        )
+        return
+    if campaign.planned:
+        rows = [[job.name, clock(job.estimate_s)] for job in campaign.planned]
+        show(Table([*left("would be measured, in this order"), *right("about")], rows))
+    say(
+        f"{len(campaign.planned)} to do in about {clock(campaign.estimate_s)} as {campaign.device}, "
+        f"{campaign.resumed} there already, in {campaign.path}"
+    )
+    for name in campaign.over_budget:
+        say(f"  beyond the time budget: {name}")
+    for item in campaign.left_out:
+        say(f"  left out: {item.name}: {item.reason}")
+    for note in campaign.notes:
+        say(f"  note: {note}")
+
+
+def _report(loaded: LoadedWorkload, profile: Profile, summary: CampaignSummary) -> None:
+    from inferplan.cli.output import heading, say, show
+    from inferplan.reports.profile_tables import combinations_table, variants_table
+    from inferplan.reports.quantities import clock
+
+    workload = loaded.workload
+    heading(f"Profile of {workload.name} on {summary.device}")
+    show(variants_table(workload, profile), indent=2)
+    if workload.accuracy is not None:
+        combinations = combinations_table(profile, workload.accuracy.metric.name)
+        if combinations.rows:
+            say()
+            heading("Whole combinations, end to end")
+            show(combinations, indent=2)
+    say()
+    say(
+        f"{summary.measured} points measured, {summary.evaluated} evaluations, {summary.resumed} there already, "
+        f"{len(summary.failed)} failed, in {clock(summary.seconds)}: {profile.path}"
+    )
+    for failed in (*summary.failed, *summary.failed_before):
+        say(f"  {failed.status}: {failed.name}: {failed.reason}")
+    for item in summary.left_out:
+        say(f"  left out: {item.name}: {item.reason}")
+    for file in (*summary.damaged, *profile.damaged):
+        say(f"  damaged, measured again: {file}")
+    for note in summary.notes:
+        say(f"  note: {note}")
