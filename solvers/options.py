@@ -1,0 +1,165 @@
+"""The option table: everything the solver may choose for a stage, with what it needs and why the rest is out.
+
+An option is (variant, device, provider, threads, max batch, max queue delay) with measured service times for
+every batch up to its max batch. A queue delay can only matter where a batch holds more than one call, so options
+of batch 1 have none. Names are safe identifiers, unique in the table and the same whatever the order of input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+from inferplan.estimators.accuracy import AccuracyModel
+from inferplan.estimators.cost import Capacity, fitting, machine_capacity, replica_need
+from inferplan.estimators.fanout import FanOuts
+from inferplan.estimators.points import Points
+from inferplan.estimators.service import ServiceModel
+from inferplan.spec.errors import InfeasibleError, InputError
+from inferplan.spec.plan import Provider
+from inferplan.spec.workload import Workload
+
+MAX_NAME = 60
+NO_DEVICE = "none"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to run a stage. Skip variants run nothing: no service, no device, no need."""
+
+    name: str
+    stage: str
+    variant: str
+    runtime: Literal["onnxruntime", "torch", "skip"]
+    provider: Provider
+    device: str
+    threads: int
+    max_batch: int
+    max_queue_delay_s: float
+    service: ServiceModel | None
+    need: Capacity | None
+    """What one replica takes of a machine."""
+    memory_bytes: int | None
+    model_sha256: str
+
+
+@dataclass(frozen=True)
+class OptionTable:
+    """Options per stage, sorted by name, and what was left out, one reason a line."""
+
+    stages: Mapping[str, tuple[Option, ...]]
+    excluded: tuple[str, ...]
+
+
+def option_table(
+    workload: Workload, points: Points, laws: FanOuts, accuracy: AccuracyModel | None, needs_accuracy: bool
+) -> OptionTable:
+    """Build the table.
+
+    `needs_accuracy`: some promise or the objective rests on accuracy, so variants without any are left out.
+    Raises InputError where a stage has no usable measurement, InfeasibleError where none fits a machine.
+    """
+    excluded: list[str] = list(points.failed)
+    stages: dict[str, tuple[Option, ...]] = {}
+    for name in sorted(workload.pipeline.stages):
+        usable = _usable_variants(workload, name, points, laws, accuracy if needs_accuracy else None, excluded)
+        found = [option for variant in usable for option in _options(workload, name, variant, points, excluded)]
+        _require(workload, name, usable, found, points, excluded)
+        stages[name] = tuple(found)
+    return OptionTable(_named(workload, stages), tuple(excluded))
+
+
+def _usable_variants(
+    workload: Workload, stage: str, points: Points, laws: FanOuts, accuracy: AccuracyModel | None, excluded: list[str]
+) -> list[str]:
+    measured = {key.variant for key in points.models if key.stage == stage}
+    usable = []
+    for variant, spec in sorted(workload.pipeline.stages[stage].variants.items()):
+        if spec.runtime != "skip" and variant not in measured:
+            excluded.append(f"{stage}/{variant}: no measurement of its service time")
+        elif not laws.knows(stage, variant):
+            excluded.append(f"{stage}/{variant}: its fan-out was not measured")
+        elif accuracy is not None and not accuracy.knows(stage, variant):
+            excluded.append(f"{stage}/{variant}: its accuracy was neither measured nor declared")
+        else:
+            usable.append(variant)
+    return usable
+
+
+def _require(
+    workload: Workload, stage: str, usable: list[str], found: list[Option], points: Points, excluded: list[str]
+) -> None:
+    if found:
+        return
+    details = [*excluded, *points.stale]
+    if usable:
+        raise InfeasibleError(f"no variant of stage {stage} fits on any machine of the workload", details)
+    stale = any(line.startswith(f"{stage}/") for line in points.stale)
+    why = "was measured on other model files than the workload's" if stale else "has no variant that was fully measured"
+    raise InputError(f"stage {stage} {why}: run `inferplan profile` on workload {workload.name}", details)
+
+
+def _options(workload: Workload, stage: str, variant: str, points: Points, excluded: list[str]) -> list[Option]:
+    spec = workload.pipeline.stages[stage].variants[variant]
+    if spec.runtime == "skip":
+        return [Option("", stage, variant, "skip", "none", NO_DEVICE, 0, 1, 0.0, None, None, None, "")]
+    delays = sorted(set(workload.pipeline.stages[stage].max_queue_delays_s))
+    devices = workload.devices()
+    found: list[Option] = []
+    for key, service in sorted(points.models.items(), key=lambda item: item[0]):
+        if (key.stage, key.variant) != (stage, variant):
+            continue
+        device = devices[key.device]
+        for batch in service.batches:
+            memory = service.memory_bytes(batch)
+            need = replica_need(device, key.provider, key.threads, memory)
+            where = f"{stage}/{variant} on {key.device}, {key.threads} threads, batch {batch}"
+            if need is None:
+                excluded.append(f"{where}: the device limits memory, and memory was not measured")
+                continue
+            if fitting(machine_capacity(device), need) < 1:
+                excluded.append(f"{where}: one replica does not fit on a machine")
+                continue
+            found += [
+                Option(
+                    "", stage, variant, spec.runtime, cast(Provider, key.provider), key.device, key.threads, batch,
+                    delay, service, need, memory, points.model_sha256[stage, variant],
+                )
+                for delay in (delays if batch > 1 else [0.0])
+            ]  # fmt: skip
+    return found
+
+
+def _named(workload: Workload, stages: Mapping[str, tuple[Option, ...]]) -> dict[str, tuple[Option, ...]]:
+    """Give every option its name; those whose plain names collide carry a hash of what they are."""
+    short = Counter(device.split("/", 1)[1] for device in workload.devices())
+    every = [option for options in stages.values() for option in options]
+    plain = Counter(_plain_name(option, short) for option in every)
+    named: dict[str, tuple[Option, ...]] = {}
+    for stage, options in stages.items():
+        renamed = []
+        for option in options:
+            name = _plain_name(option, short)
+            if plain[name] > 1 or len(name) > MAX_NAME:
+                what = [option.stage, option.variant, option.device, option.provider, option.threads, option.max_batch]
+                digest = hashlib.sha256(repr([*what, option.max_queue_delay_s]).encode()).hexdigest()[:8]
+                name = f"{name[: MAX_NAME - 9]}-{digest}"
+            renamed.append(replace(option, name=name))
+        named[stage] = tuple(sorted(renamed, key=lambda option: option.name))
+    return named
+
+
+def _plain_name(option: Option, short: Mapping[str, int]) -> str:
+    parts = [option.stage, option.variant]
+    if option.runtime != "skip":
+        device = option.device.split("/", 1)[1]
+        parts.append(device if short[device] == 1 else option.device.replace("/", "-"))
+        if option.provider != "cpu":
+            parts.append(option.provider)
+        parts += [f"{option.threads}t", f"b{option.max_batch}"]
+        if option.max_queue_delay_s > 0:
+            parts.append(f"d{round(option.max_queue_delay_s * 1e6)}us")
+    return "-".join(parts)

@@ -1,0 +1,122 @@
+"""Everything the solver knows, gathered once from workload and profile and sorted by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from inferplan.estimators.accuracy import AccuracyModel, accuracy_model
+from inferplan.estimators.cost import Capacity, machine_capacity
+from inferplan.estimators.fanout import FanOuts, fan_outs
+from inferplan.estimators.network import stage_order
+from inferplan.estimators.points import Points, read_points
+from inferplan.estimators.service import SampleSource
+from inferplan.solvers.options import Option, OptionTable, option_table
+from inferplan.spec.errors import InputError
+from inferplan.spec.profile import Profile
+from inferplan.spec.workload import Workload
+
+MAX_CLASSES = 6
+DEFAULT_PERCENTILE = 99.0
+
+
+@dataclass(frozen=True)
+class ClassNeed:
+    """A traffic class and its promises. `scv` is the squared coefficient of variation of its arrivals' gaps."""
+
+    name: str
+    rate_rps: float
+    scv: float
+    percentile: float
+    """Of the SLO (0..100)."""
+    limit_s: float | None
+    floor: float | None
+
+
+@dataclass(frozen=True)
+class DeviceType:
+    """A type of machine. `count` is None where there are as many as wanted."""
+
+    name: str
+    price_usd_per_h: float
+    count: int | None
+    capacity: Capacity
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An instance to solve. Stages are in topological order; everything else is sorted by name."""
+
+    workload: Workload
+    points: Points
+    laws: FanOuts
+    accuracy: AccuracyModel | None
+    table: OptionTable
+    stages: tuple[str, ...]
+    paths: tuple[tuple[str, ...], ...]
+    classes: tuple[ClassNeed, ...]
+    devices: Mapping[str, DeviceType]
+    budget_usd_per_h: float | None
+
+    @property
+    def maximizes_accuracy(self) -> bool:
+        """Whether the objective is accuracy under a budget, not cost."""
+        return self.workload.objective.maximize == "accuracy"
+
+    def options(self, stage: str) -> tuple[Option, ...]:
+        """The stage's options."""
+        return self.table.stages[stage]
+
+    def variants(self, stage: str) -> list[str]:
+        """Variants of a stage that some option runs."""
+        return sorted({option.variant for option in self.options(stage)})
+
+
+def read_problem(workload: Workload, profile: Profile, samples: SampleSource | None = None) -> Problem:
+    """Gather an instance.
+
+    Raises InputError where the profile lacks what the workload needs, InfeasibleError where a stage fits nowhere.
+    """
+    points = read_points(workload, profile, samples)
+    laws = fan_outs(workload, profile)
+    accuracy = accuracy_model(workload, profile)
+    classes = tuple(_class_need(workload, name) for name in sorted(workload.classes))
+    if len(classes) > MAX_CLASSES:
+        raise InputError(
+            f"{len(classes)} traffic classes: plans for more than {MAX_CLASSES} are not honoured yet;"
+            " merge classes with the same promises"
+        )
+    wanted = workload.objective.maximize == "accuracy" or any(need.floor is not None for need in classes)
+    table = option_table(workload, points, laws, accuracy, wanted)
+    devices = {
+        name: DeviceType(name, device.price_usd_per_h, device.count, machine_capacity(device))
+        for name, device in sorted(workload.devices().items())
+    }
+    return Problem(
+        workload,
+        points,
+        laws,
+        accuracy,
+        table,
+        tuple(stage_order(workload)),
+        tuple(sorted(tuple(path) for path in workload.pipeline.paths())),
+        classes,
+        devices,
+        workload.objective.budget_usd_per_h,
+    )
+
+
+def _class_need(workload: Workload, name: str) -> ClassNeed:
+    traffic = workload.classes[name]
+    if traffic.rate_rps is None:
+        raise InputError(f"class {name} has no rate_rps: traces are not honoured yet")
+    process = traffic.arrivals.process
+    scv = 0.0 if process == "deterministic" else (traffic.arrivals.cv or 1.0) ** 2
+    return ClassNeed(
+        name,
+        traffic.rate_rps,
+        scv,
+        traffic.slo.percentile if traffic.slo else DEFAULT_PERCENTILE,
+        traffic.slo.latency_s if traffic.slo else None,
+        traffic.accuracy.floor,
+    )

@@ -1,0 +1,132 @@
+"""Synthetic workloads and profiles, built in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inferplan.spec.document import LoadedWorkload, load_workload
+from inferplan.spec.profile import AccuracyRow, FlowRow, Measurement, PointKey, Profile, Quantiles, Samples
+
+MODEL = b"model"
+MODEL_SHA256 = hashlib.sha256(MODEL).hexdigest()
+
+
+class SyntheticProfile(Profile):
+    """A profile without samples: draws follow each point's mean and standard deviation."""
+
+    def samples(self, key: PointKey) -> Samples | None:
+        return None
+
+
+def measurement(stage: str, variant: str, batch: int, mean_s: float, **options: Any) -> Measurement:
+    values = {"model_sha256": MODEL_SHA256, "device": "edge/cpu", "threads": 1, "provider": "cpu", **options}
+    std = values.pop("std_s", 0.05 * mean_s)
+    memory = values.pop("memory_bytes", 100 * 2**20)
+    status, reason = values.pop("status", "ok"), values.pop("reason", "")
+    measured_at = values.pop("measured_at", "2026-01-01T00:00:00Z")
+    key = PointKey(
+        stage, variant, "", values["model_sha256"], "", "onnxruntime", "1.0", values["provider"], values["device"],
+        values.get("device_fingerprint", "f"), batch, values["threads"], 1, "{}",
+    )  # fmt: skip
+    service = Quantiles(mean_s=mean_s, std_s=std)
+    return Measurement(key, status, reason, n=1000, service=service, peak_rss_bytes=memory, measured_at=measured_at)
+
+
+def stage_accuracy(stage: str, variant: str, value: float, width: float = 0.01) -> AccuracyRow:
+    return AccuracyRow(
+        "stage", stage, variant, "{}", "", "acc", value, value - width, value + width, 1000, "wilson", ""
+    )
+
+
+def end_to_end(variants: Mapping[str, str], value: float, width: float = 0.01) -> AccuracyRow:
+    combination = json.dumps(dict(variants), sort_keys=True)
+    return AccuracyRow(
+        "pipeline", "", "", combination, "", "acc", value, value - width, value + width, 1000, "wilson", ""
+    )
+
+
+def flow(source: str, target: str, variant: str, counts: Sequence[int]) -> FlowRow:
+    mean = sum(counts) / len(counts)
+    return FlowRow(source, target, variant, mean, json.dumps(list(counts)), None, len(counts), "")
+
+
+@dataclasses.dataclass
+class Instances:
+    """Builds instances in a folder of their own."""
+
+    folder: Path
+
+    def workload(
+        self,
+        stages: Mapping[str, Sequence[str]],
+        *,
+        edges: Sequence[Mapping[str, Any]] = (),
+        classes: Mapping[str, Mapping[str, Any]] | None = None,
+        devices: Mapping[str, Mapping[str, Any]] | None = None,
+        **rest: Any,
+    ) -> LoadedWorkload:
+        """Write and load a workload; variants named skip are skip variants; every stage has the metric acc."""
+        (self.folder / "model.onnx").write_bytes(MODEL)
+        delays = rest.pop("delays", [0.0])
+        document = {
+            "apiVersion": "inferplan/v1",
+            "name": "synthetic",
+            "pipeline": {
+                "stages": {
+                    stage: {
+                        "metric": {"name": "acc"},
+                        "max_queue_delays_s": delays,
+                        "variants": {
+                            v: {"runtime": "skip"} if v == "skip" else {"model": "model.onnx"} for v in variants
+                        },
+                    }
+                    for stage, variants in stages.items()
+                },
+                "edges": list(edges),
+            },
+            "tiers": {"edge": {"devices": devices or {"cpu": {"price_usd_per_h": 0.1, "count": 8, "cores": 4}}}},
+            "classes": classes or {"web": {"rate_rps": 20.0, "slo": {"latency_s": 0.2}}},
+            "accuracy": {"metric": {"name": "acc"}, "composition": "product"},
+            **rest,
+        }
+        path = self.folder / "workload.yaml"
+        path.write_text(json.dumps(document))
+        return load_workload(path)
+
+    def profile(
+        self,
+        times: Mapping[tuple[str, str], Mapping[int, float]],
+        accuracy: Mapping[tuple[str, str], float] | None = None,
+        rows: Sequence[Measurement] = (),
+        combinations: Sequence[AccuracyRow] = (),
+        flows: Sequence[FlowRow] = (),
+        **options: Any,
+    ) -> SyntheticProfile:
+        """A profile of mean service times (stage, variant) -> batch -> seconds on edge/cpu."""
+        measured = [
+            measurement(stage, variant, batch, mean, **options)
+            for (stage, variant), points in times.items()
+            for batch, mean in points.items()
+        ]
+        scored = [stage_accuracy(s, v, value) for (s, v), value in (accuracy or {}).items()]
+        return SyntheticProfile(
+            self.folder, (*measured, *rows), (*scored, *combinations), tuple(flows), hashlib.sha256(b"p").hexdigest()
+        )
+
+
+@pytest.fixture
+def instances(tmp_path: Path) -> Instances:
+    return Instances(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_instances(tmp_path_factory: pytest.TempPathFactory) -> Instances:
+    """For property tests, which share one folder over their examples."""
+    return Instances(tmp_path_factory.mktemp("instances"))
