@@ -134,6 +134,7 @@ RULES: dict[str, Rule] = {
         }),
         *_rules("warning", {
             "config-absent": "write config.pbtxt: with --disable-auto-complete-config the model does not load",
+            "backend-guessed": "write the backend",
             "name-missing": "write the name: it is the folder's name",
             "version-ignored": "name version folders by positive numbers without leading zeros",
             "io-missing": "write all inputs and outputs: what is left out is guessed, or lost",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,13 @@ PLATFORM_BACKENDS = {
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """A parsed configuration. `file` is relative to the repository; `config` is a ModelConfig message."""
+    """A parsed configuration. `file` is relative to the repository; `config` is a ModelConfig message;
+    `guessed_backend` is the one the server takes, by the name of the model file, where none is written."""
 
     file: str
     config: Any
     text: TextNode
+    guessed_backend: str = ""
 
     def finding(self, rule: str, message: str, path: TextPath = ()) -> Finding:
         """A breach of `rule` at a field of this file."""
@@ -59,7 +61,7 @@ class ConfigFile:
         """The backend that serves this model; "ensemble" for ensembles, "" where none is named."""
         if self.config.platform == "ensemble":
             return "ensemble"
-        return str(self.config.backend) or PLATFORM_BACKENDS.get(self.config.platform, "")
+        return str(self.config.backend) or PLATFORM_BACKENDS.get(self.config.platform, self.guessed_backend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,21 +167,28 @@ def _read_model(folder: Path, repository: Repository) -> RepositoryModel:
     if not versions:
         repository.findings.append(finding("version-missing", here, "there is no version folder"))
     main_path = folder / "config.pbtxt"
+    guess = _guessed_backend(folder, versions)
     if not main_path.exists() and not main_path.is_symlink():
-        automatic = any((folder / str(v) / "model.onnx").exists() for v in versions)
-        rule = "config-absent" if automatic else "config-missing"
+        rule = "config-absent" if guess == "onnxruntime" else "config-missing"
         repository.findings.append(finding(rule, here, "there is no config.pbtxt"))
     alternatives = sorted((folder / "configs").glob("*.pbtxt")) if contained(folder / "configs", root) else []
     return RepositoryModel(
         name=folder.name,
         folder=folder,
         versions=tuple(sorted(versions)),
-        main=_read_config(main_path, repository) if main_path.exists() else None,
-        alternatives=tuple(file for path in alternatives if (file := _read_config(path, repository))),
+        main=_read_config(main_path, repository, guess) if main_path.exists() else None,
+        alternatives=tuple(file for path in alternatives if (file := _read_config(path, repository, guess))),
     )
 
 
-def _read_config(path: Path, repository: Repository) -> ConfigFile | None:
+def _guessed_backend(folder: Path, versions: list[int]) -> str:
+    for backend, filename in DEFAULT_FILENAMES.items():
+        if any((folder / str(version) / filename).exists() for version in versions):
+            return backend
+    return ""
+
+
+def _read_config(path: Path, repository: Repository, guessed_backend: str) -> ConfigFile | None:
     file = path.relative_to(repository.root).as_posix()
     if not contained(path, repository.root):
         return None  # reported among the escapes
@@ -197,7 +206,7 @@ def _read_config(path: Path, repository: Repository) -> ConfigFile | None:
     if isinstance(parsed, Finding):
         repository.findings.append(parsed)
         return None
-    return parsed
+    return replace(parsed, guessed_backend=guessed_backend)
 
 
 def parse_config(text: str, file: str) -> ConfigFile | Finding:

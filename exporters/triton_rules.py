@@ -48,6 +48,8 @@ def _identity(model: RepositoryModel, file: ConfigFile) -> Iterator[Finding]:
         )
     if not file.backend and not config.HasField("ensemble_scheduling"):
         yield file.finding("backend-missing", "neither backend nor a known platform is named", ("platform",))
+    elif file.guessed_backend and file.backend == file.guessed_backend and not config.backend and not config.platform:
+        yield file.finding("backend-guessed", f"the server takes {file.backend!r}, by the name of the model file")
     by_platform = PLATFORM_BACKENDS.get(config.platform)
     if config.backend and by_platform and by_platform != config.backend:
         yield file.finding(

@@ -150,7 +150,7 @@ def test_the_server_batches_as_planned(
 ) -> None:
     """With a long queue delay and one replica, eight requests at once make two full batches of four."""
     options = {
-        "double": {"stage": "double", "variant": "only", "max_batch": 4, "max_queue_delay_s": 2.0},
+        "double": {"stage": "double", "variant": "only", "max_batch": 4, "max_queue_delay_s": 5.0},
         "add": {"stage": "add", "variant": "only"},
     }
     plan = make_plan(chain, options, {"edge/cpu": [{"double": 1, "add": 1}]})

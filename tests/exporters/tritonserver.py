@@ -142,12 +142,14 @@ def serving(
 ) -> Iterator[RunningServer]:
     """Serve a repository until the block is left. Raises StartFailed, with the log, where it does not load."""
     ports = _free_ports(3)
+    shared = f"inferplan_test_{os.getpid()}_{ports[0]}_"
     command = [
         str(installation.binary),
         f"--model-repository={repository}",
         f"--backend-directory={installation.backends}",
         *[f"--{front}-address=127.0.0.1" for front in ("http", "grpc", "metrics")],
         *[f"--{front}-port={port}" for front, port in zip(("http", "grpc", "metrics"), ports, strict=True)],
+        *[f"--backend-config={name},shm-region-prefix-name={shared}" for name in ("python", "onnxruntime")],
         "--exit-on-error=true",
         "--disable-auto-complete-config",
         *arguments,
@@ -167,6 +169,8 @@ def serving(
             yield RunningServer(f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}", log)
         finally:
             _stop(process)
+            for left in Path("/dev/shm").glob(f"{shared}*"):
+                left.unlink(missing_ok=True)
 
 
 def _await_ready(process: subprocess.Popen[bytes], port: int, log: Path, timeout_s: float) -> None:
@@ -185,14 +189,13 @@ def _await_ready(process: subprocess.Popen[bytes], port: int, log: Path, timeout
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    for number, patience_s in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience_s)
-            break
+    # First the server alone: it waits in vain for stubs that got the signal, too. Then whatever outlived it.
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(6)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _free_ports(count: int) -> list[int]:
