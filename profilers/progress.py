@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from inferplan.spec.profile import AccuracyRow, FlowRow, Measurement, PointKey, 
 
 _SHORT_S = 2.0
 _PRIOR_S = 2.0
+_WORTHWHILE = 0.1
+"""Share of the combinations that must be within reach for them to be begun."""
 BUDGET = "budget"
 """`stopped_by` of a point that a time budget cut short: measured again when there is time."""
 
@@ -106,14 +109,18 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Jobs that fit into a time, and the measuring time (s) that each of their points may take at most."""
+    """Jobs that fit into a time, and the measuring time (s) that each of their points may take at most.
+
+    `combinations_s` is what is left for combinations, which can be done in part.
+    """
 
     kept: tuple[Job, ...]
     limit_s: float
+    combinations_s: float = math.inf
 
     def duration_s(self, job: Job) -> float:
         """Expected time of a job under the limit."""
-        return duration_s(job, self.limit_s)
+        return min(duration_s(job, self.limit_s), self.combinations_s if isinstance(job, CombinationsJob) else math.inf)
 
 
 def fit(jobs: Sequence[Job], time_s: float | None, max_time_s: float) -> Fit:
@@ -126,21 +133,27 @@ def fit(jobs: Sequence[Job], time_s: float | None, max_time_s: float) -> Fit:
         return Fit(tuple(jobs), max_time_s)
     kept: list[Job] = []
     used_s = 0.0
+    combinations_s = math.inf
     for job in jobs:
         least_s = duration_s(job, 0.0)
-        if used_s + least_s <= time_s:
+        left_s = time_s - used_s
+        if isinstance(job, CombinationsJob) and left_s < least_s and left_s >= _WORTHWHILE * least_s:
+            least_s = combinations_s = left_s
+        if least_s <= left_s:
             kept.append(job)
             used_s += least_s
+
+    def fits(limit_s: float) -> bool:
+        tried = Fit(tuple(kept), limit_s, combinations_s)
+        return sum(tried.duration_s(job) for job in kept) <= time_s
+
     low, high = 0.0, max_time_s
-    if sum(duration_s(job, high) for job in kept) <= time_s:
-        return Fit(tuple(kept), high)
-    for _ in range(40):
+    if fits(high):
+        low = high
+    while high - low > 1e-3 * max_time_s:
         middle = (low + high) / 2
-        if sum(duration_s(job, middle) for job in kept) <= time_s:
-            low = middle
-        else:
-            high = middle
-    return Fit(tuple(kept), low)
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return Fit(tuple(kept), low, combinations_s)
 
 
 def duration_s(job: Job, limit_s: float) -> float:

@@ -1,0 +1,73 @@
+"""When measuring stops, and what counts as warm-up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferplan.profilers.stopping import StoppingRule, warmup_end
+from inferplan.spec.workload import ProfileSettings
+
+
+def test_the_rule_is_the_workloads() -> None:
+    rule = StoppingRule.of(ProfileSettings(percentile=99.0, processes=3, min_time_s=2.0, max_time_s=30.0))
+    assert (rule.least_n, rule.processes, rule.min_time_s, rule.max_time_s) == (662, 3, 2.0, 30.0)
+
+
+def test_a_time_budget_shortens_both_times() -> None:
+    rule = StoppingRule.of(ProfileSettings(min_time_s=2.0, max_time_s=30.0), max_time_s=0.5)
+    assert (rule.min_time_s, rule.max_time_s) == (0.5, 0.5)
+
+
+@given(least_n=st.integers(1, 10_000), processes=st.integers(1, 20))
+def test_shares_add_up(least_n: int, processes: int) -> None:
+    rule = StoppingRule(least_n, processes, 1.0, 10.0)
+    shares = [rule.share(process) for process in range(processes)]
+    assert sum(share.least_n for share in shares) == least_n
+    assert sum(share.min_time_s for share in shares) == pytest.approx(1.0)
+
+
+def test_both_count_and_time_are_needed() -> None:
+    rule = StoppingRule(100, 1, 1.0, 10.0)
+    assert rule.is_met(100, 1.0)
+    assert not rule.is_met(99, 5.0)
+    assert not rule.is_met(1000, 0.9)
+
+
+@pytest.mark.parametrize("length", [30, 100, 400])
+def test_a_slow_start_is_cut_off(length: int) -> None:
+    generator = np.random.default_rng(length)
+    decay = 1 + 4 * np.exp(-np.arange(10 * length) / (length / 3))
+    cut = warmup_end(decay * generator.normal(1, 0.02, 10 * length))
+    assert length / 2 <= cut <= 4 * length
+
+
+def test_a_steady_series_keeps_nearly_all() -> None:
+    """Over 200 steady series with rare slow calls the cut takes under 2 % of batches on the mean."""
+    cuts = []
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        times = generator.lognormal(0, 0.1, 1000) + 20 * (generator.random(1000) < 0.01)
+        cuts.append(warmup_end(times))
+    assert np.mean(cuts) < 20
+
+
+def test_one_slow_call_at_the_start_is_cut_without_the_rest() -> None:
+    times = np.ones(40)
+    times[0] = 50.0
+    assert warmup_end(times) == 1
+
+
+def test_a_speed_up_late_on_is_no_warm_up_beyond_half() -> None:
+    times = np.concatenate([np.full(80, 2.0), np.full(20, 1.0)])
+    assert warmup_end(times) <= 50
+
+
+def test_a_series_that_gets_slower_is_not_cut() -> None:
+    assert warmup_end(np.linspace(1.0, 2.0, 300)) == 0
+
+
+def test_too_few_batches_to_tell_are_all_kept() -> None:
+    assert warmup_end(np.array([9.0, 1.0, 1.0, 1.0, 1.0])) == 0
