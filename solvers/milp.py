@@ -58,6 +58,8 @@ COST_FIRST = (COST, ACCURACY, RATIO, CORES, NAMES)
 ACCURACY_FIRST = (ACCURACY, COST, RATIO, CORES, NAMES)
 TIE = 1e-7
 ABSOLUTE_GAP = 1e-9
+BETTER = 1e-5
+"""What counts as better than another plan, relative."""
 _UNSET = math.nan
 
 
@@ -73,10 +75,10 @@ class Ask:
     budget_usd_per_h: float | None
     forbidden: tuple[frozenset[tuple[int, str, str]], ...] = ()
     """Sets of (class, stage, variant) of which not all may be chosen together."""
-    cost_below: float | None = None
-    """Cost must be less than this."""
-    accuracy_above: float | None = None
-    """Weighted accuracy must be more than this (in the encoding's units)."""
+    rejected: tuple[tuple[Column, ...], ...] = ()
+    """Plans that may not be chosen again."""
+    better_than: float | None = None
+    """The workload's own objective must be less than this."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,12 @@ class Solution:
     objective: float
     bound: float
     proven: bool
-    values: tuple[float, ...] = field(default=())
-    """Values of the goals, in their order, as the program sees them."""
+    values: Mapping[Goal, float] = field(default_factory=dict)
+    """Values of the goals as the program sees them: all are minimised, costs are scaled."""
+
+    def worth(self, problem: Problem) -> float:
+        """The workload's own objective, to be minimised: cost, or minus the accuracy (as it is encoded)."""
+        return self.values[ACCURACY] if problem.maximizes_accuracy else self.cost_usd_per_h
 
     def chosen(self) -> dict[tuple[int, str], Column]:
         """The column that serves class k at stage s."""
@@ -252,20 +258,23 @@ class Program:
             machines.ub = float(count) if count is not None else 1e7
         if ask.budget_usd_per_h is not None:
             added.append(model.add_constr(self._cost <= ask.budget_usd_per_h / self._price_scale * (1 + 1e-9)))
-        if ask.cost_below is not None:
-            less = ask.cost_below / self._price_scale
-            added.append(model.add_constr(self._cost <= less - max(1e-5 * less, 2e-6)))
-        if ask.accuracy_above is not None and self._accuracy is not None:
-            added.append(model.add_constr(self._accuracy.total(self._weights()) >= ask.accuracy_above))
+        if ask.better_than is not None:
+            goal = ACCURACY if self.problem.maximizes_accuracy else COST
+            less = ask.better_than / (1.0 if goal == ACCURACY else self._price_scale)
+            added.append(model.add_constr(self._expression(goal) <= less - max(BETTER * abs(less), 2e-6)))
         for chosen in ask.forbidden:
             together = mip.xsum(self._choice[key] for key in sorted(chosen))
             added.append(model.add_constr(together <= len(chosen) - 1))
+        position = {column: index for index, column in enumerate(self.columns)} if ask.rejected else {}
+        for plan in ask.rejected:
+            same = mip.xsum(self._y[position[column]] for column in plan)
+            added.append(model.add_constr(same <= len(plan) - 1))
         return added
 
     def _lexicographic(self, ask: Ask, deadline: float, gap: float, added: list[Any]) -> Solution | None:
         """Solve for one goal after the other, each keeping what the earlier ones reached."""
         best: Solution | None = None
-        values: list[float] = []
+        values: dict[Goal, float] = {}
         for index, goal in enumerate(ask.goals):
             expression = self._expression(goal)
             if expression is None:
@@ -274,8 +283,8 @@ class Program:
             if found is None:
                 return best
             columns, packings, value, bound, proven = found
-            values.append(value)
-            first = best if best is not None else None
+            values[goal] = value
+            first = best
             scale = self._price_scale if goal == COST else 1.0
             best = Solution(
                 columns,
@@ -284,7 +293,7 @@ class Program:
                 first.objective if first else value * scale,
                 first.bound if first else min(bound, value) * scale,
                 (first.proven if first else proven) and self._proven_packing,
-                tuple(values),
+                dict(values),
             )
             if time.monotonic() >= deadline:
                 break

@@ -1,0 +1,158 @@
+"""Writing the plan document from a solution and its simulation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from inferplan.estimators.accuracy import AccuracyEstimate
+from inferplan.estimators.simulation import SimulationResult, StationResult, StreamResult
+from inferplan.solvers.columns import Column
+from inferplan.solvers.milp import Solution, column_names
+from inferplan.solvers.problem import ClassNeed, Problem
+from inferplan.spec.document import LoadedWorkload
+from inferplan.spec.plan import (
+    Certificate,
+    Choice,
+    ClassCertificate,
+    ClassPlan,
+    ClassPrediction,
+    DeployedOption,
+    Estimate,
+    Machines,
+    OptionPrediction,
+    Placement,
+    ProfileSource,
+    WorkloadSource,
+)
+from inferplan.spec.profile import Profile
+from inferplan.spec.workload import Objective
+
+
+def workload_source(loaded: LoadedWorkload, plan_dir: Path) -> WorkloadSource:
+    """The workload, by its path from the folder of the plan."""
+    path = os.path.relpath(loaded.path.resolve(), plan_dir.resolve())
+    return WorkloadSource(path=Path(path).as_posix(), sha256=loaded.sha256, overrides=list(loaded.overrides))
+
+
+def profile_source(profile: Profile, problem: Problem, solution: Solution) -> ProfileSource:
+    """The profile, with the machines that the chosen options were measured on."""
+    used = {
+        point.key.device_fingerprint
+        for column in solution.columns
+        if column.option.service is not None
+        for point in column.option.service.points
+        if point.key is not None
+    }
+    return ProfileSource(sha256=profile.sha256, fingerprints=sorted(used))
+
+
+def objective_text(objective: Objective) -> str:
+    """The objective in words."""
+    if objective.maximize is not None:
+        return f"maximize {objective.maximize}, budget {objective.budget_usd_per_h:g} USD/h"
+    return f"minimize {objective.minimize}"
+
+
+def options(solution: Solution, result: SimulationResult) -> dict[str, DeployedOption]:
+    """Deployed options by name, with what the simulation saw them do."""
+    deployed: dict[str, DeployedOption] = {}
+    for name, column in column_names(solution.columns).items():
+        option = column.option
+        deployed[name] = DeployedOption(
+            stage=option.stage,
+            variant=option.variant,
+            runtime=option.runtime,
+            provider=option.provider,
+            device=option.device,
+            model_sha256=option.model_sha256,
+            threads=option.threads,
+            max_batch=option.max_batch,
+            max_queue_delay_s=option.max_queue_delay_s,
+            replicas=column.replicas,
+            memory_bytes=option.memory_bytes,
+            predicted=_option_prediction(column, result.stations[name]),
+        )
+    return deployed
+
+
+def _option_prediction(column: Column, seen: StationResult) -> OptionPrediction:
+    service = column.option.service
+    capacity = None if service is None else column.replicas * service.capacity_per_s(column.option.max_batch)
+    return OptionPrediction(
+        load_rps=seen.load_rps,
+        capacity_rps=capacity,
+        utilisation=0.0 if capacity is None else seen.load_rps / capacity,
+        batch_mean=1.0 if capacity is None else seen.batch_mean,
+        latency_mean_s=seen.latency_mean_s,
+        latency_tail_s=seen.latency_tail_s,
+    )
+
+
+def class_plans(
+    problem: Problem, solution: Solution, result: SimulationResult, accuracies: Mapping[str, AccuracyEstimate | None]
+) -> dict[str, ClassPlan]:
+    """How every class is served and what it may expect."""
+    names = column_names(solution.columns)
+    plans: dict[str, ClassPlan] = {}
+    for k, need in enumerate(problem.classes):
+        routes = {
+            column.stage: [Choice(option=name, share=1.0)] for name, column in names.items() if k in column.classes
+        }
+        plans[need.name] = ClassPlan(
+            rate_rps=need.rate_rps,
+            slo_percentile=need.percentile if need.limit_s is not None else None,
+            slo_latency_s=need.limit_s,
+            accuracy_floor=need.floor,
+            routes=routes,
+            predicted=_class_prediction(need, result.streams[need.name], accuracies[need.name]),
+        )
+    return plans
+
+
+def _class_prediction(need: ClassNeed, seen: StreamResult, accuracy: AccuracyEstimate | None) -> ClassPrediction:
+    return ClassPrediction(
+        latency_mean_s=seen.latency_mean_s,
+        latency_p50_s=seen.latency_p50_s,
+        latency_p90_s=seen.latency_p90_s,
+        latency_p99_s=seen.latency_p99_s,
+        latency_slo_s=seen.latency_slo_s,
+        # Every queue is stable, so what arrives is answered.
+        throughput_rps=need.rate_rps,
+        accuracy=None
+        if accuracy is None
+        else Estimate(value=accuracy.value, lower=accuracy.lower, upper=accuracy.upper),
+        accuracy_source=None if accuracy is None else accuracy.source,
+    )
+
+
+def machines(problem: Problem, solution: Solution) -> dict[str, Machines]:
+    """Machines bought, each with what runs on it."""
+    return {
+        name: Machines(
+            count=len(packing.machines),
+            price_usd_per_h=problem.devices[name].price_usd_per_h,
+            packing=[
+                [Placement(option=option, replicas=count) for option, count in sorted(machine.items())]
+                for machine in packing.machines
+            ],
+        )
+        for name, packing in solution.packings.items()
+    }
+
+
+def certificate(problem: Problem, result: SimulationResult) -> Certificate:
+    """The simulation's verdict on every class that was promised a latency."""
+    classes: dict[str, ClassCertificate] = {}
+    for need in problem.classes:
+        seen = result.streams[need.name]
+        if need.limit_s is not None and seen.verdict is not None and seen.latency_slo_s is not None:
+            classes[need.name] = ClassCertificate(
+                verdict=seen.verdict,
+                latency_s=seen.latency_slo_s,
+                limit_s=need.limit_s,
+                percentile=need.percentile,
+                requests=seen.requests,
+            )
+    return Certificate(verdict=result.verdict, judged_on="simulation", seed=result.seed, classes=classes)

@@ -1,0 +1,248 @@
+"""An independent check of a finished plan. It shares no code with the solver or the estimators.
+
+From the plan, the workload and the profile's rows alone it recomputes: that every class is served at every stage;
+the load of every option and that it is below capacity at full batches; that replicas fit on their machines and
+machines are in stock; cost and budget; accuracy and floors; latencies against limits and verdicts. Tolerances: 1e-6
+relative for sums of floats, 1e-9 for accuracies.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+
+from inferplan.spec.errors import CheckFailedError
+from inferplan.spec.plan import DeployedOption, Plan
+from inferplan.spec.profile import Measurement, Profile
+from inferplan.spec.workload import Edge, FanOut, Workload
+
+RELATIVE = 1e-6
+
+
+def check_plan(plan: Plan, workload: Workload, profile: Profile) -> None:
+    """Recompute what a plan claims. Raises CheckFailedError with everything found wrong."""
+    findings = [
+        *_routes(plan, workload),
+        *_capacity(plan, workload, profile),
+        *_machines(plan, workload),
+        *_cost(plan, workload),
+        *_accuracy(plan, workload, profile),
+        *_latency(plan, workload),
+    ]
+    if findings:
+        raise CheckFailedError(
+            "the plan does not keep what it says; this is a bug of the planner, please report it", findings
+        )
+
+
+def _routes(plan: Plan, workload: Workload) -> Iterator[str]:
+    if set(plan.classes) != set(workload.classes):
+        yield "the plan's classes are not the workload's"
+    for name, traffic in plan.classes.items():
+        if set(traffic.routes) != set(workload.pipeline.stages):
+            yield f"class {name} is not routed through every stage"
+        if workload.classes[name].rate_rps != traffic.rate_rps:
+            yield f"class {name}: rate {traffic.rate_rps} is not the workload's"
+        for stage, choices in traffic.routes.items():
+            if abs(math.fsum(choice.share for choice in choices) - 1) > RELATIVE:
+                yield f"class {name}, stage {stage}: shares do not add up to 1"
+            for choice in choices:
+                option = plan.options[choice.option]
+                if option.stage != stage or option.variant not in workload.pipeline.stages[stage].variants:
+                    yield f"class {name}, stage {stage}: option {choice.option} does not belong there"
+
+
+def _mean_fan_out(edge: Edge, variant: str, profile: Profile) -> float:
+    if isinstance(edge.fan_out, FanOut):
+        total = math.fsum(edge.fan_out.weights)
+        return math.fsum(v * w for v, w in zip(edge.fan_out.values, edge.fan_out.weights, strict=True)) / total
+    if edge.fan_out == "measured":
+        rows = [r for r in profile.flows if (r.source, r.target, r.variant) == (edge.source, edge.target, variant)]
+        counts = json.loads(rows[-1].fan_outs)
+        return math.fsum(counts) / len(counts)
+    return float(edge.fan_out)
+
+
+def _loads(plan: Plan, workload: Workload, profile: Profile) -> dict[str, float]:
+    """Calls per second of every option, walking the stages as their feeds are known."""
+    loads = dict.fromkeys(plan.options, 0.0)
+    for traffic in plan.classes.values():
+        rates: dict[str, dict[str, float]] = {}
+        while len(rates) < len(workload.pipeline.stages):
+            for stage in workload.pipeline.stages:
+                feeding = [edge for edge in workload.pipeline.edges if edge.target == stage]
+                if stage in rates or any(edge.source not in rates for edge in feeding):
+                    continue
+                total = traffic.rate_rps
+                if feeding:
+                    edge = feeding[0]
+                    total = math.fsum(
+                        rate * _mean_fan_out(edge, plan.options[name].variant, profile)
+                        for name, rate in rates[edge.source].items()
+                    )
+                rates[stage] = {choice.option: total * choice.share for choice in traffic.routes[stage]}
+        for stage_rates in rates.values():
+            for name, rate in stage_rates.items():
+                loads[name] += rate
+    return loads
+
+
+def _row(option: DeployedOption, workload: Workload, profile: Profile) -> Measurement | None:
+    """The newest measured row of an option at its largest batch."""
+    device = workload.devices()[option.device]
+    measured_on = device.like.device if device.like else option.device
+    rows = [
+        row
+        for row in profile.measurements
+        if row.status == "ok"
+        and row.key.instances == 1
+        and (row.key.stage, row.key.variant, row.key.batch) == (option.stage, option.variant, option.max_batch)
+        and (row.key.device, row.key.provider, row.key.threads) == (measured_on, option.provider, option.threads)
+        and row.key.model_sha256 == option.model_sha256
+    ]
+    return max(rows, key=lambda row: (row.measured_at, row.key.id()), default=None)
+
+
+def _capacity(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]:
+    loads = _loads(plan, workload, profile)
+    for name, option in plan.options.items():
+        predicted = option.predicted
+        if not math.isclose(loads[name], predicted.load_rps, rel_tol=RELATIVE, abs_tol=1e-9):
+            yield f"option {name}: {loads[name]:.9g} calls/s reach it, the plan says {predicted.load_rps:.9g}"
+        if option.runtime == "skip":
+            continue
+        row = _row(option, workload, profile)
+        if row is None or row.service.mean_s is None:
+            yield f"option {name}: the profile has no row of it"
+            continue
+        like = workload.devices()[option.device].like
+        seconds = row.service.mean_s * (like.slowdown if like else 1.0)
+        capacity = option.replicas * option.max_batch / seconds
+        if loads[name] >= capacity:
+            yield f"option {name}: load {loads[name]:.9g} calls/s is beyond its capacity of {capacity:.9g}"
+        if predicted.capacity_rps is None or not math.isclose(capacity, predicted.capacity_rps, rel_tol=RELATIVE):
+            yield f"option {name}: its capacity is {capacity:.9g} calls/s, the plan says {predicted.capacity_rps}"
+
+
+def _machines(plan: Plan, workload: Workload) -> Iterator[str]:
+    devices = workload.devices()
+    placed = dict.fromkeys(plan.options, 0)
+    for name, bought in plan.machines.items():
+        device = devices[name]
+        if device.count is not None and bought.count > device.count:
+            yield f"{name}: {bought.count} machines, there are {device.count}"
+        for index, placements in enumerate(bought.packing):
+            cores = memory = gpus = 0
+            for placement in placements:
+                option = plan.options[placement.option]
+                placed[placement.option] += placement.replicas
+                cores += placement.replicas * option.threads
+                memory += placement.replicas * (option.memory_bytes or 0)
+                gpus += placement.replicas * (option.provider in ("cuda", "tensorrt"))
+                if option.device != name:
+                    yield f"{name}, machine {index}: option {placement.option} is for {option.device}"
+            if cores > device.cores - device.reserved_cores:
+                yield f"{name}, machine {index}: {cores} cores on {device.cores - device.reserved_cores}"
+            if device.memory_bytes is not None and memory > device.memory_bytes:
+                yield f"{name}, machine {index}: {memory} bytes of memory on {device.memory_bytes}"
+            if gpus > (1 if device.kind == "gpu" else 0):
+                yield f"{name}, machine {index}: {gpus} replicas on its GPU"
+    for name, option in plan.options.items():
+        if placed[name] != option.replicas:
+            yield f"option {name}: {placed[name]} replicas placed of {option.replicas}"
+
+
+def _cost(plan: Plan, workload: Workload) -> Iterator[str]:
+    devices = workload.devices()
+    cost = math.fsum(devices[name].price_usd_per_h * bought.count for name, bought in plan.machines.items())
+    if not math.isclose(cost, plan.cost_usd_per_h, rel_tol=RELATIVE, abs_tol=1e-12):
+        yield f"the machines cost {cost:.9g} USD/h, the plan says {plan.cost_usd_per_h:.9g}"
+    budget = workload.objective.budget_usd_per_h
+    if budget is not None and cost > budget * (1 + RELATIVE):
+        yield f"the plan costs {cost:.9g} USD/h, the budget is {budget:.9g}"
+
+
+def _end_to_end(variants: dict[str, str], workload: Workload, profile: Profile) -> float | None:
+    """Accuracy of a combination, straight from the rows."""
+    declared = workload.accuracy
+    assert declared is not None
+    for row in profile.accuracy:
+        end_to_end = row.scope == "pipeline" and row.metric == declared.metric.name and row.value is not None
+        if end_to_end and json.loads(row.combination) == variants:
+            return row.value
+    values = []
+    for stage, variant in sorted(variants.items()):
+        metric = workload.pipeline.stages[stage].metric
+        found = [
+            row.value
+            for row in profile.accuracy
+            if (row.scope, row.stage, row.variant) == ("stage", stage, variant)
+            and metric is not None
+            and row.metric == metric.name
+            and row.status == "ok"
+        ]
+        value = found[-1] if found else workload.pipeline.stages[stage].variants[variant].accuracy
+        if value is None:
+            return None
+        values.append(value)
+    if declared.composition == "product":
+        return math.prod(values)
+    if declared.composition == "mean":
+        return math.fsum(values) / len(values)
+    if declared.composition == "minimum":
+        return min(values) if declared.metric.direction == "maximize" else max(values)
+    return None
+
+
+def _accuracy(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]:
+    if workload.accuracy is None:
+        return
+    for name, traffic in plan.classes.items():
+        variants = {stage: plan.options[choices[0].option].variant for stage, choices in traffic.routes.items()}
+        value = _end_to_end(variants, workload, profile)
+        said = traffic.predicted.accuracy
+        if (value is None) != (said is None) or (
+            value is not None and said is not None and not math.isclose(value, said.value, rel_tol=RELATIVE)
+        ):
+            yield f"class {name}: its accuracy is {value}, the plan says {said.value if said else None}"
+        floor = workload.classes[name].accuracy.floor
+        if floor is not None:
+            sign = 1.0 if workload.accuracy.metric.direction == "maximize" else -1.0
+            if value is None or sign * value < sign * floor - 1e-9:
+                yield f"class {name}: accuracy {value} does not keep its floor {floor}"
+
+
+def _latency(plan: Plan, workload: Workload) -> Iterator[str]:
+    certificate = plan.certificate
+    for name, traffic in workload.classes.items():
+        if traffic.slo is None:
+            continue
+        claim = certificate.classes.get(name) if certificate else None
+        if claim is None:
+            yield f"class {name} has an SLO and no certificate"
+            continue
+        if claim.limit_s != traffic.slo.latency_s or claim.percentile != traffic.slo.percentile:
+            yield f"class {name}: certified for another SLO than the workload's"
+        if claim.verdict == "met" and (claim.latency_s.upper is None or claim.latency_s.upper > claim.limit_s):
+            yield f"class {name}: said to be met, but its latency may be {claim.latency_s.upper} s of {claim.limit_s}"
+        # No request is answered before every option of its slowest path has served it: means add up along a path.
+        slowest = max(
+            math.fsum(
+                min(plan.options[choice.option].predicted.latency_mean_s for choice in plan.classes[name].routes[stage])
+                * _at_least_once(stage, workload)
+                for stage in path
+            )
+            for path in workload.pipeline.paths()
+        )
+        mean = plan.classes[name].predicted.latency_mean_s
+        if (mean.upper or mean.value) < slowest * 0.5:
+            yield f"class {name}: mean latency {mean.value} s is far below the {slowest} s of its stages"
+
+
+def _at_least_once(stage: str, workload: Workload) -> int:
+    """1 for a stage that every request calls exactly once, else 0: only there means of calls are means of requests."""
+    feeding = [edge for edge in workload.pipeline.edges if edge.target == stage]
+    if not feeding:
+        return 1
+    return int(all(edge.fan_out == 1.0 and _at_least_once(edge.source, workload) for edge in feeding))

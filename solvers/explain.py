@@ -1,0 +1,170 @@
+"""What holds a plan where it is, and what else was considered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from inferplan.estimators.accuracy import AccuracyEstimate
+from inferplan.solvers.judge import GLANCE, Judge, limits_s
+from inferplan.solvers.milp import ACCURACY, BETTER, COST, Ask, Program, Solution
+from inferplan.solvers.problem import Problem
+from inferplan.solvers.story import duration, variants_text
+from inferplan.spec.plan import Alternative, Binding
+
+NEXT_BEST = 2
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A certified plan with the question it answers (under the scales that certification ended with)."""
+
+    problem: Problem
+    program: Program
+    judge: Judge
+    ask: Ask
+    solution: Solution
+    deadline: float
+    gap: float
+
+    def best(self, ask: Ask) -> Solution | None:
+        """The best plan for another question; None where there is none, or no time is left."""
+        left = self.deadline - time.monotonic()
+        return self.program.ask(ask, left, self.gap) if left > 0 else None
+
+    def accuracies(self, solution: Solution) -> dict[str, AccuracyEstimate | None]:
+        """Accuracy of every class."""
+        chosen = solution.chosen()
+        return {
+            need.name: None
+            if self.problem.accuracy is None
+            else self.problem.accuracy.of({s: chosen[k, s].option.variant for s in self.problem.stages})
+            for k, need in enumerate(self.problem.classes)
+        }
+
+
+def binding(plan: Chosen, tails_s: Mapping[str, float]) -> list[Binding]:
+    """Promises without which a better plan would exist: value, limit and unit of each.
+
+    `tails_s`: simulated latency of every class at the percentile of its SLO.
+    """
+    own = plan.solution.worth(plan.problem)
+    goal = ACCURACY if plan.problem.maximizes_accuracy else COST
+    found: list[Binding] = []
+    for relaxed, entry in _promises(plan, tails_s):
+        other = plan.best(replace(relaxed, goals=(goal,)))
+        if other is not None and other.worth(plan.problem) < own - max(BETTER * abs(own), 1e-9):
+            found.append(entry)
+    return found
+
+
+def _promises(plan: Chosen, tails_s: Mapping[str, float]) -> Iterator[tuple[Ask, Binding]]:
+    ask, problem = plan.ask, plan.problem
+    accuracies = plan.accuracies(plan.solution)
+    for need in problem.classes:
+        if need.limit_s is not None:
+            entry = Binding(
+                constraint=f"classes.{need.name}.slo.latency_s", value=tails_s[need.name], limit=need.limit_s, unit="s"
+            )
+            yield replace(ask, scales={**ask.scales, need.name: None}), entry
+        accuracy = accuracies[need.name]
+        if need.floor is not None and accuracy is not None and problem.accuracy is not None:
+            entry = Binding(
+                constraint=f"classes.{need.name}.accuracy.floor",
+                value=accuracy.value,
+                limit=need.floor,
+                unit=problem.accuracy.metric,
+            )
+            yield replace(ask, floors={**ask.floors, need.name: None}), entry
+    for name, device in problem.devices.items():
+        if device.count is not None:
+            tier, short = name.split("/", 1)
+            bought = plan.solution.packings.get(name)
+            entry = Binding(
+                constraint=f"tiers.{tier}.devices.{short}.count",
+                value=float(len(bought.machines)) if bought else 0.0,
+                limit=float(device.count),
+                unit="machines",
+            )
+            yield replace(ask, counts={**ask.counts, name: None}), entry
+    if problem.budget_usd_per_h is not None:
+        entry = Binding(
+            constraint="objective.budget_usd_per_h",
+            value=plan.solution.cost_usd_per_h,
+            limit=problem.budget_usd_per_h,
+            unit="USD/h",
+        )
+        yield replace(ask, budget_usd_per_h=None), entry
+
+
+def alternatives(plan: Chosen) -> list[Alternative]:
+    """Other sets of variants: the next best, the cheapest whatever its accuracy, the most accurate."""
+    problem = plan.problem
+    seen = [_variants(plan.solution)]
+    found: list[Alternative] = []
+
+    def consider(ask: Ask, reason: str) -> None:
+        solution = plan.best(ask)
+        if solution is not None and _variants(solution) not in seen:
+            seen.append(_variants(solution))
+            found.append(_alternative(plan, solution, reason))
+
+    if any(floor is not None for floor in plan.ask.floors.values()):
+        floorless = replace(plan.ask, floors=dict.fromkeys(plan.ask.floors), goals=(COST, *plan.ask.goals))
+        consider(floorless, "cheapest whatever its accuracy")
+    if problem.accuracy is not None and not problem.maximizes_accuracy:
+        consider(replace(plan.ask, goals=(ACCURACY, COST)), "most accurate within the limits")
+    for _ in range(NEXT_BEST):
+        consider(replace(plan.ask, forbidden=tuple(seen)), "next best choice of variants")
+    return found
+
+
+def _variants(solution: Solution) -> frozenset[tuple[int, str, str]]:
+    return frozenset((k, stage, column.option.variant) for (k, stage), column in solution.chosen().items())
+
+
+def _alternative(plan: Chosen, solution: Solution, label: str) -> Alternative:
+    problem = plan.problem
+    result = plan.judge.judge(solution, GLANCE)
+    tails = {
+        name: stream.latency_slo_s.value for name, stream in result.streams.items() if stream.latency_slo_s is not None
+    }
+    accuracies = plan.accuracies(solution)
+    values = [estimate.value for estimate in accuracies.values() if estimate is not None]
+    worst = min if problem.accuracy is None or problem.accuracy.turn.direction == "maximize" else max
+    why = [*_broken(plan, accuracies, tails), *_dearer(plan, solution)]
+    return Alternative(
+        variants=variants_text(problem, solution),
+        cost_usd_per_h=solution.cost_usd_per_h,
+        accuracy=worst(values) if values else None,
+        latency_s=max(tails.values(), default=None),
+        reason=f"{label}: {'; '.join(why) or 'no better, and ties prefer the chosen plan'}",
+    )
+
+
+def _broken(
+    plan: Chosen, accuracies: Mapping[str, AccuracyEstimate | None], tails: Mapping[str, float]
+) -> Iterator[str]:
+    """Promises an alternative would break."""
+    accuracy = plan.problem.accuracy
+    limits = limits_s(plan.problem)
+    for need in plan.problem.classes:
+        estimate = accuracies[need.name]
+        if need.floor is None or accuracy is None or estimate is None:
+            pass
+        elif not accuracy.turn.keeps(estimate.value, need.floor):
+            side = "below" if accuracy.turn.direction == "maximize" else "above"
+            yield f"{accuracy.metric} {estimate.value:.4g} of class {need.name} is {side} {need.floor:g}"
+        if need.name in limits and tails.get(need.name, 0.0) > limits[need.name]:
+            yield f"class {need.name} takes {duration(tails[need.name])} of {duration(limits[need.name])}"
+
+
+def _dearer(plan: Chosen, solution: Solution) -> Iterator[str]:
+    """Where an alternative is worse in what the objective asks."""
+    own, other = plan.solution.cost_usd_per_h, solution.cost_usd_per_h
+    if plan.problem.maximizes_accuracy:
+        if solution.values.get(ACCURACY, 0.0) > plan.solution.values.get(ACCURACY, 0.0) + 1e-9:
+            yield "less accurate"
+    elif other > own * (1 + BETTER):
+        yield f"costs {other - own:.4g} USD/h more"

@@ -1,0 +1,156 @@
+"""Infeasible as an answer: which promises conflict, and for each the single relaxation that helps.
+
+Promises are latency limits and accuracy floors of classes, numbers of machines, and the budget. A smallest set in
+conflict is found by leaving promises out one by one: what is not needed for the conflict stays out. For every
+single promise whose absence makes the rest possible, the program is asked for the best it can do about it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from inferplan.solvers.columns import build_columns
+from inferplan.solvers.judge import Judge
+from inferplan.solvers.milp import COST, Ask, Goal, Program, Solution
+from inferplan.solvers.options import OptionTable
+from inferplan.solvers.problem import Problem
+from inferplan.solvers.story import duration
+from inferplan.spec.errors import InfeasibleError
+
+PER_SOLVE_S = 20.0
+GAP = 1e-6
+
+
+@dataclass(frozen=True, order=True)
+class Promise:
+    """One thing that could give way: kind and whose."""
+
+    kind: str
+    who: str = ""
+
+
+def infeasible(problem: Problem, judge: Judge, ask: Ask) -> InfeasibleError:
+    """The error that explains why no plan keeps every promise of the question."""
+    program = Program(problem, build_columns(problem, lifted=True))
+    promises = list(_promises(ask))
+    conflict = _conflict(program, ask, promises)
+    helps = [line for promise in promises if (line := _relaxation(problem, program, judge, ask, promise))]
+    if not helps:
+        helps = ["no single one of these is enough: relax several"]
+    message = "no plan keeps every promise: " + _joined([_name(problem, promise) for promise in conflict])
+    return InfeasibleError(message, [*(f"would help: {line}" for line in helps), *_excluded(problem.table)])
+
+
+def _promises(ask: Ask) -> Iterable[Promise]:
+    for name, scale in sorted(ask.scales.items()):
+        if scale is not None:
+            yield Promise("latency", name)
+    for name, floor in sorted(ask.floors.items()):
+        if floor is not None:
+            yield Promise("accuracy", name)
+    for name, count in sorted(ask.counts.items()):
+        if count is not None:
+            yield Promise("count", name)
+    if ask.budget_usd_per_h is not None:
+        yield Promise("budget")
+
+
+def _without(ask: Ask, dropped: Iterable[Promise]) -> Ask:
+    for promise in dropped:
+        if promise.kind == "latency":
+            ask = replace(ask, scales={**ask.scales, promise.who: None})
+        elif promise.kind == "accuracy":
+            ask = replace(ask, floors={**ask.floors, promise.who: None})
+        elif promise.kind == "count":
+            ask = replace(ask, counts={**ask.counts, promise.who: None})
+        else:
+            ask = replace(ask, budget_usd_per_h=None)
+    return ask
+
+
+def _possible(program: Program, ask: Ask, goals: tuple[Goal, ...] = (COST,)) -> Solution | None:
+    return program.ask(replace(ask, goals=goals), PER_SOLVE_S, GAP)
+
+
+def _conflict(program: Program, ask: Ask, promises: list[Promise]) -> list[Promise]:
+    """A smallest set of promises that cannot be kept together (deletion filter)."""
+    needed = list(promises)
+    for promise in promises:
+        others = [other for other in needed if other != promise]
+        dropped = [other for other in promises if other not in others]
+        if _possible(program, _without(ask, dropped)) is None:
+            needed = others
+    return needed
+
+
+def _name(problem: Problem, promise: Promise) -> str:
+    classes = {need.name: need for need in problem.classes}
+    if promise.kind == "latency":
+        need = classes[promise.who]
+        return f"classes.{need.name}.slo ({need.percentile:g} % within {duration(need.limit_s or 0.0)})"
+    if promise.kind == "accuracy":
+        return f"classes.{promise.who}.accuracy.floor ({classes[promise.who].floor:g})"
+    if promise.kind == "count":
+        return f"{_device_path(promise.who)}.count ({problem.devices[promise.who].count})"
+    return f"objective.budget_usd_per_h ({problem.budget_usd_per_h:g})"
+
+
+def _relaxation(problem: Problem, program: Program, judge: Judge, ask: Ask, promise: Promise) -> str | None:
+    """How far one promise must give way if the others stay; None where that alone does not help."""
+    goals: dict[str, Goal] = {
+        "latency": ("latency", promise.who),
+        "accuracy": ("accuracy", promise.who),
+        "count": ("machines", promise.who),
+        "budget": COST,
+    }
+    best = _possible(program, _without(ask, [promise]), (goals[promise.kind], COST))
+    if best is None:
+        return None
+    cost = f"at {best.cost_usd_per_h:.6g} USD/h"
+    name = _name(problem, promise)
+    if promise.kind == "latency":
+        return f"{name}: at least {_latency(judge, best, promise.who)}, {cost}"
+    if promise.kind == "accuracy":
+        return f"{name}: {_accuracy(problem, best, promise.who)}, {cost}"
+    if promise.kind == "count":
+        return f"{name}: at least {len(best.packings[promise.who].machines)}, {cost}"
+    return f"{name}: at least {best.cost_usd_per_h:.6g}"
+
+
+def _latency(judge: Judge, best: Solution, name: str) -> str:
+    """The tail that the fastest plan reaches in simulation, rounded up to three figures."""
+    latency = judge.judge(best).streams[name].latency_slo_s
+    assert latency is not None
+    reached = latency.upper if latency.upper is not None else latency.value
+    digits = 10.0 ** (math.floor(math.log10(reached)) - 2)
+    return duration(math.ceil(reached / digits - 1e-9) * digits)
+
+
+def _accuracy(problem: Problem, best: Solution, name: str) -> str:
+    assert problem.accuracy is not None
+    k = next(k for k, need in enumerate(problem.classes) if need.name == name)
+    chosen = best.chosen()
+    reached = problem.accuracy.of({stage: chosen[k, stage].option.variant for stage in problem.stages})
+    if reached is None:
+        return "remove it (accuracy is not known)"
+    least = problem.accuracy.turn.direction == "maximize"
+    return f"at {'most' if least else 'least'} {math.floor(reached.value * 1e6 + 0.5) / 1e6:g}"
+
+
+def _device_path(name: str) -> str:
+    tier, device = name.split("/", 1)
+    return f"tiers.{tier}.devices.{device}"
+
+
+def _excluded(table: OptionTable) -> list[str]:
+    return [f"not considered: {line}" for line in table.excluded]
+
+
+def _joined(names: list[str]) -> str:
+    if not names:
+        return "the load alone is too much"
+    if len(names) == 1:
+        return f"{names[0]} cannot be kept"
+    return f"{', '.join(names[:-1])} and {names[-1]} conflict"

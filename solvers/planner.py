@@ -1,0 +1,161 @@
+"""From workload and profile to a plan: propose, certify, explain, check."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from inferplan.estimators.service import SampleSource
+from inferplan.estimators.simulation import SimulationResult
+from inferplan.solvers import assembly
+from inferplan.solvers.checker import check_plan
+from inferplan.solvers.columns import build_columns
+from inferplan.solvers.explain import Chosen, alternatives, binding
+from inferplan.solvers.infeasible import infeasible
+from inferplan.solvers.judge import Judge, believed, limits_s, measured
+from inferplan.solvers.milp import Ask, Program, Solution, promises
+from inferplan.solvers.problem import Problem, read_problem
+from inferplan.solvers.search import MARGIN, SAME, Search
+from inferplan.spec.document import LoadedWorkload
+from inferplan.spec.errors import UndecidedError
+from inferplan.spec.plan import Plan, Proof
+from inferplan.spec.profile import Profile
+
+
+def solve(
+    loaded: LoadedWorkload,
+    profile: Profile,
+    *,
+    plan_dir: Path,
+    time_limit_s: float = 60.0,
+    gap: float = 0.0,
+    seed: int = 0,
+    samples: SampleSource | None = None,
+) -> Plan:
+    """Decide the deployment.
+
+    `plan_dir` is the folder the plan will stand in (the workload's path is given relative to it); `gap` is the
+    relative gap that counts as optimal; `seed` that of the simulation. The plan's certificate may say "missed" or
+    "undecided", and its proof "feasible" where time ran out: the caller decides what to do about that.
+
+    Raises InfeasibleError where no plan keeps every promise, InputError where the profile lacks what is needed,
+    UndecidedError where the time limit left no plan at all.
+    """
+    deadline = time.monotonic() + time_limit_s
+    problem = read_problem(loaded.workload, profile, samples)
+    ask = promises(problem)
+    program = Program(problem, build_columns(problem))
+    judge = Judge(problem, seed)
+    search = Search(problem, program, judge, ask, gap, deadline)
+    search.run()
+    solution, result = _outcome(search)
+    plan = _plan(search, solution, result, loaded, profile, plan_dir)
+    check_plan(plan, loaded.workload, profile)
+    return plan
+
+
+def _outcome(search: Search) -> tuple[Solution, SimulationResult]:
+    """The certified plan, or the best that was not certified; infeasible where not even the fastest plan does."""
+    if search.incumbent is not None:
+        return search.incumbent, search.judge.certain(search.incumbent)
+    if search.program.timed_out and search.fallback is None:
+        raise UndecidedError("the time limit left no plan: give more time with --time-limit")
+    if search.fallback is None:
+        raise infeasible(search.problem, search.judge, search.ask)
+    solution, result = search.fallback
+    if search.closed and result.verdict == "missed":
+        raise infeasible(search.problem, search.judge, _believed_limits(search, solution, result))
+    return solution, result
+
+
+def _believed_limits(search: Search, solution: Solution, result: SimulationResult) -> Ask:
+    """The promises, their limits scaled so that the program too sees what the simulation saw."""
+    says = believed(search.problem, solution)
+    seen = measured(result, limits_s(search.problem))
+    scales: dict[str, float | None] = dict(search.ask.scales)
+    for name, ratio in seen.items():
+        scales[name] = says[name] / ratio * MARGIN if ratio > 1 else max(says[name] / ratio, says[name])
+    return replace(search.ask, scales=scales)
+
+
+def _plan(
+    search: Search,
+    solution: Solution,
+    result: SimulationResult,
+    loaded: LoadedWorkload,
+    profile: Profile,
+    plan_dir: Path,
+) -> Plan:
+    problem = search.problem
+    chosen = Chosen(
+        problem,
+        search.program,
+        search.judge,
+        replace(search.question(search.scales), rejected=()),
+        solution,
+        search.deadline,
+        search.gap,
+    )
+    accuracies = chosen.accuracies(solution)
+    tails = {name: ratio * limits_s(problem)[name] for name, ratio in measured(result, limits_s(problem)).items()}
+    return Plan(
+        apiVersion="inferplan/v1",
+        name=_safe_name(loaded.workload.name),
+        workload=assembly.workload_source(loaded, plan_dir),
+        profile=assembly.profile_source(profile, problem, solution),
+        objective=assembly.objective_text(loaded.workload.objective),
+        cost_usd_per_h=solution.cost_usd_per_h,
+        proof=_proof(search, solution),
+        certificate=assembly.certificate(problem, result),
+        classes=assembly.class_plans(problem, solution, result, accuracies),
+        options=assembly.options(solution, result),
+        machines=assembly.machines(problem, solution),
+        binding=binding(chosen, tails),
+        alternatives=alternatives(chosen),
+        story=[*search.story, *_closing(search, solution), *_left_out(problem, profile)],
+    )
+
+
+def _safe_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "-", name)
+
+
+def _proof(search: Search, solution: Solution) -> Proof:
+    """What the last question to the program says of the plan's objective."""
+    sign = -1.0 if search.problem.maximizes_accuracy else 1.0
+    objective = solution.worth(search.problem)
+    last = search.proof
+    bound = objective
+    proven = False
+    if last is not None and search.incumbent is not None:
+        bound = min(last.bound, objective)
+        proven = last.proven and not objective > last.objective + SAME * max(abs(objective), 1e-12)
+        if proven and abs(objective - bound) <= SAME * max(abs(objective), 1e-12):
+            bound = objective
+    elif solution.bound < objective:
+        bound = solution.bound
+    gap = abs(objective - bound) / abs(objective) if objective else 0.0
+    return Proof(
+        solver="HiGHS through python-mip",
+        status="optimal" if proven else "feasible",
+        objective=sign * objective,
+        bound=sign * bound,
+        gap=gap,
+    )
+
+
+def _closing(search: Search, solution: Solution) -> list[str]:
+    """How the search ended."""
+    if search.incumbent is None:
+        return ["no plan was certified: this one came nearest"]
+    if not search.closed:
+        return ["the search stopped at its limit of rounds or time: a cheaper certified plan may exist"]
+    return []
+
+
+def _left_out(problem: Problem, profile: Profile) -> list[str]:
+    """What was not considered, and why."""
+    lines = [*problem.points.stale, *problem.points.superseded, *problem.table.excluded, *profile.damaged]
+    return [f"not considered: {line}" for line in lines]

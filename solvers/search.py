@@ -1,0 +1,141 @@
+"""Certify and refine: the program proposes, the simulation disposes.
+
+The program's latencies are analytic; a factor per class, the scale θ_k of its limit, says how far they are to be
+believed. It starts at 1. Each round asks the program for the best plan under the scales:
+
+- *certified* (the simulation says "met" for every class): it becomes the incumbent, and θ_k rises to where the
+  simulated latency says that the limit would be reached (less a margin), but not to a plan known to miss;
+- *not certified*: that plan is never proposed again, and θ_k of every class that was not met falls to where the
+  simulation says that the limit is kept, but not below the incumbent;
+- *nothing better than the incumbent under the scales*: the plan of least believed latency among all better
+  ones, whatever the scales, gets a last chance. If the simulation rejects it too, the search is closed.
+
+It ends because every round accepts a strictly better plan, or bars one plan for good, and there are at most
+`MAX_ROUNDS`. The incumbent is then an optimum of the program under the final scales without the plans that the
+simulation rejected; that is what the proof states.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from inferplan.estimators.simulation import SimulationResult
+from inferplan.solvers.columns import Column
+from inferplan.solvers.judge import Judge, believed, limits_s, measured
+from inferplan.solvers.milp import RATIO, Ask, Program, Solution
+from inferplan.solvers.problem import Problem
+from inferplan.solvers.story import describe, verdict_text
+
+MAX_ROUNDS = 14
+MARGIN = 0.97
+WIDEST = 5.0
+"""Beyond this factor the program's latencies are not doubted any further."""
+SAME = 1e-6
+
+
+@dataclass
+class Search:
+    """State and outcome of the loop."""
+
+    problem: Problem
+    program: Program
+    judge: Judge
+    ask: Ask
+    gap: float
+    deadline: float
+    story: list[str] = field(default_factory=list)
+    scales: dict[str, float] = field(default_factory=dict)
+    incumbent: Solution | None = None
+    fallback: tuple[Solution, SimulationResult] | None = None
+    """The last plan that was not certified."""
+    proof: Solution | None = None
+    """The solution that bounds the incumbent's objective."""
+    closed: bool = False
+    _known_met: dict[str, float] = field(default_factory=dict)
+    _known_missed: dict[str, float] = field(default_factory=dict)
+    _rejected: list[tuple[Column, ...]] = field(default_factory=list)
+    _rounds: int = 0
+
+    def run(self) -> None:
+        """Look for the best certified plan."""
+        self.scales = dict.fromkeys(limits_s(self.problem), 1.0)
+        while self._rounds < MAX_ROUNDS and (self._rounds == 0 or time.monotonic() < self.deadline):
+            proposal = self._propose(self.scales)
+            if proposal is not None and (self.incumbent is None or self._better(proposal, self.incumbent)):
+                self._try(proposal, "proposed")
+                continue
+            if self.incumbent is not None:
+                self.proof = proposal
+            last = self._least_latency()
+            if last is None or not self._try(last, "least latency among better plans"):
+                self.closed = True
+                break
+        if self.incumbent is not None:
+            self._polish()
+
+    def question(self, scales: Mapping[str, float]) -> Ask:
+        """The workload's question under these scales, without rejected plans."""
+        return replace(
+            self.ask,
+            scales={need.name: scales.get(need.name) for need in self.problem.classes},
+            rejected=tuple(self._rejected),
+        )
+
+    def _left_s(self) -> float:
+        return max(self.deadline - time.monotonic(), 0.05)
+
+    def _propose(self, scales: Mapping[str, float]) -> Solution | None:
+        return self.program.ask(self.question(scales), self._left_s(), self.gap)
+
+    def _least_latency(self) -> Solution | None:
+        """The plan of least believed latency among those better than the incumbent."""
+        if not self.scales:
+            return None
+        question = replace(self.question(dict.fromkeys(self.scales, WIDEST)), goals=(RATIO, *self.ask.goals))
+        if self.incumbent is not None:
+            question = replace(question, better_than=self.incumbent.worth(self.problem))
+        return self.program.ask(question, self._left_s(), self.gap)
+
+    def _better(self, new: Solution, old: Solution) -> bool:
+        new_worth, old_worth = new.worth(self.problem), old.worth(self.problem)
+        return new_worth < old_worth - SAME * max(abs(old_worth), 1e-12)
+
+    def _try(self, proposal: Solution, how: str) -> bool:
+        """Simulate a plan, and learn from it. Returns whether it was certified."""
+        self._rounds += 1
+        result = self.judge.certain(proposal)
+        limits = limits_s(self.problem)
+        says = believed(self.problem, proposal)
+        met = result.verdict == "met"
+        self.story.append(
+            f"{self._rounds}. {how}: {describe(self.problem, proposal)}: "
+            f"{'accepted' if met else 'rejected'}: {verdict_text(result, limits)}"
+        )
+        if met:
+            self.incumbent = proposal
+        else:
+            self.fallback = (proposal, result)
+            self._rejected.append(proposal.columns)
+        for name, ratio in measured(result, limits).items() if not result.unstable else ():
+            reached = says[name] / ratio * MARGIN if ratio > 0 else WIDEST
+            if met:
+                self._known_met[name] = max(says[name], self._known_met.get(name, 0.0))
+                raised = max(self.scales[name], min(reached, WIDEST))
+                self.scales[name] = max(min(raised, self._known_missed.get(name, WIDEST)), self._known_met[name])
+            elif result.streams[name].verdict != "met":
+                self._known_missed[name] = min(says[name], self._known_missed.get(name, WIDEST))
+                self.scales[name] = max(min(self.scales[name], reached), self._known_met.get(name, 0.0))
+        return met
+
+    def _polish(self) -> None:
+        """Of plans as good as the incumbent, take the one that the ties prefer, if it is certified too."""
+        assert self.incumbent is not None
+        proposal = self.proof
+        if proposal is None:
+            self.proof = proposal = self._propose(self.scales)
+        if proposal is None or set(proposal.columns) == set(self.incumbent.columns):
+            return
+        if not self._better(self.incumbent, proposal):
+            self._try(proposal, "as good, and preferred where plans tie")
