@@ -34,6 +34,7 @@ DATATYPES = {
     "float64": "FP64",
     **{f"{sign}int{bits}": f"{sign.upper()}INT{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 _JSON_KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
 
 
@@ -93,7 +94,7 @@ def write_response(model: str, request: InferRequest, tensors: Tensors) -> tuple
     header: dict[str, Any] = {"model_name": model, "model_version": VERSION, "outputs": described}
     if request.id is not None:
         header["id"] = request.id
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = _to_json(header).encode()
     return (text + b"".join(raw), len(text)) if raw else (text, None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -20,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inferplan.runner.server import serve_plan
+from inferplan.runner.server import _bound, serve_plan
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import LoadedPlan
 
@@ -255,6 +256,12 @@ def test_no_process_is_left_however_the_server_ends(
             assert answer.exception() is not None
         else:
             assert answer.result()[0] == 200
+
+
+def test_answers_do_not_wait_for_delayed_acknowledgements() -> None:
+    """asyncio sets TCP_NODELAY on connections of sockets that name their protocol, and on no others."""
+    with _bound("127.0.0.1", 0) as sock:
+        assert sock.proto == socket.IPPROTO_TCP
 
 
 def test_what_cannot_be_served_is_said(deploy: Deploy, tmp_path: Path) -> None:

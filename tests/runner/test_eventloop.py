@@ -1,0 +1,66 @@
+"""The precise event loop keeps time, and lets an interrupt end what runs in it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import sys
+
+import pytest
+
+from inferplan.runner import eventloop
+
+
+def test_timers_are_never_early_and_fire_in_order() -> None:
+    async def main() -> list[tuple[float, float]]:
+        loop = asyncio.get_running_loop()
+        fired: list[tuple[float, float]] = []
+
+        def note(due: float) -> None:
+            fired.append((due, loop.time()))
+
+        start = loop.time()
+        for delay in (0.0031, 0.0004, 0.0, 0.0017):
+            due = start + delay
+            loop.call_at(due, note, due)
+        await asyncio.sleep(0.02)
+        return fired
+
+    fired = eventloop.run(main)
+    assert [due for due, _ in fired] == sorted(due for due, _ in fired)
+    assert len(fired) == 4
+    assert all(at >= due - 1e-6 for due, at in fired)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="precise waiting is built on epoll")
+def test_waits_are_not_rounded_up_to_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The selector asks the system for the time it was given; plain epoll would ask for a whole millisecond."""
+    asked: list[float] = []
+    original = select.select
+
+    def spy(reading: list[int], writing: list[int], failing: list[int], timeout: float) -> object:
+        asked.append(timeout)
+        return original(reading, writing, failing, timeout)
+
+    monkeypatch.setattr(select, "select", spy)
+    with eventloop.PreciseSelector() as selector:
+        selector.select(0.0002)
+    assert asked == [0.0002]
+
+
+def test_ctrl_c_cancels_and_cleans_up() -> None:
+    cleaned: list[bool] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.sleep(20)
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        eventloop.run(main)
+    assert cleaned == [True]
