@@ -44,6 +44,8 @@ class Subject:
     model_sha256: str
     code_sha256: str
     found: Inspection
+    rank: int = 0
+    """Position among the variants of its stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,8 @@ class Planner:
         found = self._known_failure(stage_name, variant_name, model_sha256, code, provider)
         if found is None:
             found = inspector.variant(spec, requests, provider, sorted(set(self._settings.batch_sizes)))
-        return Subject(stage_name, variant_name, spec, requests, provider, model_sha256, code, found)
+        rank = list(stage.variants).index(variant_name)
+        return Subject(stage_name, variant_name, spec, requests, provider, model_sha256, code, found, rank)
 
     def _known_failure(
         self, stage: str, variant: str, model_sha256: str, code: str, provider: str
@@ -216,7 +219,7 @@ class Planner:
         start_s = PROCESS_START_S + found.load_s + found.inputs_s + service_s
         return PointJob(
             PointTask(key, subject.spec, subject.requests, self._limits, self._cores),
-            point_level(batch, batches, all_threads.index(threads)),
+            point_level(subject.rank, batch, batches, all_threads.index(threads)),
             start_s * self._rule.processes,
             service_s,
             measured_s,
@@ -244,7 +247,7 @@ class Planner:
                 metric,
                 targets,
                 evidence,
-                (_EVALUATE_LEVEL,),
+                (_EVALUATE_LEVEL, subject.rank),
                 estimate_s,
             )
         ]
@@ -294,12 +297,15 @@ class Planner:
 _NO_SHAPE = "{}"
 
 
-def point_level(batch: int, batches: Sequence[int], thread_rank: int) -> tuple[int, ...]:
-    """Order of points: the smallest batch of every variant, the largest, those between; more threads later."""
+def point_level(rank: int, batch: int, batches: Sequence[int], thread_rank: int) -> tuple[int, ...]:
+    """Order of points: the smallest batch of every variant, the largest, those between; more threads later.
+
+    The first variant of every stage comes before the second ones, so that there is soon enough for a plan.
+    """
     size_rank = 0 if batch == min(batches) else 1 if batch == max(batches) else 2
     if thread_rank == 0 and size_rank == 0:
-        return (_EVALUATE_LEVEL,)
-    return (_COMBINATIONS_LEVEL + 1 + thread_rank, size_rank, batch)
+        return (_EVALUATE_LEVEL, rank)
+    return (_COMBINATIONS_LEVEL + 1 + thread_rank, size_rank, batch, rank)
 
 
 def wanted_combinations(workload: Workload) -> list[dict[str, str]]:

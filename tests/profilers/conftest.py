@@ -2,15 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
+import yaml
 from onnx import TensorProto, helper
 
+from inferplan.spec.document import LoadedWorkload, load_workload
+
 Shape = Sequence[int | str | None]
+
+STAGE_CODE = """
+import os, signal, sys, time
+import numpy as np
+
+class Stage:
+    '''x -> 2 x for numbers 0..19; params make it misbehave.'''
+    def __init__(self, context):
+        self.params = context.params
+    def examples(self):
+        return [(float(i), 2.0 * i) for i in range(20)]
+    def preprocess(self, inputs):
+        trick = self.params.get("trick")
+        if trick == "crash":
+            print("about to crash", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if trick == "hang":
+            time.sleep(600)
+        if trick == "eat":
+            hoard = []
+            while True:
+                hoard.append(np.ones(2**21))
+                time.sleep(0.005)
+        if trick == "raise":
+            raise ValueError("no good")
+        if trick == "exit":
+            os._exit(3)
+        if trick == "print":
+            print("x" * 10000)
+            os.write(1, b"IPW1 noise")
+            sys.stdin.read()
+        if trick == "crash-on-4" and len(inputs) == 4:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        time.sleep(self.params.get("slow_s", 0))
+        if trick == "wide":
+            return {"x": np.array([[i] * 9 for i in inputs], np.float32)}
+        return {"x": np.array([[i] * 4 for i in inputs], np.float32)}
+    def postprocess(self, inputs, outputs):
+        return [float(row[0]) for row in outputs["y"]]
+    def passthrough(self, inputs):
+        return [0.0 for _ in inputs]
+    def route(self, stage_input, prediction):
+        return [prediction] * 2
+    def score(self, predictions, truths):
+        return {"right": [float(p == t) for p, t in zip(predictions, truths)]}
+
+class Whole:
+    def __init__(self, context):
+        pass
+    def examples(self):
+        return [(float(i), 4.0 * i) for i in range(10)]
+    def join(self, request, results):
+        answers = [a for of_stage in results.values() for a in of_stage]
+        return answers
+    def score(self, answers, truths):
+        return {"all_right": [float(all(a == t for a in answer)) for answer, t in zip(answers, truths)]}
+"""
 
 
 def save_model(path: Path, shape: Shape = ("N", 4), factor: float = 2.0, dtype: int = TensorProto.FLOAT) -> Path:
@@ -38,3 +98,53 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
         return save_model(tmp_path / name, **options)
 
     return make
+
+
+QUICK: dict[str, Any] = {
+    "batch_sizes": [1],
+    "processes": 2,
+    "percentile": 50,
+    "min_time_s": 0.02,
+    "max_time_s": 2.0,
+    "load_timeout_s": 20.0,
+    "memory_limit_bytes": 2**30,
+}
+
+
+@pytest.fixture
+def make_workload(tmp_path: Path) -> Callable[..., LoadedWorkload]:
+    """Writes and loads a workload of one stage `s` with the code above: `make_workload({"double": {...}})`.
+
+    Further arguments replace fields of the document; `pipeline` is merged into it.
+    """
+
+    def make(
+        variants: Mapping[str, Any] | None = None,
+        *,
+        profile: Mapping[str, Any] | None = None,
+        code: str = STAGE_CODE,
+        **fields: Any,
+    ) -> LoadedWorkload:
+        root = tmp_path / "workload"
+        root.mkdir(exist_ok=True)
+        (root / "tricks.py").write_text(code)
+        if not (root / "double.onnx").exists():
+            save_model(root / "double.onnx")
+        stage = {"code": "tricks:Stage", "metric": {"name": "right"}, "variants": variants or {"double": DOUBLE}}
+        document = {
+            "apiVersion": "inferplan/v1",
+            "name": "test",
+            "pipeline": {"code": "tricks:Whole", "stages": {"s": stage}, **fields.pop("pipeline", {})},
+            "tiers": {"edge": {"devices": {"box": {"price_usd_per_h": 1.0, "cores": 64}}}},
+            "classes": {"web": {"rate_rps": 1.0, "slo": {"latency_s": 1.0}}},
+            "profile": {**QUICK, **(profile or {})},
+            **fields,
+        }
+        path = root / "workload.yaml"
+        path.write_text(yaml.safe_dump(document, sort_keys=False))
+        return load_workload(path)
+
+    return make
+
+
+DOUBLE = {"model": "double.onnx"}
