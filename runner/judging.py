@@ -21,7 +21,9 @@ from inferplan.runner import intervals
 from inferplan.runner.intervals import Interval
 from inferplan.runner.loadgen import Load
 from inferplan.runner.pool import PoolStats
-from inferplan.runner.report import (
+from inferplan.runner.requests import Requests
+from inferplan.spec.plan import ClassPlan, DeployedOption, LoadedPlan, Verdict
+from inferplan.spec.report import (
     AccuracyReport,
     ClassReport,
     Compared,
@@ -30,8 +32,6 @@ from inferplan.runner.report import (
     OptionReport,
     RunReport,
 )
-from inferplan.runner.requests import Requests
-from inferplan.spec.plan import ClassPlan, DeployedOption, LoadedPlan, Verdict
 
 LATE_SHARE = 0.1
 """A generator later than this share of the SLO's latency, at its percentile, decides nothing."""

@@ -20,10 +20,10 @@ from inferplan.runner.events import OnEvent, ignore
 from inferplan.runner.fleet import Fleet, pinned
 from inferplan.runner.loadgen import LoadGenerator, Windows
 from inferplan.runner.pool import PoolStats
-from inferplan.runner.report import RunReport
 from inferplan.runner.requests import Requests
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import LoadedPlan
+from inferplan.spec.report import RunReport
 
 DRAIN_S = 10.0
 LONGEST_WARMUP_S = 5.0

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from inferplan.estimators.network import Station
+from inferplan.estimators.station import serve
 from inferplan.runner.batcher import Batcher
 
 
@@ -71,6 +77,31 @@ def test_takes_the_batches_of_the_reference(
 ) -> None:
     assert driven(arrivals, service, replicas, max_batch, delay) == reference(
         arrivals, service, replicas, max_batch, delay
+    )
+
+
+@given(
+    arrivals=st.lists(st.integers(0, 60), min_size=1, max_size=40).map(sorted),
+    replicas=st.integers(1, 3),
+    max_batch=st.integers(1, 5),
+    delay=st.integers(0, 6),
+)
+def test_the_simulator_means_the_same_by_batching(
+    arrivals: list[int], replicas: int, max_batch: int, delay: int
+) -> None:
+    """The station of `inferplan.estimators` and the batcher, on the same arrivals, with services of 7 ticks."""
+
+    class Constant:
+        def draws_s(self, batch: int) -> NDArray[np.float64]:
+            return np.array([7.0])
+
+    station = SimpleNamespace(
+        service=Constant(), replicas=replicas, max_batch=max_batch, max_queue_delay_s=float(delay)
+    )
+    simulated = serve(np.array(arrivals, float), cast(Station, station), np.random.default_rng(0))
+    ran = driven(arrivals, [7], replicas, max_batch, delay)
+    assert [(batch.at, len(batch.items)) for batch in ran] == list(
+        zip(simulated.starts_s.tolist(), simulated.sizes.tolist(), strict=True)
     )
 
 

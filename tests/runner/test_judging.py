@@ -11,10 +11,10 @@ import pytest
 from inferplan.runner.intervals import Interval
 from inferplan.runner.judging import floor_verdict, judge
 from inferplan.runner.loadgen import Load
-from inferplan.runner.report import RunReport
 from inferplan.runner.requests import Requests
 from inferplan.runner.verify import RunSettings
 from inferplan.spec.plan import LoadedPlan, Verdict
+from inferplan.spec.report import RunReport
 
 Deploy = Callable[..., LoadedPlan]
 

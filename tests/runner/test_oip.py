@@ -104,7 +104,7 @@ def test_several_inputs_share_the_body_in_order() -> None:
         ("uint8", 256, "out of range for UINT8"),
         ("int8", -129, "out of range for INT8"),
         ("uint64", -1, "out of range for UINT64"),
-        ("int64", 2**64, "does not fit INT64"),
+        ("int64", 2**64, "out of range for INT64"),
         ("int32", 1.5, "does not fit INT32"),
         ("bool", 1, "does not fit BOOL"),
         ("float32", True, "does not fit FP32"),

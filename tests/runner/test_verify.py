@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from inferplan.runner.events import Event, ReplicaEnded, ReplicaReady, RunProgress
-from inferplan.runner.report import RunReport
 from inferplan.runner.verify import run_plan
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import LoadedPlan, write_plan
+from inferplan.spec.report import RunReport
 
 Deploy = Callable[..., LoadedPlan]
 TWENTY = "range(20)"
