@@ -8,14 +8,14 @@ started again at any time: what is done is kept, and what was damaged is made an
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import platform
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import version
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -63,8 +63,12 @@ class Ledger:
         from ocr_packages import file_sha256, write_atomically
 
         self.files |= {name: file_sha256(self._folder / name) for name in names}
-        made_with = {name: version(name) for name in NEEDED.values()} | {"python": platform.python_version()}
-        manifest = {"layout": LAYOUT, "made_with": made_with, "files": dict(sorted(self.files.items()))}
+        made_with = {name: import_module(module).__version__ for module, name in NEEDED.items()}
+        manifest = {
+            "layout": LAYOUT,
+            "made_with": made_with | {"python": platform.python_version()},
+            "files": dict(sorted(self.files.items())),
+        }
         write_atomically(self._path, (json.dumps(manifest, indent=1) + "\n").encode())
 
 
@@ -88,12 +92,15 @@ def _check_requirements() -> None:
     """Refuse, naming the install command, where a package is missing that preparing needs."""
     from ocr_packages import PrepareError
 
-    missing = [name for module, name in NEEDED.items() if importlib.util.find_spec(module) is None]
+    missing = [name for module, name in NEEDED.items() if find_spec(module) is None]
     if missing:
-        raise PrepareError(f"preparing needs {', '.join(missing)}: pip install 'inferplan[ocr]'")
+        # The GPU build of onnxruntime is as good, and must not be joined by the other one.
+        extras = "cpu,ocr" if "onnxruntime" in missing else "ocr"
+        raise PrepareError(f"preparing needs {', '.join(missing)}: pip install 'inferplan[{extras}]'")
 
 
 def _make_pages(into: Path, ledger: Ledger, say: Say) -> None:
+    import PIL
     from ocr_packages import write_atomically
     from ocr_render import Typography, digest, page_files, render_pages
 
@@ -107,7 +114,7 @@ def _make_pages(into: Path, ledger: Ledger, say: Say) -> None:
     say(f"rendered {len(pages)} pages with {sum(len(page.lines) for page in pages)} lines")
     if digest(pages) != REFERENCE_PAGES:
         say(
-            f"note: pillow {version('pillow')} renders these pages a little differently from the pillow that the"
+            f"note: pillow {PIL.__version__} renders these pages a little differently from the pillow that the"
             " figures in the README were taken with; accuracies may differ by a point or so"
         )
 

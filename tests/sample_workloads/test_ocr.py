@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -22,6 +24,8 @@ import ocr_boxes as boxes  # noqa: E402
 import ocr_data as data  # noqa: E402
 import ocr_tensors as tensors  # noqa: E402
 import ocr_text as text  # noqa: E402
+
+README = (OCR / "README.md").read_text(encoding="utf-8")
 
 
 def stage(name: str, metadata: dict[str, str] | None = None, **params: object):
@@ -210,6 +214,21 @@ class TestTensors:
         assert batch.shape == (2, 3, 416, 416)
         assert np.array_equal(batch[0, :, :320], tensors.detector_tensor([wide], 320)[0])
         assert np.array_equal(batch[1, :, :, :320], tensors.detector_tensor([tall], 320)[0])
+
+
+class TestReadme:
+    def test_its_table_has_the_combinations_that_may_be_planned(self) -> None:
+        workload = yaml.safe_load((OCR / "workload.yaml").read_text(encoding="utf-8"))
+        listed = [(c["detect"], c["orient"], c["read"]) for c in workload["accuracy"]["combinations"]]
+        rows = re.findall(r"^\| (\S+) \| (\S+) \| (\S+) \| [\d.]+ \| [\d.]+ to", README, re.MULTILINE)
+        assert sorted(rows) == sorted(listed)
+
+    @pytest.mark.parametrize("name", ["detect", "orient", "read"])
+    def test_it_has_every_variant(self, name: str) -> None:
+        workload = yaml.safe_load((OCR / "workload.yaml").read_text(encoding="utf-8"))
+        table = README.partition(f"\n{name}, n = ")[2].partition("\n\n")[2].partition("\n\n")[0]
+        variants = re.findall(r"^\| (\S+) \| [\d.]+ \|", table, re.MULTILINE)
+        assert sorted(variants) == sorted(workload["pipeline"]["stages"][name]["variants"])
 
 
 class TestStages:
