@@ -9,8 +9,9 @@ from pathlib import Path
 from inferplan.estimators.accuracy import AccuracyEstimate
 from inferplan.estimators.simulation import SimulationResult, StationResult, StreamResult
 from inferplan.solvers.columns import Column
-from inferplan.solvers.milp import Solution, column_names
+from inferplan.solvers.milp import Solution
 from inferplan.solvers.problem import ClassNeed, Problem
+from inferplan.solvers.program import column_names
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.plan import (
     Certificate,

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from inferplan.estimators.accuracy import AccuracyEstimate
 from inferplan.solvers.judge import GLANCE, Judge, limits_s
-from inferplan.solvers.milp import ACCURACY, BETTER, COST, Ask, Program, Solution
+from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.problem import Problem
+from inferplan.solvers.program import ACCURACY, BETTER, COST, Ask
 from inferplan.solvers.story import duration, variants_text
 from inferplan.spec.plan import Alternative, Binding
 
@@ -21,7 +22,7 @@ class Chosen:
     """A certified plan with the question it answers (under the scales that certification ended with)."""
 
     problem: Problem
-    program: Program
+    program: Solver
     judge: Judge
     ask: Ask
     solution: Solution

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 from inferplan.solvers.columns import build_columns
 from inferplan.solvers.judge import Judge
-from inferplan.solvers.milp import COST, Ask, Goal, Program, Solution
+from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.options import OptionTable
 from inferplan.solvers.problem import Problem
+from inferplan.solvers.program import COST, Ask, Goal
 from inferplan.solvers.story import duration
 from inferplan.spec.errors import InfeasibleError
 
@@ -33,7 +34,7 @@ class Promise:
 
 def infeasible(problem: Problem, judge: Judge, ask: Ask) -> InfeasibleError:
     """The error that explains why no plan keeps every promise of the question."""
-    program = Program(problem, build_columns(problem, lifted=True))
+    program = Solver(problem, build_columns(problem, lifted=True))
     promises = list(_promises(ask))
     conflict = _conflict(program, ask, promises)
     helps = [line for promise in promises if (line := _relaxation(problem, program, judge, ask, promise))]
@@ -70,11 +71,11 @@ def _without(ask: Ask, dropped: Iterable[Promise]) -> Ask:
     return ask
 
 
-def _possible(program: Program, ask: Ask, goals: tuple[Goal, ...] = (COST,)) -> Solution | None:
+def _possible(program: Solver, ask: Ask, goals: tuple[Goal, ...] = (COST,)) -> Solution | None:
     return program.ask(replace(ask, goals=goals), PER_SOLVE_S, GAP)
 
 
-def _conflict(program: Program, ask: Ask, promises: list[Promise]) -> list[Promise]:
+def _conflict(program: Solver, ask: Ask, promises: list[Promise]) -> list[Promise]:
     """A smallest set of promises that cannot be kept together (deletion filter)."""
     needed = list(promises)
     for promise in promises:
@@ -97,7 +98,7 @@ def _name(problem: Problem, promise: Promise) -> str:
     return f"objective.budget_usd_per_h ({problem.budget_usd_per_h:g})"
 
 
-def _relaxation(problem: Problem, program: Program, judge: Judge, ask: Ask, promise: Promise) -> str | None:
+def _relaxation(problem: Problem, program: Solver, judge: Judge, ask: Ask, promise: Promise) -> str | None:
     """How far one promise must give way if the others stay; None where that alone does not help."""
     goals: dict[str, Goal] = {
         "latency": ("latency", promise.who),

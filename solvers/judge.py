@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from inferplan.estimators.network import Network, Station, build_network
 from inferplan.estimators.simulation import Effort, SimulationResult, simulate
 from inferplan.solvers.columns import Column
-from inferplan.solvers.milp import Solution, column_names
+from inferplan.solvers.milp import Solution
 from inferplan.solvers.problem import Problem
+from inferplan.solvers.program import column_names
 
 SEARCH = Effort(calls=1_000_000)
 FINAL = Effort(calls=6_000_000)

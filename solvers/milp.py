@@ -30,6 +30,10 @@ are packed exactly; if the columns C* need u machines of d and only m_d were bou
 program solved again. It is valid: taking columns away from C* cannot save more machines than those columns need
 by themselves (u_c), and adding others saves none. So the optimum is over plans that really fit.
 
+*Scenarios.* Rows (context) relax badly: a fraction of every context would do. So the program is split into one
+branch per joint choice of contexts (at most 32, else the rows stay), solved in turn; a branch has to reach the
+best found so far. The best over all branches is the optimum, the least of their bounds is a bound.
+
 HiGHS decides feasibility to 1e-6 of a row scaled to about 1; latencies are relative to their limit, costs to the
 geometric mean of prices. What is returned is recomputed from the columns, not read from the program.
 """
@@ -38,47 +42,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import product
 
 from inferplan.solvers.columns import Column
-from inferplan.solvers.combinations import Encoding, encoding, require_listed
-from inferplan.solvers.packing import Item, Packing, pack
+from inferplan.solvers.packing import Packing
 from inferplan.solvers.problem import Problem
+from inferplan.solvers.program import (
+    ACCURACY,
+    ACCURACY_FIRST,
+    COST,
+    COST_FIRST,
+    TIE,
+    Ask,
+    Found,
+    Goal,
+    Program,
+)
 
-Goal = tuple[Literal["cost", "accuracy", "ratio", "cores", "names", "machines", "latency"], str]
-"""What to make best of; the text names the class (accuracy, latency; empty for all) or device (machines)."""
-COST: Goal = ("cost", "")
-ACCURACY: Goal = ("accuracy", "")
-RATIO: Goal = ("ratio", "")
-CORES: Goal = ("cores", "")
-NAMES: Goal = ("names", "")
-COST_FIRST = (COST, ACCURACY, RATIO, CORES, NAMES)
-ACCURACY_FIRST = (ACCURACY, COST, RATIO, CORES, NAMES)
-TIE = 1e-7
-ABSOLUTE_GAP = 1e-9
-BETTER = 1e-5
-"""What counts as better than another plan, relative."""
-_UNSET = math.nan
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One question to the program. Promises that are None are dropped."""
-
-    goals: tuple[Goal, ...]
-    scales: Mapping[str, float | None]
-    """θ by class; None drops the class's latency promise."""
-    floors: Mapping[str, float | None]
-    counts: Mapping[str, int | None]
-    budget_usd_per_h: float | None
-    forbidden: tuple[frozenset[tuple[int, str, str]], ...] = ()
-    """Sets of (class, stage, variant) of which not all may be chosen together."""
-    rejected: tuple[tuple[Column, ...], ...] = ()
-    """Plans that may not be chosen again."""
-    better_than: float | None = None
-    """The workload's own objective must be less than this."""
+MAX_BRANCHES = 32
+Scenario = Mapping[tuple[int, str], frozenset[str]]
+"""By (class, stage): the variants it may choose."""
 
 
 @dataclass(frozen=True)
@@ -114,313 +99,113 @@ def promises(problem: Problem) -> Ask:
     )
 
 
-class Program:
-    """The program of an instance, built once and asked many times."""
+class Solver:
+    """The exact program of an instance, built once and asked many times: one branch per scenario."""
 
     def __init__(self, problem: Problem, columns: Sequence[Column]) -> None:
-        import mip
-
         self.problem = problem
-        self.columns = list(columns)
-        self.solves = 0
-        self.feasible = self._every_stage_has_columns()
-        self._model = mip.Model(solver_name="HIGHS")
-        self._model.verbose = 0
-        self._price_scale = _geometric_mean([d.price_usd_per_h for d in problem.devices.values()])
-        self._proven_packing = True
-        if self.feasible:
-            self._build()
-
-    def _every_stage_has_columns(self) -> bool:
-        have = {(k, column.stage) for column in self.columns for k in column.classes}
-        return all((k, s) in have for k in range(len(self.problem.classes)) for s in self.problem.stages)
-
-    def _build(self) -> None:
-        import mip
-
-        model = self._model
-        self._y = [model.add_var(var_type=mip.BINARY) for _ in self.columns]
-        self._at: dict[tuple[int, str], list[int]] = {}
-        for index, column in enumerate(self.columns):
-            for k in column.classes:
-                self._at.setdefault((k, column.stage), []).append(index)
-        for members in self._at.values():
-            model += mip.xsum(self._y[i] for i in members) == 1
-        self._choice = self._choices()
-        self._add_contexts()
-        self._add_machines()
-        self._add_latencies()
-        self._accuracy: Encoding | None = encoding(self.problem, model, self._choice)
-        self._floors: dict[int, float | None] = {}
-
-    def _choices(self) -> dict[tuple[int, str, str], Any]:
-        import mip
-
-        members: dict[tuple[int, str, str], list[Any]] = {}
-        for (k, stage), indices in self._at.items():
-            for variant in self.problem.variants(stage):
-                members[k, stage, variant] = [self._y[i] for i in indices if self.columns[i].option.variant == variant]
-        return {key: mip.xsum(chosen) for key, chosen in members.items()}
-
-    def _add_contexts(self) -> None:
-        import mip
-
-        rows: dict[tuple[int, str, str, tuple[str, ...]], list[Any]] = {}
-        for index, column in enumerate(self.columns):
-            for k, source, group in column.context:
-                rows.setdefault((k, column.stage, source, group), []).append(self._y[index])
-        for (k, _, source, group), members in rows.items():
-            allowed = mip.xsum(self._choice[k, source, variant] for variant in group)
-            self._model += mip.xsum(members) - allowed <= 0
-
-    def _add_machines(self) -> None:
-        import mip
-
-        model = self._model
-        self._machines: dict[str, Any] = {}
-        for name, device in self.problem.devices.items():
-            own = [(y, c) for y, c in zip(self._y, self.columns, strict=True) if c.option.device == name]
-            most = sum(max((c.replicas for _, c in own if c.stage == s), default=0) for s in self.problem.stages)
-            machines = model.add_var(var_type=mip.INTEGER, lb=0, ub=max(most * len(self.problem.classes), 1))
-            self._machines[name] = machines
-            for room, need_of in _dimensions(device.capacity.cores, device.capacity.memory_bytes, device.capacity.gpus):
-                needs = [(y, c.replicas, need_of(c)) for y, c in own]
-                if not any(need for *_, need in needs):
-                    continue
-                model += mip.xsum(n * need / room * y for y, n, need in needs) - machines <= 0
-                fit = {room // need for *_, need in needs if need}
-                for few in sorted(fit):
-                    bulky = [n * y for y, n, need in needs if need and room // need <= few]
-                    model += mip.xsum(bulky) - few * machines <= 0
-        prices = {name: device.price_usd_per_h / self._price_scale for name, device in self.problem.devices.items()}
-        self._cost = mip.xsum(prices[name] * machines for name, machines in self._machines.items())
-
-    def _add_latencies(self) -> None:
-        import mip
-
-        model = self._model
-        self._latency: dict[int, Any] = {}
-        for k, need in enumerate(self.problem.classes):
-            if need.limit_s is None:
-                continue
-            total = model.add_var(lb=0)
-            self._latency[k] = total
-            single = {s: self._tails(k, s, whole=False) for s in self.problem.stages}
-            whole = {s: self._tails(k, s, whole=True) for s in self.problem.stages}
-            for path in self.problem.paths:
-                convoys = [s for s in path if any(a != b for a, b in zip(single[s], whole[s], strict=True))]
-                for slowest in convoys or [""]:
-                    terms = [
-                        tail / need.limit_s * self._y[index]
-                        for s in path
-                        for index, tail in zip(self._at[k, s], whole[s] if s == slowest else single[s], strict=True)
-                        if tail > 0
-                    ]
-                    model += mip.xsum(terms) - total <= 0
-        self._ratio = model.add_var(lb=0)
-
-    def _tails(self, k: int, stage: str, whole: bool) -> list[float]:
-        tails = []
-        for index in self._at[k, stage]:
-            column = self.columns[index]
-            tails.append((column.whole_s if whole else column.single_s)[column.classes.index(k)])
-        return tails
+        self.timed_out = False
+        self._branches = [Program(problem, _within(scenario, columns)) for scenario in scenarios(problem, columns)]
 
     def ask(self, ask: Ask, time_limit_s: float, gap: float) -> Solution | None:
         """The best plan for a question; None where there is none, or none was found in time (`timed_out`)."""
+        deadline = time.monotonic() + time_limit_s
         self.timed_out = False
-        if not self.feasible:
-            return None
-        added = self._apply(ask)
+        alive = list(self._branches)
         try:
-            return self._lexicographic(ask, time.monotonic() + time_limit_s, gap, added)
+            for branch in alive:
+                branch.begin(ask)
+            return self._lexicographic(ask, alive, deadline, gap)
         finally:
-            self._model.remove(added)
+            for branch in self._branches:
+                branch.end()
 
-    def _apply(self, ask: Ask) -> list[Any]:
-        """Set bounds and add the rows of one question; returns the rows to remove afterwards."""
-        import mip
-
-        model, classes = self._model, self.problem.classes
-        added: list[Any] = []
-        for k, total in self._latency.items():
-            scale = ask.scales[classes[k].name]
-            total.ub = mip.INF if scale is None else scale
-            if scale is not None:
-                added.append(model.add_constr(total - scale * self._ratio <= 0))
-        if self._accuracy is not None:
-            for k, need in enumerate(classes):
-                if self._floors.get(k, _UNSET) != ask.floors[need.name]:
-                    self._accuracy.set_floor(k, ask.floors[need.name])
-                    self._floors[k] = ask.floors[need.name]
-        for name, machines in self._machines.items():
-            count = ask.counts[name]
-            machines.ub = float(count) if count is not None else 1e7
-        if ask.budget_usd_per_h is not None:
-            added.append(model.add_constr(self._cost <= ask.budget_usd_per_h / self._price_scale * (1 + 1e-9)))
-        if ask.better_than is not None:
-            goal = ACCURACY if self.problem.maximizes_accuracy else COST
-            less = ask.better_than / (1.0 if goal == ACCURACY else self._price_scale)
-            added.append(model.add_constr(self._expression(goal) <= less - max(BETTER * abs(less), 2e-6)))
-        for chosen in ask.forbidden:
-            together = mip.xsum(self._choice[key] for key in sorted(chosen))
-            added.append(model.add_constr(together <= len(chosen) - 1))
-        position = {column: index for index, column in enumerate(self.columns)} if ask.rejected else {}
-        for plan in ask.rejected:
-            same = mip.xsum(self._y[position[column]] for column in plan)
-            added.append(model.add_constr(same <= len(plan) - 1))
-        return added
-
-    def _lexicographic(self, ask: Ask, deadline: float, gap: float, added: list[Any]) -> Solution | None:
-        """Solve for one goal after the other, each keeping what the earlier ones reached."""
+    def _lexicographic(self, ask: Ask, alive: list[Program], deadline: float, gap: float) -> Solution | None:
+        """One goal after the other, each keeping what the earlier ones reached, in the branches that reached it."""
         best: Solution | None = None
         values: dict[Goal, float] = {}
-        for index, goal in enumerate(ask.goals):
-            expression = self._expression(goal)
-            if expression is None:
+        for goal in ask.goals:
+            alive = [branch for branch in alive if branch.means(goal)] if best is None else alive
+            if not alive or not alive[0].means(goal):
                 continue
-            found = self._optimize(expression, deadline, gap)
-            if found is None:
+            found, bound, complete = self._best_branch(goal, alive, deadline, gap)
+            if not found:
                 return best
-            columns, packings, value, bound, proven = found
-            values[goal] = value
-            first = best
-            scale = self._price_scale if goal == COST else 1.0
+            top = min(found, key=lambda item: item[1].value)[1]
+            values[goal] = top.value
+            alive = [branch for branch, one in found if one.value <= top.value + TIE * max(1.0, abs(top.value))]
+            for branch in alive:
+                branch.keep(goal, top.value)
+            scale = alive[0].price_scale if goal == COST else 1.0
             best = Solution(
-                columns,
-                packings,
-                self._price(packings),
-                first.objective if first else value * scale,
-                first.bound if first else min(bound, value) * scale,
-                (first.proven if first else proven) and self._proven_packing,
+                top.columns,
+                top.packings,
+                _price(self.problem, top.packings),
+                best.objective if best else top.value * scale,
+                best.bound if best else min(bound, top.value) * scale,
+                best.proven if best else complete,
                 dict(values),
             )
             if time.monotonic() >= deadline:
                 break
-            if index < len(ask.goals) - 1:
-                added.append(self._model.add_constr(expression <= value + TIE * max(1.0, abs(value))))
         return best
 
-    def _optimize(
-        self, expression: Any, deadline: float, gap: float
-    ) -> tuple[tuple[Column, ...], dict[str, Packing], float, float, bool] | None:
-        """Minimise until the chosen replicas really fit on the machines bought."""
-        import mip
+    def _best_branch(
+        self, goal: Goal, alive: list[Program], deadline: float, gap: float
+    ) -> tuple[list[tuple[Program, Found]], float, bool]:
+        """Optimise every branch, each only as far as it may still tie with the best so far.
 
-        status = mip.OptimizationStatus
-        model = self._model
-        model.objective = mip.minimize(expression)
-        model.max_mip_gap = gap
-        model.max_mip_gap_abs = ABSOLUTE_GAP
-        while True:
-            # A first answer is always looked for: a time limit of nothing would say nothing.
-            outcome = model.optimize(max_seconds=max(deadline - time.monotonic(), 0.05))
-            self.solves += 1
-            if outcome not in (status.OPTIMAL, status.FEASIBLE):
-                self.timed_out = outcome == status.NO_SOLUTION_FOUND
-                return None
-            columns = tuple(c for y, c in zip(self._y, self.columns, strict=True) if y.x > 0.5)
-            packings = pack_columns(self.problem, columns)
-            if not self._cut(columns, packings):
-                proven = outcome == status.OPTIMAL
-                bound = model.objective_value if proven and gap == 0 else model.objective_bound
-                return columns, packings, float(model.objective_value), float(bound), proven
-            if time.monotonic() >= deadline:
-                self.timed_out = True
-                return None
-
-    def _cut(self, columns: Sequence[Column], packings: Mapping[str, Packing]) -> bool:
-        """Add a cut for every device whose replicas need more machines than were bought."""
-        import mip
-
-        cut = False
-        for name, packing in packings.items():
-            needed = len(packing.machines)
-            if needed <= round(self._machines[name].x):
+        Returns the branches with what they found, a bound on all of them, and whether all were finished.
+        """
+        found: list[tuple[Program, Found]] = []
+        bound, best, complete = math.inf, math.inf, True
+        for branch in alive:
+            row = branch.keep(goal, best) if math.isfinite(best) else None
+            one = branch.optimize(goal, deadline, gap)
+            if row is not None:
+                branch.drop(row)
+            if one is None:
+                complete &= not branch.timed_out
+                self.timed_out |= branch.timed_out
+                bound = -math.inf if branch.timed_out else bound
                 continue
-            cut = True
-            self._proven_packing &= packing.proven
-            own = [c for c in columns if c.option.device == name]
-            alone = [len(pack_columns(self.problem, [c])[name].machines) for c in own]
-            chosen = {id(c): i for i, c in enumerate(self.columns)}
-            missing = mip.xsum(u * (1 - self._y[chosen[id(c)]]) for u, c in zip(alone, own, strict=True))
-            self._model += self._machines[name] + missing >= needed
-        return cut
-
-    def _expression(self, goal: Goal) -> Any:
-        """A linear expression to minimise; None where a goal means nothing to this instance."""
-        import mip
-
-        kind, who = goal
-        if kind == "cost":
-            return self._cost
-        if kind == "machines":
-            return 1.0 * self._machines[who]
-        if kind == "ratio":
-            return 1.0 * self._ratio if self._latency else None
-        if kind == "latency":
-            return 1.0 * self._latency[self._index(who)]
-        if kind == "cores":
-            return mip.xsum(float(c.cores) * y for y, c in zip(self._y, self.columns, strict=True))
-        if kind == "names":
-            order = sorted(range(len(self.columns)), key=lambda i: self.columns[i].option.name)
-            return mip.xsum(rank / len(order) * self._y[i] for rank, i in enumerate(order))
-        if self._accuracy is None:
-            return None
-        if goal == ACCURACY and self.problem.maximizes_accuracy:
-            require_listed(self._accuracy, self.problem)
-        return -1.0 * self._accuracy.total({self._index(who): 1.0} if who else self._weights())
-
-    def _weights(self) -> dict[int, float]:
-        total = sum(need.rate_rps for need in self.problem.classes)
-        return {k: need.rate_rps / total for k, need in enumerate(self.problem.classes)}
-
-    def _index(self, name: str) -> int:
-        return next(k for k, need in enumerate(self.problem.classes) if need.name == name)
-
-    def _price(self, packings: Mapping[str, Packing]) -> float:
-        return math.fsum(
-            self.problem.devices[name].price_usd_per_h * len(packing.machines)
-            for name, packing in sorted(packings.items())
-        )
+            found.append((branch, one))
+            best, bound = min(best, one.value), min(bound, one.bound)
+            complete &= one.proven
+        return found, bound, complete
 
 
-def pack_columns(problem: Problem, columns: Sequence[Column]) -> dict[str, Packing]:
-    """Replicas of chosen columns on machines, for every device type in use. Items are named as `column_names` does."""
-    items: dict[str, list[Item]] = {}
-    for name, column in column_names(columns).items():
-        if column.option.need is not None:
-            items.setdefault(column.option.device, []).append(Item(name, column.option.need, column.replicas))
-    return {device: pack(found, problem.devices[device].capacity) for device, found in sorted(items.items())}
+def scenarios(problem: Problem, columns: Sequence[Column]) -> list[Scenario]:
+    """Joint choices of what the contexts depend on, each of which fixes every context; a single free one where there
+    would be more than `MAX_BRANCHES` (the rows (context) then do the work)."""
+    groups: dict[tuple[int, str], set[tuple[str, ...]]] = {}
+    for column in columns:
+        for k, stage, group in column.context:
+            groups.setdefault((k, stage), set()).add(group)
+    choices: list[list[frozenset[str]]] = []
+    for (_, stage), found in sorted(groups.items()):
+        atoms: dict[tuple[bool, ...], set[str]] = {}
+        for variant in problem.variants(stage):
+            atoms.setdefault(tuple(variant in group for group in sorted(found)), set()).add(variant)
+        choices.append([frozenset(atom) for atom in atoms.values()])
+    if math.prod(len(choice) for choice in choices) > MAX_BRANCHES:
+        return [{}]
+    return [dict(zip(sorted(groups), choice, strict=True)) for choice in product(*choices)]
 
 
-def column_names(columns: Sequence[Column]) -> dict[str, Column]:
-    """Chosen columns by name: the option's; where classes keep queues of their own of one option, with a number."""
-    named: dict[str, Column] = {}
-    for column in sorted(columns, key=lambda c: (c.option.name, c.classes)):
-        name, number = column.option.name, 1
-        while name in named:
-            number += 1
-            name = f"{column.option.name}-{number}"
-        named[name] = column
-    return named
+def _within(scenario: Scenario, columns: Sequence[Column]) -> list[Column]:
+    """Columns that a scenario leaves possible."""
+    return [column for column in columns if all(_agrees(column, who, atom) for who, atom in scenario.items())]
 
 
-def _dimensions(cores: int, memory: int | None, gpus: int) -> list[tuple[int, Callable[[Column], int]]]:
-    """Room of a machine and need of a column's replica, per limited resource."""
-
-    def need(column: Column, what: str) -> int:
-        value = getattr(column.option.need, what) if column.option.need else 0
-        return int(value or 0)
-
-    found: list[tuple[int, Callable[[Column], int]]] = [(cores, lambda c: need(c, "cores"))]
-    if memory is not None:
-        found.append((memory, lambda c: need(c, "memory_bytes")))
-    if gpus:
-        found.append((gpus, lambda c: need(c, "gpus")))
-    return found
+def _agrees(column: Column, who: tuple[int, str], atom: frozenset[str]) -> bool:
+    k, stage = who
+    if column.stage == stage and k in column.classes and column.option.variant not in atom:
+        return False
+    return all(atom <= set(group) for owner, source, group in column.context if (owner, source) == who)
 
 
-def _geometric_mean(prices: Sequence[float]) -> float:
-    positive = [price for price in prices if price > 0]
-    return math.exp(sum(math.log(price) for price in positive) / len(positive)) if positive else 1.0
+def _price(problem: Problem, packings: Mapping[str, Packing]) -> float:
+    return math.fsum(
+        problem.devices[name].price_usd_per_h * len(packing.machines) for name, packing in sorted(packings.items())
+    )

@@ -15,8 +15,9 @@ from inferplan.solvers.columns import build_columns
 from inferplan.solvers.explain import Chosen, alternatives, binding
 from inferplan.solvers.infeasible import infeasible
 from inferplan.solvers.judge import Judge, believed, limits_s, measured
-from inferplan.solvers.milp import Ask, Program, Solution, promises
+from inferplan.solvers.milp import Solution, Solver, promises
 from inferplan.solvers.problem import Problem, read_problem
+from inferplan.solvers.program import Ask
 from inferplan.solvers.search import MARGIN, SAME, Search
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.errors import UndecidedError
@@ -46,7 +47,7 @@ def solve(
     deadline = time.monotonic() + time_limit_s
     problem = read_problem(loaded.workload, profile, samples)
     ask = promises(problem)
-    program = Program(problem, build_columns(problem))
+    program = Solver(problem, build_columns(problem))
     judge = Judge(problem, seed)
     search = Search(problem, program, judge, ask, gap, deadline)
     search.run()

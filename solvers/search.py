@@ -24,8 +24,9 @@ from dataclasses import dataclass, field, replace
 from inferplan.estimators.simulation import SimulationResult
 from inferplan.solvers.columns import Column
 from inferplan.solvers.judge import Judge, believed, limits_s, measured
-from inferplan.solvers.milp import RATIO, Ask, Program, Solution
+from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.problem import Problem
+from inferplan.solvers.program import RATIO, Ask
 from inferplan.solvers.story import describe, verdict_text
 
 MAX_ROUNDS = 14
@@ -40,7 +41,7 @@ class Search:
     """State and outcome of the loop."""
 
     problem: Problem
-    program: Program
+    program: Solver
     judge: Judge
     ask: Ask
     gap: float

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from inferplan.estimators.simulation import SimulationResult
-from inferplan.solvers.milp import Solution, column_names
+from inferplan.solvers.milp import Solution
 from inferplan.solvers.problem import Problem
+from inferplan.solvers.program import column_names
 
 
 def describe(problem: Problem, solution: Solution) -> str:
