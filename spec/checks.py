@@ -82,11 +82,17 @@ def _variants(workload: Workload) -> Iterator[Finding]:
                 if path.is_dir():
                     yield (*where, "model"), f"{path} is a folder; expected a model file"
                 elif not path.is_file():
-                    yield (*where, "model"), f"there is no file {path}"
+                    yield (*where, "model"), f"there is no file {path}{_preparing(workload)}"
             if variant.parent is not None and variant.parent not in stage.variants:
                 yield (*where, "parent"), _unknown("variant", variant.parent, list(stage.variants))
             if variant.accuracy is not None and stage.metric is None:
                 yield (*where, "accuracy"), "the stage has no metric that this could be a value of"
+
+
+def _preparing(workload: Workload) -> str:
+    """A hint for workloads that fetch their models: those with a prepare.py beside them."""
+    script = workload.root / "prepare.py"
+    return f" (run `python {script}` first)" if script.is_file() else ""
 
 
 def _code(workload: Workload) -> Iterator[Finding]:
