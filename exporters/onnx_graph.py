@@ -1,12 +1,13 @@
 """What an ONNX file says of itself: inputs, outputs, data types, dimensions, and the files it refers to.
 
-The file is untrusted: weights kept outside of it are never read, and nothing is executed.
+The file is untrusted: no weights are read from anywhere but where the model lies. Shapes are inferred by
+onnx; only for an output of which that says nothing is the model loaded into the runtime and asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,7 +32,7 @@ class GraphTensor:
     """An input or output of a graph.
 
     `data_type` is Triton's name ("TYPE_FP32"). `dims` has all dimensions, the batch too, -1 where free;
-    it is None where the file does not even say how many there are.
+    it is None where not even their number is known.
     """
 
     name: str
@@ -80,17 +81,20 @@ def read_graph(path: Path) -> OnnxGraph:
     weights = {tensor.name for tensor in graph.initializer}
     weights.update(tensor.values.name for tensor in graph.sparse_initializer)
     external = _external_files(model, path)
+    outputs = [_tensor(value, path) for value in graph.output]
     inferred = _inferred_dims(model)
+    if any(not tensor.dims and tensor.name not in inferred for tensor in outputs):
+        inferred |= _runtime_dims(path)
     return OnnxGraph(
-        inputs=tuple(_tensor(value, {}, path) for value in graph.input if value.name not in weights),
-        outputs=tuple(_tensor(value, inferred, path) for value in graph.output),
+        inputs=tuple(_tensor(value, path) for value in graph.input if value.name not in weights),
+        outputs=tuple(replace(tensor, dims=_merged(tensor.dims, inferred.get(tensor.name))) for tensor in outputs),
         overridable=tuple(value.name for value in graph.input if value.name in weights),
         external_files=external,
         metadata=tuple(sorted((entry.key, entry.value) for entry in model.metadata_props)),
     )
 
 
-def _tensor(value: Any, inferred: dict[str, tuple[int, ...]], path: Path) -> GraphTensor:
+def _tensor(value: Any, path: Path) -> GraphTensor:
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
         raise InputError(
@@ -101,7 +105,7 @@ def _tensor(value: Any, inferred: dict[str, tuple[int, ...]], path: Path) -> Gra
     if data_type is None:
         number = value.type.tensor_type.elem_type
         raise InputError(f"{path}: {value.name!r} has ONNX element type {number}, which Triton cannot serve")
-    return GraphTensor(value.name, data_type, _merged(_declared_dims(value), inferred.get(value.name)))
+    return GraphTensor(value.name, data_type, _declared_dims(value))
 
 
 def _declared_dims(value: Any) -> tuple[int, ...] | None:
@@ -115,22 +119,28 @@ def _declared_dims(value: Any) -> tuple[int, ...] | None:
 
 
 def _merged(declared: tuple[int, ...] | None, inferred: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """The runtime narrows declared dimensions by what it infers; so do we."""
-    if declared is None or inferred is None or len(declared) != len(inferred):
-        return declared if declared is not None else inferred
-    return tuple(mine if mine != FREE else found for mine, found in zip(declared, inferred, strict=True))
+    """The runtime narrows declared dimensions by what it infers, and believes itself where the two contradict
+    (some converters declare every output a scalar); so do we."""
+    if inferred is None:
+        return declared or None
+    if declared is None or len(declared) != len(inferred):
+        return inferred
+    return tuple(found if found != FREE else said for said, found in zip(declared, inferred, strict=True))
 
 
 def _inferred_dims(model: Any) -> dict[str, tuple[int, ...]]:
     """Output dimensions by shape inference; empty where it fails (a model may use operators onnx does not know).
 
-    `model` is ours alone and loses its large weights here: only shapes of weights matter to inference.
+    `model` loses what must not count here: large weights, of which the shapes are enough, and what it says
+    of its outputs itself.
     """
     import onnx
 
     for tensor in model.graph.initializer:
         if len(tensor.raw_data) > _SHAPE_CONSTANT_BYTES:
             tensor.ClearField("raw_data")
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
     try:
         known = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
     except Exception:
@@ -142,6 +152,26 @@ def _inferred_dims(model: Any) -> dict[str, tuple[int, ...]]:
             if dims is not None:
                 found[value.name] = dims
     return found
+
+
+def _runtime_dims(path: Path) -> dict[str, tuple[int, ...]]:
+    """Output dimensions by the runtime, which infers more than onnx does; empty where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return {}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception:
+        return {}
+    return {
+        output.name: tuple(size if isinstance(size, int) and size >= 0 else FREE for size in output.shape)
+        for output in session.get_outputs()
+        if output.shape
+    }
 
 
 def _external_files(model: Any, path: Path) -> tuple[str, ...]:

@@ -28,21 +28,26 @@ class TextNode:
 
     def find(self, path: TextPath) -> TextNode:
         """The node at `path`, or the nearest one above it that is written."""
-        node: TextNode = self
-        siblings: list[TextNode] = []
-        for part in path:
-            chosen = node._child(part, siblings)
-            if chosen is None:
-                break
-            if isinstance(part, str) and part in node.fields:
-                siblings = node.fields[part]
-            node = chosen
-        return node
+        return self._walk(path)[0]
 
     def written(self, path: TextPath) -> bool:
         """Whether the text states a field, rather than leaving it to its default."""
         *above, last = path
-        return str(last) in self.find(tuple(above)).fields
+        node, whole = self._walk(tuple(above))
+        return whole and last in node.fields
+
+    def _walk(self, path: TextPath) -> tuple[TextNode, bool]:
+        """The node at `path` or the nearest above it, and whether the whole path is there."""
+        node = self
+        siblings: list[TextNode] = []
+        for part in path:
+            chosen = node._child(part, siblings)
+            if chosen is None:
+                return node, False
+            if isinstance(part, str) and part in node.fields:
+                siblings = node.fields[part]
+            node = chosen
+        return node, True
 
     def _child(self, part: str | int, siblings: list[TextNode]) -> TextNode | None:
         if isinstance(part, int):

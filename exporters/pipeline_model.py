@@ -223,7 +223,7 @@ def checked_output(encoded: Tensors, spec: Mapping[str, Any], rows: int) -> Any:
     name = spec["name"]
     if name not in encoded:
         raise PipelineError(f"encode gave no tensor {name!r}")
-    array = np.asarray(encoded[name])
+    array = np.asarray(encoded[name], dtype=object if spec["dtype"] == "string" else None)
     wanted = [rows, *spec["shape"]]
     if array.ndim != len(wanted) or any(w not in (-1, have) for have, w in zip(array.shape, wanted, strict=True)):
         raise PipelineError(f"{name!r} has the shape {list(array.shape)}; the workload declares {wanted}")

@@ -13,6 +13,7 @@ from inferplan.exporters.triton_graph_rules import check_graphs
 from inferplan.exporters.triton_repository import read_repository
 from inferplan.exporters.triton_rules import check_config
 from inferplan.exporters.triton_schema import CONTAINER_RELEASE, SERVER_VERSION
+from inferplan.spec.errors import InputError
 
 
 def lint_repository(path: Path | str) -> LintReport:
@@ -21,6 +22,13 @@ def lint_repository(path: Path | str) -> LintReport:
     Raises InputError where there is no repository to look at, MissingExtraError without the `export` extra.
     """
     root = Path(path)
+    try:
+        return _lint(root)
+    except OSError as error:
+        raise InputError(f"{root}: cannot be read: {error}") from error
+
+
+def _lint(root: Path) -> LintReport:
     repository = read_repository(root)
     found = list(repository.findings)
     for model in repository.models.values():

@@ -364,3 +364,40 @@ def digits() -> Any:
     from inferplan.spec.document import load_workload
 
     return load_workload(Path(__file__).parents[2] / "sample_workloads/digits/workload.yaml").workload
+
+
+GOLDEN = Path(__file__).with_name("golden")
+
+
+@pytest.fixture
+def golden() -> Callable[[str, Path], None]:
+    """golden(name, folder): hold a written folder against `golden/<name>/`.
+
+    Text files must be the same; of models, code copied as it is, and the manifest only the names count. Run
+    with INFERPLAN_WRITE_GOLDEN=1 to write the files anew, and read the diff.
+    """
+    import os
+
+    names_only = (".onnx", "model.py", "fan_code.py", "fan_helper.py", "inferplan-export.json")
+
+    def compare(name: str, folder: Path) -> None:
+        listing = "".join(f"{p.relative_to(folder).as_posix()}\n" for p in sorted(folder.rglob("*")) if p.is_file())
+        expected = {"FILES": listing} | {
+            path.relative_to(folder).as_posix(): path.read_text()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.name.endswith(names_only)
+        }
+        root = GOLDEN / name
+        if os.environ.get("INFERPLAN_WRITE_GOLDEN"):
+            import shutil
+
+            shutil.rmtree(root, ignore_errors=True)
+            for file, text in expected.items():
+                (root / file).parent.mkdir(parents=True, exist_ok=True)
+                (root / file).write_text(text)
+        known = {p.relative_to(root).as_posix(): p.read_text() for p in sorted(root.rglob("*")) if p.is_file()}
+        assert sorted(expected) == sorted(known)
+        for file, text in expected.items():
+            assert text == known[file], file
+
+    return compare
