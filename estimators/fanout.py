@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
 
 import numpy as np
@@ -23,19 +24,19 @@ from inferplan.spec.workload import Edge, FanOut, Workload
 EdgeName = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FanOutLaw:
     """Distribution of downstream calls per upstream call. `counts` rise; `weights` add up to 1."""
 
     counts: tuple[int, ...]
     weights: tuple[float, ...]
 
-    @property
+    @cached_property
     def mean(self) -> float:
         """Expected calls."""
         return sum(c * w for c, w in zip(self.counts, self.weights, strict=True))
 
-    @property
+    @cached_property
     def square(self) -> float:
         """Second moment of the number of calls."""
         return sum(c * c * w for c, w in zip(self.counts, self.weights, strict=True))

@@ -23,7 +23,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +37,7 @@ from inferplan.spec.errors import InputError
 MAX_UTILISATION = 0.98
 """Above this share of capacity a queue is stable in theory only: no finite observation could confirm a promise."""
 MAX_CONTEXTS = 256
+_PLENTY = 2**31
 
 Context = tuple[tuple[int, str, tuple[str, ...]], ...]
 """(class index, stage above, variants of it that have this fan-out), for all that the load depends on."""
@@ -182,9 +182,10 @@ def _columns(
     row = 0
     for demand, (classes, context, option, calls) in zip(demands, owners, strict=True):
         full = demand.service.mean_s(demand.max_batch)
+        levels = [problem.classes[k].percentile for k in classes]
+        most = [count.quantile(level / 100) for count, level in zip(calls, levels, strict=True)]
         for n in demand.replicas:
-            single = [float(tails[problem.classes[k].percentile][row]) for k in classes]
-            most = [c.quantile(problem.classes[k].percentile / 100) for k, c in zip(classes, calls, strict=True)]
+            single = [float(tails[level][row]) for level in levels]
             rounds = [_rounds(count, option, n) for count in most]
             columns.append(
                 Column(
@@ -239,30 +240,19 @@ def _undominated(problem: Problem, group: Sequence[Column]) -> list[Column]:
     memory = np.array([(column.option.need.memory_bytes or 0) if column.option.need else 0 for column in ordered])
     gpus = np.array([column.option.need.gpus if column.option.need else 0 for column in ordered])
     replicas = np.array([column.replicas for column in ordered])
-    kept: list[Column] = []
-    for index, column in enumerate(ordered):
-        # How many replicas of each candidate fit where one of this column's stands.
-        room = np.full(len(ordered), np.iinfo(np.int64).max // 4, dtype=np.int64)
-        for has in (cores, memory, gpus):
-            room = np.where(has > 0, np.minimum(room, has[index] // np.maximum(has, 1)), room)
-        holds = (replicas <= room * replicas[index]) | (replicas == 0)
-        better = holds & (metric >= metric[index]) & np.all(tails <= tails[index], axis=1)
-        better[index] = False
-        # Of two that dominate each other the first by name stays.
-        if np.any(better[:index]):
+    needs = np.stack([cores, memory, gpus])
+    alive = np.ones(len(ordered), dtype=bool)
+    # Those that need little and are fast first: they drop most of the others at once.
+    for index in np.lexsort((np.arange(len(ordered)), tails.sum(axis=1), cores * replicas)):
+        if not alive[index]:
             continue
-        if not np.any(better & ~_mutual(index, metric, tails, cores, memory, gpus, replicas)):
-            kept.append(column)
-    return kept
-
-
-def _mutual(index: int, *columns: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows equal the given one in every column."""
-    same = np.ones(len(columns[0]), dtype=bool)
-    for values in columns:
-        equal = values == values[index]
-        same &= equal if equal.ndim == 1 else equal.all(axis=1)
-    return same
+        # How many of this column's replicas fit where one of another's stands.
+        rooms = np.where(needs[:, index, None] > 0, needs // np.maximum(needs[:, index, None], 1), _PLENTY).min(axis=0)
+        worse = (replicas[index] <= rooms * replicas) & (metric <= metric[index])
+        worse &= np.all(tails >= tails[index], axis=1)
+        worse[index] = False
+        alive &= ~worse
+    return [column for column, stays in zip(ordered, alive, strict=True) if stays]
 
 
 def _metric(problem: Problem, column: Column) -> float:

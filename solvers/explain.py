@@ -54,8 +54,7 @@ def binding(plan: Chosen, tails_s: Mapping[str, float]) -> list[Binding]:
     goal = ACCURACY if plan.problem.maximizes_accuracy else COST
     found: list[Binding] = []
     for relaxed, entry in _promises(plan, tails_s):
-        other = plan.best(replace(relaxed, goals=(goal,)))
-        if other is not None and other.worth(plan.problem) < own - max(BETTER * abs(own), 1e-9):
+        if plan.best(replace(relaxed, goals=(goal,), better_than=own)) is not None:
             found.append(entry)
     return found
 
@@ -102,6 +101,7 @@ def _promises(plan: Chosen, tails_s: Mapping[str, float]) -> Iterator[tuple[Ask,
 def alternatives(plan: Chosen) -> list[Alternative]:
     """Other sets of variants: the next best, the cheapest whatever its accuracy, the most accurate."""
     problem = plan.problem
+    ask = replace(plan.ask, goals=plan.ask.goals[:2])
     seen = [_variants(plan.solution)]
     found: list[Alternative] = []
 
@@ -112,12 +112,12 @@ def alternatives(plan: Chosen) -> list[Alternative]:
             found.append(_alternative(plan, solution, reason))
 
     if any(floor is not None for floor in plan.ask.floors.values()):
-        floorless = replace(plan.ask, floors=dict.fromkeys(plan.ask.floors), goals=(COST, *plan.ask.goals))
+        floorless = replace(ask, floors=dict.fromkeys(ask.floors))
         consider(floorless, "cheapest whatever its accuracy")
     if problem.accuracy is not None and not problem.maximizes_accuracy:
-        consider(replace(plan.ask, goals=(ACCURACY, COST)), "most accurate within the limits")
+        consider(replace(ask, goals=(ACCURACY, COST)), "most accurate within the limits")
     for _ in range(NEXT_BEST):
-        consider(replace(plan.ask, forbidden=tuple(seen)), "next best choice of variants")
+        consider(replace(ask, forbidden=tuple(seen)), "next best choice of variants")
     return found
 
 

@@ -62,6 +62,7 @@ from inferplan.solvers.program import (
 )
 
 MAX_BRANCHES = 32
+TIE_GAP = 1e-5
 Scenario = Mapping[tuple[int, str], frozenset[str]]
 """By (class, stage): the variants it may choose."""
 
@@ -128,7 +129,8 @@ class Solver:
             alive = [branch for branch in alive if branch.means(goal)] if best is None else alive
             if not alive or not alive[0].means(goal):
                 continue
-            found, bound, complete = self._best_branch(goal, alive, deadline, gap)
+            # How sure the objective is, the caller says; ties by latency need no more than four figures.
+            found, bound, complete = self._best_branch(goal, alive, deadline, TIE_GAP if best else gap)
             if not found:
                 return best
             top = min(found, key=lambda item: item[1].value)[1]

@@ -13,15 +13,15 @@ from inferplan.solvers.combinations import Encoding, encoding, require_listed
 from inferplan.solvers.packing import Item, Packing, pack
 from inferplan.solvers.problem import Problem
 
-Goal = tuple[Literal["cost", "accuracy", "ratio", "cores", "names", "machines", "latency"], str]
-"""What to make best of; the text names the class (accuracy, latency; empty for all) or device (machines)."""
+Goal = tuple[Literal["cost", "accuracy", "ratio", "cores", "machines", "latency"], str]
+"""What to make best of (cores: fewest, then first by name). The text names the class (accuracy, latency; empty for
+all) or the device (machines)."""
 COST: Goal = ("cost", "")
 ACCURACY: Goal = ("accuracy", "")
 RATIO: Goal = ("ratio", "")
 CORES: Goal = ("cores", "")
-NAMES: Goal = ("names", "")
-COST_FIRST = (COST, ACCURACY, RATIO, CORES, NAMES)
-ACCURACY_FIRST = (ACCURACY, COST, RATIO, CORES, NAMES)
+COST_FIRST = (COST, ACCURACY, RATIO, CORES)
+ACCURACY_FIRST = (ACCURACY, COST, RATIO, CORES)
 TIE = 1e-7
 ABSOLUTE_GAP = 1e-9
 BETTER = 1e-5
@@ -294,10 +294,10 @@ class Program:
         if kind == "latency":
             return 1.0 * self._latency[self._index(who)]
         if kind == "cores":
-            return mip.xsum(float(c.cores) * y for y, c in zip(self._y, self.columns, strict=True))
-        if kind == "names":
+            # Cores are whole numbers; the ranks of all names together weigh less than half a core.
             order = sorted(range(len(self.columns)), key=lambda i: self.columns[i].option.name)
-            return mip.xsum(rank / len(order) * self._y[i] for rank, i in enumerate(order))
+            weight = 0.5 / (len(order) * len(self.problem.stages) * len(self.problem.classes))
+            return mip.xsum((self.columns[i].cores + weight * rank) * self._y[i] for rank, i in enumerate(order))
         if self._accuracy is None:
             return None
         if goal == ACCURACY and self.problem.maximizes_accuracy:

@@ -94,7 +94,7 @@ class Search:
         """The plan of least believed latency among those better than the incumbent."""
         if not self.scales:
             return None
-        question = replace(self.question(dict.fromkeys(self.scales, WIDEST)), goals=(RATIO, *self.ask.goals))
+        question = replace(self.question(dict.fromkeys(self.scales, WIDEST)), goals=(RATIO, *self.ask.goals[:2]))
         if self.incumbent is not None:
             question = replace(question, better_than=self.incumbent.worth(self.problem))
         return self.program.ask(question, self._left_s(), self.gap)
