@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -243,8 +244,9 @@ class _Run:
 
     def _measure(self, job: PointJob, limit_s: float, progress: Progress) -> list[Failed]:
         settings = self._campaign.settings
-        rule = StoppingRule.of(settings, limit_s)
-        cut_short_by = "time" if limit_s >= settings.max_time_s else BUDGET
+        within_budget = limit_s < settings.max_time_s
+        rule = StoppingRule.of(settings, limit_s if within_budget else math.inf)
+        cut_short_by = BUDGET if within_budget else "time"
         row, samples = measure_point(job.task, rule, cut_short_by, progress)
         self._store.add_measurement(row, samples)
         self._measured += row.status == "ok"

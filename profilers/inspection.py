@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
 
+import numpy as np
+
 from inferplan.profilers.frames import Frame
 from inferplan.profilers.inputs import PipelineSpec
 from inferplan.profilers.points import requests_json
@@ -115,7 +117,7 @@ class Inspector:
             found.shapes[batch] = json.dumps(shape, sort_keys=True)
         worker.call("begin", "begun", batch=smallest, seed=[0])
         times = worker.call("measure", "measured", least_n=5, min_time_s=0.0, max_time_s=0.2).arrays["times"]
-        found.call_s = float(times.sum(axis=0).min()) / smallest
+        found.call_s = float(np.median(times.sum(axis=0))) / smallest
 
     def _process(self) -> WorkerProcess:
         if self._worker is None:

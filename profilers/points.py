@@ -112,13 +112,13 @@ def run_process(task: PointTask, share: StoppingRule, process: int, progress: Pr
 
 def _take_slice(worker: WorkerProcess, run: ProcessRun, share: StoppingRule) -> None:
     count, kept_s = run.kept()
-    left_s = max(0.0, share.max_time_s - run.wall_s)
     frame = worker.call(
         "measure",
         "measured",
-        least_n=max(1, share.least_n - count),
+        # Where a time budget is used up, only what is missing of the floor is asked for.
+        least_n=max(1, (share.least_n if run.wall_s < share.limit_s else share.floor_n) - count),
         min_time_s=min(_SLICE_S, max(0.0, share.min_time_s - kept_s)),
-        max_time_s=min(_SLICE_S, left_s),
+        max_time_s=min(_SLICE_S, share.left_s(count, run.wall_s)),
     )
     times = frame.arrays.get("times")
     if times is None or times.ndim != 2 or times.shape[0] != 3 or not np.all(np.isfinite(times)):
@@ -134,8 +134,8 @@ def _finished(run: ProcessRun, share: StoppingRule, progress: Progress) -> bool:
     count, kept_s = run.kept()
     run.met = share.is_met(count, kept_s)
     by_rule = min(count / share.least_n, kept_s / share.min_time_s)
-    progress(min(1.0, max(by_rule, run.wall_s / share.max_time_s)))
-    return run.met or run.wall_s >= share.max_time_s
+    progress(min(1.0, max(by_rule, run.wall_s / min(share.limit_s, share.max_time_s))))
+    return run.met or share.is_over(count, run.wall_s)
 
 
 def summary(key: PointKey, runs: Sequence[ProcessRun], cut_short_by: str) -> tuple[Measurement, Samples]:

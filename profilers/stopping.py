@@ -20,27 +20,51 @@ _BLOCKS = 50
 
 @dataclass(frozen=True, slots=True)
 class StoppingRule:
-    """How much to measure. Times are measuring time of all processes together, warm-up not counted."""
+    """How much to measure. Times are measuring time of all processes together, warm-up not counted.
+
+    It ends when `least_n` batches and `min_time_s` are reached; or, with `floor_n` batches, at `limit_s` (what
+    a time budget leaves); or at `max_time_s` whatever there is.
+    """
 
     least_n: int
     processes: int
     min_time_s: float
     max_time_s: float
+    limit_s: float = math.inf
+    floor_n: int = 0
 
     @classmethod
-    def of(cls, settings: ProfileSettings, max_time_s: float | None = None) -> StoppingRule:
-        """The rule of a workload, with a shorter limit where a time budget sets one."""
-        limit = settings.max_time_s if max_time_s is None else min(max_time_s, settings.max_time_s)
-        return cls(least_count(settings.percentile), settings.processes, min(settings.min_time_s, limit), limit)
+    def of(cls, settings: ProfileSettings, limit_s: float = math.inf) -> StoppingRule:
+        """The rule of a workload, with a shorter limit where a time budget sets one. Even then a median is
+        measured."""
+        most_s = settings.max_time_s
+        least_s = min(settings.min_time_s, limit_s, most_s)
+        return cls(least_count(settings.percentile), settings.processes, least_s, most_s, limit_s, least_count(50.0))
 
     def share(self, process: int) -> StoppingRule:
         """What one of the processes has to do (processes count from 0)."""
-        count = self.least_n // self.processes + (process < self.least_n % self.processes)
-        return StoppingRule(count, 1, self.min_time_s / self.processes, self.max_time_s / self.processes)
+        parts = self.processes
+        return StoppingRule(
+            self.least_n // parts + (process < self.least_n % parts),
+            1,
+            self.min_time_s / parts,
+            self.max_time_s / parts,
+            self.limit_s / parts,
+            self.floor_n // parts + (process < self.floor_n % parts),
+        )
 
     def is_met(self, n: int, time_s: float) -> bool:
         """Whether both the minimum count and the minimum time are reached."""
         return n >= self.least_n and time_s >= self.min_time_s
+
+    def is_over(self, n: int, time_s: float) -> bool:
+        """Whether a time limit is reached."""
+        return time_s >= self.max_time_s or (time_s >= self.limit_s and n >= self.floor_n)
+
+    def left_s(self, n: int, time_s: float) -> float:
+        """Time until a limit may be reached, once `n` batches took `time_s`."""
+        limit_s = self.limit_s if n >= self.floor_n else self.max_time_s
+        return max(0.0, min(limit_s, self.max_time_s) - time_s)
 
 
 def warmup_end(durations_s: Floats) -> int:

@@ -37,6 +37,8 @@ class Stage:
             while True:
                 hoard.append(np.ones(2**21))
                 time.sleep(0.005)
+        if trick == "gulp":
+            np.ones(2**36)
         if trick == "raise":
             raise ValueError("no good")
         if trick == "exit":

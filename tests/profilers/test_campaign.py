@@ -79,6 +79,7 @@ def test_a_whole_profile(make_workload: MakeWorkload, tmp_path: Path) -> None:
         ("wide", "failed", "x"),
         ("hang", "timeout", "no answer within 2 s"),
         ("eat", "out_of_memory", "more than the limit of 300 MiB"),
+        ("gulp", "out_of_memory", "Unable to allocate"),
     ],
 )
 def test_a_variant_that_misbehaves_is_a_row_and_the_run_goes_on(

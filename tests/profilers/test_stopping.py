@@ -17,8 +17,18 @@ def test_the_rule_is_the_workloads() -> None:
 
 
 def test_a_time_budget_shortens_both_times() -> None:
-    rule = StoppingRule.of(ProfileSettings(min_time_s=2.0, max_time_s=30.0), max_time_s=0.5)
-    assert (rule.min_time_s, rule.max_time_s) == (0.5, 0.5)
+    rule = StoppingRule.of(ProfileSettings(min_time_s=2.0, max_time_s=30.0), limit_s=0.5)
+    assert (rule.min_time_s, rule.limit_s, rule.max_time_s) == (0.5, 0.5, 30.0)
+
+
+def test_a_time_budget_leaves_enough_for_a_median_but_the_longest_time_ends_it() -> None:
+    rule = StoppingRule.of(ProfileSettings(min_time_s=2.0, max_time_s=30.0), limit_s=0.5)
+    assert not rule.is_over(10, 0.6)
+    assert rule.is_over(11, 0.6)
+    assert rule.is_over(1, 30.0)
+    assert rule.left_s(10, 0.6) == pytest.approx(29.4)
+    assert rule.left_s(11, 0.2) == pytest.approx(0.3)
+    assert rule.left_s(11, 0.6) == 0.0
 
 
 @given(least_n=st.integers(1, 10_000), processes=st.integers(1, 20))

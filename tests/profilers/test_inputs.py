@@ -1,0 +1,74 @@
+"""Inputs to measure with: in an order that a seed fixes, every one as often as the others."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferplan.profilers.inputs import StageInputs, examples_sha256
+from inferplan.profilers.points import PointTask, pinned
+from inferplan.profilers.process import Limits
+from inferplan.profilers.runtimes.executor import ExecutorSpec
+from inferplan.profilers.scoring import payload_bytes
+from inferplan.spec.profile import PointKey
+from inferplan.spec.stagecode import Example
+
+
+def numbered(count: int) -> StageInputs:
+    return StageInputs(tuple(Example(str(index), index, index) for index in range(count)), True)
+
+
+@given(count=st.integers(1, 30), size=st.integers(1, 40), seed=st.integers(0, 5))
+def test_batches_go_round_evenly(count: int, size: int, seed: int) -> None:
+    inputs = numbered(count)
+    batches = list(itertools.islice(inputs.batches(size, [seed]), count))
+    assert all(len(batch) == size for batch in batches)
+    assert Counter(itertools.chain(*batches)) == dict.fromkeys(range(count), size)
+    assert batches == list(itertools.islice(inputs.batches(size, [seed]), count))
+
+
+def test_other_seeds_give_other_orders() -> None:
+    first = next(numbered(100).batches(100, [1]))
+    second = next(numbered(100).batches(100, [2]))
+    assert first != second
+
+
+def test_the_hash_of_data_follows_inputs_and_truths() -> None:
+    base = examples_sha256([Example("0", np.zeros(3), 1)])
+    assert base == examples_sha256([Example("0", np.zeros(3), 1)])
+    assert base != examples_sha256([Example("0", np.zeros(3), 2)])
+    assert base != examples_sha256([Example("0", np.ones(3), 1)])
+    assert examples_sha256([Example("0", lambda: None)]) != examples_sha256([])
+
+
+@pytest.mark.parametrize(
+    ("item", "size"),
+    [
+        (np.zeros((2, 3), np.float32), 24),
+        (b"abc", 3),
+        ("é", 2),
+        ({"image": np.zeros(5, np.uint8), "box": [np.zeros(2)]}, 5 + 3 + 5 + 16),
+        ((), 0),
+    ],
+)
+def test_payloads_are_counted_by_their_arrays(item: object, size: int) -> None:
+    assert payload_bytes(item) == size
+
+
+def test_other_things_are_counted_as_pickled() -> None:
+    assert payload_bytes(3.5) > 8
+
+
+@pytest.mark.parametrize(
+    ("threads", "process", "cores"),
+    [(1, 0, (3,)), (1, 1, (2,)), (1, 4, (3,)), (2, 0, (2, 3)), (2, 1, (0, 1)), (3, 5, (1, 2, 3)), (4, 1, (0, 1, 2, 3))],
+)
+def test_every_process_gets_as_many_cores_as_threads(threads: int, process: int, cores: tuple[int, ...]) -> None:
+    key = PointKey("s", "v", "", "", "", "skip", "", "cpu", "edge/box", "", 1, threads, 1, "{}")
+    task = PointTask(key, ExecutorSpec("", "s", "v", "skip"), None, Limits(1.0, 1), (0, 1, 2, 3))
+    assert pinned(task, process) == cores
