@@ -145,6 +145,48 @@ def test_what_is_planned_for_gpus_loads_with_gpus_taken_out(
         np.testing.assert_array_equal(ask(server, "shop", x=x)["z"], 2 * x + 1)
 
 
+def test_tensors_without_dimensions_and_models_without_a_batch(
+    tmp_path: Path,
+    make_model: Callable[..., Path],
+    make_workload: Callable[..., Any],
+    make_plan: Callable[..., Any],
+    serve: Callable[..., Any],
+) -> None:
+    """`fixed` takes one row at a time, `largest` gives a number per row; alone, as a chain, and with code."""
+    folder = tmp_path / "workload"
+    relu, largest = ("Relu", ["x"], ["y"], {}), ("ArgMax", ["y"], ["label"], {"axis": 1, "keepdims": 0})
+    make_model(folder / "fixed.onnx", {"x": ("FLOAT", [1, 3])}, {"y": ("FLOAT", [1, 3])}, [relu])
+    make_model(folder / "largest.onnx", {"y": ("FLOAT", ["n", "t"])}, {"label": ("INT64", ["n"])}, [largest])
+    (folder / "code.py").write_text(
+        "class Relu:\n    def __init__(self, context): pass\n"
+        "    def route(self, item, prediction): return [prediction] * 3\n"
+        "class Vote:\n    def __init__(self, context): pass\n"
+        "    def join(self, request, results): return {'label': [sum(int(p['label']) for p in results['largest'])]}\n"
+    )
+    for code in (False, True):
+        stages = {name: {"variants": {"v": {"model": f"{name}.onnx"}}} for name in ("fixed", "largest")}
+        pipeline: dict[str, Any] = {"stages": stages, "edges": [{"from": "fixed", "to": "largest"}]}
+        if code:
+            stages["fixed"]["code"] = "code:Relu"
+            pipeline |= {
+                "code": "code:Vote",
+                "inputs": [{"name": "x", "dtype": "float32", "shape": [3]}],
+                "outputs": [{"name": "label", "dtype": "int64", "shape": [1]}],
+            }
+        workload = make_workload(folder, pipeline)
+        options = {
+            "fixed": {"stage": "fixed", "variant": "v", "max_batch": 1},
+            "largest": {"stage": "largest", "variant": "v", "max_batch": 2},
+        }
+        plan = make_plan(workload, options, {"edge/cpu": [{"fixed": 1, "largest": 1}]})
+        export_triton(plan, workload, tmp_path / "out")
+        x = np.array([[-1, 3, 2]], np.float32)
+        with serve(tmp_path / "out") as server:
+            assert ask(server, "largest", y=np.repeat(x, 2, axis=0))["label"].tolist() == [[1], [1]]
+            expected = 3 if code else 1
+            assert ask(server, "shop", x=x)["label"].reshape(-1).tolist() == [expected]
+
+
 def test_the_server_batches_as_planned(
     chain: Any, make_plan: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -51,7 +51,8 @@ def disagreement(config, session):
             if TYPES.get(tensor.type) != entry["data_type"]:
                 found.append(f"{name}: {entry['data_type']} but the model has {tensor.type}")
             real = session_shape(tensor)
-            dims = [int(dim) for dim in entry["dims"]]
+            # A tensor without dimensions but the batch: clients see one of size 1.
+            dims = [int(dim) for dim in entry.get("reshape", {"shape": entry["dims"]}).get("shape", [])]
             if not real:
                 continue
             if batched and real[0] != -1:
