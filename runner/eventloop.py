@@ -1,8 +1,8 @@
 """The event loop of the runner: asyncio with timers that are exact to tens of microseconds.
 
 asyncio rounds every wait up to a whole millisecond, because `epoll_wait` takes milliseconds. Queue delays and
-send times of a millisecond or two would be late by as much again, so the wait is done by `select` on the
-epoll descriptor, which takes microseconds, at the price of one more system call per timed wait.
+send times of a millisecond or two would be late by as much again, so the end of a wait is done by `select` on the
+epoll descriptor, which takes microseconds, at the price of one more system call.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ Result = TypeVar("Result")
 if sys.platform == "linux":
     import select
 
+    COARSE_S = 0.002
+    """The end of a longer wait that is waited for precisely; the rest costs no second system call."""
     LARGEST_SELECTABLE = 1024
     """select() watches descriptors below this number only."""
 
     class PreciseSelector(selectors.EpollSelector):
-        """An epoll selector whose time-outs are not rounded up to milliseconds."""
+        """An epoll selector whose time-outs are not rounded up to milliseconds. A long wait may end early."""
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
             """Ready descriptors; waits at most `timeout` seconds (None: without limit)."""
-            if timeout is not None and timeout > 0:
-                select.select([self.fileno()], [], [], timeout)
-                timeout = 0
-            return super().select(timeout)
+            if timeout is None or timeout <= 0:
+                return super().select(timeout)
+            if timeout > COARSE_S:
+                return super().select(timeout - COARSE_S)  # the event loop waits again for what is left
+            select.select([self.fileno()], [], [], timeout)
+            return super().select(0)
 
     def new_event_loop() -> asyncio.AbstractEventLoop:
         """A fresh event loop with precise timers."""

@@ -5,8 +5,8 @@ it, and undecided otherwise. An accuracy promise is about the workload's labelle
 answered it is decided by the value; when only some were, by the interval, narrowed as for samples without
 replacement from a known number. The reported interval is the wider one, for requests like them.
 
-Whatever makes a run unlike its plan (a generator that was late, a replica that ended, shared cores) turns a
-verdict that could come from it into undecided.
+Whatever makes a run unlike its plan turns a verdict that could come from it into undecided: a generator that was
+late and shared cores a miss (both make latencies worse, never better), a replica that ended a promise kept.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from inferplan.spec.report import (
 )
 
 LATE_SHARE = 0.1
-"""A generator later than this share of the SLO's latency, at its percentile, decides nothing."""
+"""A generator later than this share of the SLO's latency, at its percentile, may itself be why it was missed."""
 ANSWERED_SHARE = 0.99
 """A class without a latency promise still wants answers."""
 
@@ -179,16 +179,17 @@ def _latency_verdict(plan: ClassPlan, load: Load, oversubscribed: bool) -> tuple
         return "met", "no latency was promised"
     q, limit_s = plan.slo_percentile, plan.slo_latency_s
     late_s = float(np.quantile(load.lateness_s, q / 100.0))
-    if late_s > LATE_SHARE * limit_s:
-        return "undecided", (
-            f"the load generator was {_ms(late_s)} late at p{q:g}: this machine has no room to drive this traffic"
-        )
+    late = late_s > LATE_SHARE * limit_s
     tail = intervals.percentile(load.latency_s, q)
     shown = f"p{q:g} latency {_ms(tail.value)} [{_ms(tail.lower)}, {_ms(tail.upper)}], promised {_ms(limit_s)}"
     if lost:
         shown += f"; {lost} of {count} requests got no answer"
+    if late:
+        shown += f"; the load generator itself was {_ms(late_s)} late at p{q:g}, which is part of these latencies"
     if tail.upper is not None and tail.upper <= limit_s:
         return "met", shown
+    if late:
+        return "undecided", f"{shown}: this machine has no room to drive this traffic"
     if tail.lower is not None and tail.lower > limit_s:
         if oversubscribed:
             return "undecided", f"{shown}; but replicas share cores"

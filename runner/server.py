@@ -21,7 +21,7 @@ import inferplan
 from inferplan.runner import eventloop, oip
 from inferplan.runner.cores import Placing, available_cores, place_replicas
 from inferplan.runner.events import Listening, OnEvent, ignore
-from inferplan.runner.fleet import Fleet, pinned
+from inferplan.runner.fleet import Fleet
 from inferplan.runner.frames import dump
 from inferplan.runner.oip import InferRequest, ProtocolError
 from inferplan.runner.pool import Failure
@@ -279,7 +279,7 @@ def serve_plan(
         "restart": restart,
         "start_limit_s": workload.profile.load_timeout_s if start_limit_s is None else start_limit_s,
     }
-    with _bound(host, port) as sock, pinned(placing.router_cores):
+    with _bound(host, port) as sock:
         eventloop.run(lambda: _serve(loaded, placing, sock, limits or Limits(), fleet_options, on_event))
 
 

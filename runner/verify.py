@@ -17,7 +17,7 @@ from inferplan.runner import eventloop, judging
 from inferplan.runner.arrivals import Stream, make_schedule
 from inferplan.runner.cores import Placing, available_cores, place_replicas
 from inferplan.runner.events import OnEvent, ignore
-from inferplan.runner.fleet import Fleet, pinned
+from inferplan.runner.fleet import Fleet
 from inferplan.runner.loadgen import LoadGenerator, Windows
 from inferplan.runner.pool import PoolStats
 from inferplan.runner.requests import Requests
@@ -79,7 +79,7 @@ def run_plan(
     )
     placing = place_replicas(loaded.plan, available_cores(), oversubscribe=oversubscribe)
     requests = Requests(workload, seed)
-    with pinned(placing.router_cores), _quiet_collector():
+    with _quiet_collector():
         return eventloop.run(lambda: _run(loaded, settings, placing, requests, on_event))
 
 

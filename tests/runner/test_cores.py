@@ -15,18 +15,17 @@ from inferplan.spec.plan import LoadedPlan
 Deploy = Callable[..., LoadedPlan]
 
 
-def test_replicas_do_not_share_cores_and_the_router_gets_the_rest(deploy: Deploy) -> None:
+def test_replicas_do_not_share_cores(deploy: Deploy) -> None:
     plan = deploy("scale", options={"double": {"replicas": 3, "threads": 2}}).plan
     placing = place_replicas(plan, range(8))
     assert [slot.cores for slot in placing.slots] == [(6, 7), (4, 5), (2, 3)]
     assert {slot.machine for slot in placing.slots} == {"edge/cpu[0]"}
-    assert (placing.router_cores, placing.notes) == ((0, 1), ())
+    assert placing.notes == ()
 
 
 def test_no_core_left_for_the_router_is_noted(deploy: Deploy) -> None:
     placing = place_replicas(deploy("scale", options={"double": {"replicas": 2}}).plan, [3, 5])
     assert [slot.cores for slot in placing.slots] == [(5,), (3,)]
-    assert placing.router_cores == ()
     assert "every core" in placing.notes[0]
 
 
