@@ -34,8 +34,8 @@ def evaluate_stage(job: AccuracyJob, progress: Progress) -> Rows:
 
 
 def failed_stage(job: AccuracyJob, status: Status, reason: str) -> list[AccuracyRow]:
-    """The row that says why a variant has no value of its stage's metric; none where it declares no metric."""
-    return [] if job.metric is None else [_stage_row(job, job.metric, None, status, reason)]
+    """The row that says why a variant has no value of its stage's metric (or, without one, no flow)."""
+    return [_stage_row(job, job.metric or "", None, status, reason)]
 
 
 def _scored(job: AccuracyJob, progress: Progress) -> Frame:

@@ -93,13 +93,13 @@ class Done:
 
     def _has_evaluation(self, job: AccuracyJob) -> bool:
         rows = self._stages.get(_variant_name(job.spec.stage, job.spec.variant), [])
-        if job.metric is not None and not any(row.metric == job.metric for row in rows):
-            return False
-        if any(row.status != "ok" for row in rows):
-            return self._all_settled(rows, job.evidence_sha256)
         flows = [self._flows.get((job.spec.stage, target, job.spec.variant)) for target in job.targets]
-        evidence = {None if flow is None else flow.evidence_sha256 for flow in flows}
-        return {row.evidence_sha256 for row in rows} | evidence == {job.evidence_sha256}
+        flowing = all(flow is not None and flow.evidence_sha256 == job.evidence_sha256 for flow in flows)
+        if job.metric is None and flowing:
+            return True
+        scored = any(row.metric == (job.metric or "") for row in rows)
+        failed = any(row.status != "ok" for row in rows)
+        return scored and (flowing or failed) and self._all_settled(rows, job.evidence_sha256)
 
     def _all_settled(self, rows: Sequence[AccuracyRow], evidence: str) -> bool:
         failed = any(row.status != "ok" for row in rows)

@@ -119,7 +119,10 @@ class Measurement:
     temperature_c: float | None = column("Highest temperature seen", "Cel", default=None)
     mean_power_w: float | None = column("Mean power while measuring, where there is a counter", "W", default=None)
     energy_j: float | None = column("Energy per stage call, where there is a counter", "J", default=None)
-    stopped_by: str = column("percentile: its bound was met; time: the time limit came first", default="")
+    stopped_by: str = column(
+        "percentile: its bound was met; time: the point's time limit came first; budget: the whole run's did",
+        default="",
+    )
     measured_at: str = column("When measuring ended, UTC, ISO 8601", default="")
 
     def __post_init__(self) -> None:
@@ -136,7 +139,7 @@ class AccuracyRow:
     variant: str = column("Variant; empty end to end")
     combination: str = column("JSON object stage: variant, sorted; '{}' for one stage")
     modalities: str = column("Modality subset, as in measurements")
-    metric: str = column("Name of the metric")
+    metric: str = column("Name of the metric; empty where an evaluation without one failed")
     value: float | None = column("The metric; null where it could not be evaluated")
     lower: float | None = column("Lower end of the 95 % interval")
     upper: float | None = column("Upper end of the 95 % interval")
