@@ -67,6 +67,19 @@ def test_the_plan_says_what_it_promises(place: Path) -> None:
     assert option["variant"] in ("cnn-s", "resnet-s-int8"), "the others miss the accuracy floor"
 
 
+def test_people_read_the_plan_and_the_run(place: Path) -> None:
+    text = inferplan("solve", "digits", cwd=place)
+    for line in ("Plan digits: 0.085 USD/h, minimize cost", "Proof: optimal", "Certificate: met", "What runs"):
+        assert line in text
+    assert "p99 <= 50.0 ms" in text
+    line = [COMMAND, "run", "plan.yaml", "--duration", "2s"]
+    done = subprocess.run(line, cwd=place, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (0, 4), "two seconds may be too few requests to tell"
+    for row in ("throughput", "latency p50", "latency p99  <= 50.0 ms", "top1"):
+        assert row in done.stdout
+    assert "\033[" not in text + done.stdout, "no colour when piped"
+
+
 def test_overrides_change_the_plan(place: Path) -> None:
     floor = ("--set", "classes.web.accuracy.floor=0.985")
     data = json.loads(inferplan("solve", "digits", "--json", *floor, cwd=place))
