@@ -138,7 +138,7 @@ class ServiceModel:
 
 def synthetic_s(point: ServicePoint) -> Floats:
     """Draws of a gamma law with the point's mean and standard deviation: the same every time."""
-    if point.std_s <= 0:
+    if point.std_s <= 1e-6 * point.mean_s:
         return np.array([point.mean_s])
     shape = (point.mean_s / point.std_s) ** 2
     draws = np.random.default_rng(0).gamma(shape, point.mean_s / shape, SYNTHETIC_DRAWS)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from inferplan.spec.document import LoadedWorkload, load_workload
 from inferplan.spec.profile import AccuracyRow, FlowRow, Measurement, PointKey, Profile, Quantiles, Samples
@@ -97,7 +98,7 @@ class Instances:
             **rest,
         }
         path = self.folder / "workload.yaml"
-        path.write_text(json.dumps(document))
+        path.write_text(yaml.safe_dump(document, sort_keys=False))
         return load_workload(path)
 
     def profile(

@@ -1,0 +1,73 @@
+"""Intervals cover what they claim, and verdicts follow from them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from inferplan.estimators.intervals import CONFIDENCE, Latencies, t_quantile
+
+
+@pytest.mark.parametrize("freedom", [9, 19, 39, 79, 400])
+def test_t_quantile(freedom: int) -> None:
+    assert t_quantile(freedom) == pytest.approx(scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, freedom), rel=1e-3)
+
+
+def replications(rng: np.random.Generator, count: int = 10, size: int = 400) -> Latencies:
+    """Dependent requests: every replication has a level of its own."""
+    return Latencies.of([rng.exponential(size=size) * rng.uniform(0.8, 1.2) for _ in range(count)])
+
+
+def true_share_above(limit: float) -> float:
+    grid = np.linspace(0.8, 1.2, 2001)
+    return float(np.exp(-limit / grid).mean())
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    limit = 3.0
+    share = true_share_above(limit)
+    covered = missed_percentile = 0
+    runs = 300
+    for _ in range(runs):
+        seen = replications(rng)
+        above = seen.share_above(limit)
+        assert above.lower is not None
+        assert above.upper is not None
+        covered += above.lower <= share <= above.upper
+        percentile = seen.percentile_s(100 * (1 - share))
+        missed_percentile += not (percentile.lower or 0) <= limit <= (percentile.upper or math.inf)
+    assert covered >= 0.97 * runs
+    assert missed_percentile <= 0.03 * runs
+
+
+def test_an_end_is_unknown_where_there_are_too_few_requests() -> None:
+    few = Latencies.of([np.linspace(0, 1, 20) for _ in range(5)])
+    assert few.percentile_s(99.9).upper is None
+    assert few.percentile_s(50).upper is not None
+
+
+def test_no_request_above_the_limit_is_no_proof_from_few_requests() -> None:
+    few, many = (Latencies.of([np.full(size, 0.5) for _ in range(10)]) for size in (20, 2000))
+    assert few.verdict(99.0, 1.0) == "undecided"
+    assert many.verdict(99.0, 1.0) == "met"
+    assert many.verdict(99.0, 0.4) == "missed"
+
+
+def test_verdict_is_where_the_interval_ends() -> None:
+    seen = replications(np.random.default_rng(1), size=4000)
+    interval = seen.percentile_s(95.0)
+    assert interval.lower is not None
+    assert interval.upper is not None
+    assert seen.verdict(95.0, interval.upper) == "met"
+    assert seen.verdict(95.0, interval.lower * 0.999) == "missed"
+    assert seen.verdict(95.0, interval.value) == "undecided"
+
+
+def test_empty_replications_are_left_out() -> None:
+    seen = Latencies.of([np.zeros(0), np.array([1.0, 2.0])])
+    assert seen.requests == 2
+    assert seen.mean_s().value == pytest.approx(1.5)

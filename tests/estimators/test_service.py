@@ -1,0 +1,84 @@
+"""Service times: exact at measured points, between them nowhere outside, never beyond."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferplan.estimators.service import GRID_WEIGHTS, ServiceModel, ServicePoint
+from inferplan.spec.profile import PointKey, Samples
+
+KEY = PointKey("s", "v", "", "", "", "onnxruntime", "1", "cpu", "t/d", "f", 4, 1, 1, "{}")
+
+
+@given(st.lists(st.tuples(st.integers(1, 64), st.floats(1e-4, 1.0)), min_size=1, max_size=6, unique_by=lambda p: p[0]))
+def test_measured_points_are_exact_and_the_rest_lies_between(points: list[tuple[int, float]]) -> None:
+    points = sorted(points)
+    model = ServiceModel(tuple(ServicePoint(batch, mean) for batch, mean in points))
+    for batch, mean in points:
+        assert model.mean_s(batch) == pytest.approx(mean, rel=1e-12)
+    for (low, a), (high, b) in itertools.pairwise(points):
+        for batch in range(low, high + 1):
+            assert min(a, b) - 1e-12 <= model.mean_s(batch) <= max(a, b) + 1e-12
+    # A batch below the smallest measured one is padded up to it.
+    assert model.mean_s(1) == pytest.approx(points[0][1])
+
+
+def test_nothing_is_said_beyond_the_largest_measured_batch(model: Callable[..., ServiceModel]) -> None:
+    service = model([(1, 0.01), (4, 0.02)])
+    for ask in (service.mean_s, service.std_s, service.draws_s, service.grid_s):
+        with pytest.raises(ValueError, match="measured up to 4"):
+            ask(5)
+
+
+def test_draws_are_the_measured_samples_scaled_to_the_batch() -> None:
+    raw = np.array([0.02, 0.03, 0.04])
+
+    def source(key: PointKey) -> Samples:
+        return Samples(key.id(), np.zeros(3, np.int32), raw, raw)
+
+    model = ServiceModel((ServicePoint(1, 0.01, key=KEY), ServicePoint(4, 0.03, key=KEY)), source=source)
+    assert model.draws_s(4) == pytest.approx(raw)
+    assert model.draws_s(3) == pytest.approx(raw * model.mean_s(3) / 0.03)
+
+
+def test_draws_without_samples_have_the_points_mean_and_spread() -> None:
+    model = ServiceModel((ServicePoint(1, 0.01, 0.003),))
+    draws = model.draws_s(1)
+    assert draws.mean() == pytest.approx(0.01)
+    assert draws.std() == pytest.approx(0.003, rel=0.1)
+    assert np.array_equal(draws, ServiceModel((ServicePoint(1, 0.01, 0.003),)).draws_s(1))
+
+
+def test_slowdown_multiplies_everything() -> None:
+    points = (ServicePoint(1, 0.01, 0.001), ServicePoint(2, 0.015, 0.001))
+    plain, slow = ServiceModel(points), ServiceModel(points, slowdown=3.0)
+    assert slow.mean_s(2) == pytest.approx(3 * plain.mean_s(2))
+    assert slow.draws_s(1) == pytest.approx(3 * plain.draws_s(1))
+    assert slow.grid_s(1.5) == pytest.approx(3 * plain.grid_s(1.5))
+    assert slow.capacity_per_s(2) == pytest.approx(plain.capacity_per_s(2) / 3)
+
+
+def test_grid_keeps_the_mean_and_reaches_into_the_tail() -> None:
+    model = ServiceModel((ServicePoint(1, 1.0, 1.0),))
+    assert GRID_WEIGHTS.sum() == pytest.approx(1)
+    assert model.grid_s(1) @ GRID_WEIGHTS == pytest.approx(1.0, rel=0.02)
+    # Exponential: the 99.9th percentile is 6.9 means.
+    assert model.grid_s(1).max() > 6
+
+
+def test_memory_is_the_most_of_all_smaller_batches_and_unknown_if_one_is() -> None:
+    points = (ServicePoint(1, 0.01, memory_bytes=10), ServicePoint(2, 0.02, memory_bytes=7), ServicePoint(4, 0.03))
+    model = ServiceModel(points)
+    assert [model.memory_bytes(b) for b in (1, 2, 4)] == [10, 10, None]
+
+
+@pytest.mark.parametrize("points", [(), (ServicePoint(2, 1.0), ServicePoint(1, 1.0)), (ServicePoint(1, 0.0),)])
+def test_nonsense_points_are_refused(points: tuple[ServicePoint, ...]) -> None:
+    with pytest.raises(ValueError):
+        ServiceModel(points)

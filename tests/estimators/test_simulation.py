@@ -1,0 +1,340 @@
+"""The simulator: queueing theory within its intervals, conservation, and a slow reference to the last event."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inferplan.estimators.fanout import ONE, FanOutLaw, FanOuts, law_of_mean
+from inferplan.estimators.network import Network, Station, Stream
+from inferplan.estimators.service import ServiceModel, ServicePoint
+from inferplan.estimators.simulation import Chance, Effort, arrival_times, replicate, simulate
+from inferplan.spec.workload import Arrivals
+
+Make = Callable[..., Network]
+MakeStation = Callable[..., Station]
+S = 0.01
+
+
+def mean_wait(network: Network, effort: int = 400_000) -> tuple[float, float]:
+    """Simulated mean sojourn with the half width of its interval."""
+    # A limit at the very percentile would be decided at once; an undecidable one uses the whole effort.
+    found = simulate(network, seed=7, effort=Effort(effort, beyond=40.0)).streams["c"].latency_mean_s
+    assert found.lower is not None
+    return found.value, found.value - found.lower
+
+
+@pytest.mark.parametrize("rho", [0.3, 0.6, 0.8])
+@pytest.mark.parametrize("cv", [0.0, 0.5, 1.0])
+def test_mg1_waits_as_pollaczek_khinchine_says(rho: float, cv: float, station: MakeStation, single: Make) -> None:
+    """M/D/1, M/G/1 and (nearly) M/M/1: services are draws of a gamma law with this variation."""
+    served = station("s", "s", [(1, S)], cv=cv)
+    assert served.service is not None
+    draws = served.service.draws_s(1)
+    wait = rho / S * float((draws**2).mean()) / (2 * (1 - rho))
+    value, half = mean_wait(single(served, rho / S))
+    assert abs(value - (S + wait)) <= half + 0.01 * value
+
+
+@pytest.mark.parametrize(("n", "rho"), [(2, 0.7), (5, 0.8)])
+def test_mmn_waits_as_erlang_says(n: int, rho: float, station: MakeStation, single: Make) -> None:
+    offered = rho * n
+    top = offered**n / math.factorial(n) / (1 - rho)
+    queued = top / (sum(offered**j / math.factorial(j) for j in range(n)) + top)
+    value, half = mean_wait(single(station("s", "s", [(1, S)], n, cv=1.0), offered / S))
+    assert abs(value - (S + queued * S / (n * (1 - rho)))) <= half + 0.02 * value
+
+
+def test_mm1_tail_is_exponential(station: MakeStation, single: Make) -> None:
+    found = simulate(single(station("s", "s", [(1, S)], cv=1.0), 0.6 / S), effort=Effort(400_000, beyond=40))
+    p99 = found.streams["c"].latency_p99_s
+    assert p99.value == pytest.approx(math.log(100) * S / 0.4, rel=0.05)
+
+
+def test_bulk_service_waits_as_the_geometric_queue_says(station: MakeStation, single: Make) -> None:
+    """M/M[B]/1 with service that does not depend on the batch: P(q waiting | busy) is geometric with root r."""
+    bulk, load = 4, 1.6 / S
+    root = brentq(lambda r: load * (1 - r) - r / S * (1 - r**bulk))
+    times = [(b, S) for b in range(1, bulk + 1)]
+    found = simulate(single(station("s", "s", times, cv=1.0), load), effort=Effort(600_000, beyond=40)).streams["c"]
+    busy = (load * S) / (1 - root) / (1 + load * S / (1 - root))
+    wait = busy * root / (1 - root) / load
+    # An arrival finds q waiting and takes their place in line: Little's law gives the mean wait from the mean queue.
+    assert found.latency_mean_s.value == pytest.approx(S + wait, rel=0.04)
+
+
+def brentq(function: Callable[[float], float]) -> float:
+    low, high = 1e-9, 1 - 1e-9
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if function(middle) > 0 else (low, middle)
+    return low
+
+
+def test_deterministic_arrivals_below_capacity_never_wait(station: MakeStation, single: Make) -> None:
+    network = single(station("s", "s", [(1, S)]), 0.9 / S, Arrivals(process="deterministic"))
+    found = simulate(network).streams["c"]
+    assert found.latency_p99_s.value == pytest.approx(S)
+
+
+def test_bursts_wait_longer_than_poisson(station: MakeStation, single: Make) -> None:
+    served = station("s", "s", [(1, S)])
+    waits = [
+        simulate(single(served, 0.7 / S, process)).streams["c"].latency_mean_s.value
+        for process in (Arrivals(process="gamma", cv=0.5), Arrivals(), Arrivals(process="gamma", cv=3.0))
+    ]
+    assert waits == sorted(waits)
+
+
+@pytest.mark.parametrize("process", [Arrivals(), Arrivals(process="deterministic"), Arrivals(process="gamma", cv=2.0)])
+def test_arrivals_come_at_the_rate_in_order(process: Arrivals) -> None:
+    times = arrival_times(process, 50.0, 400.0, np.random.default_rng(1))
+    assert len(times) == pytest.approx(20_000, rel=0.06)
+    assert np.all(np.diff(times) >= 0)
+    assert times[0] >= 0
+    assert times[-1] < 400
+
+
+def test_unstable_is_said_at_once(station: MakeStation, single: Make) -> None:
+    found = simulate(single(station("s", "s", [(1, S), (4, 2 * S)], n=2), 401.0), effort=Effort(10**9))
+    assert found.verdict == "missed"
+    assert found.unstable == ("s: 401 calls/s reach it, its capacity is 400",)
+
+
+def test_same_seed_same_result_and_another_seed_another(station: MakeStation, single: Make) -> None:
+    network = single(station("s", "s", [(1, S), (4, 2 * S)], cv=0.3), 60.0)
+    first, again, other = (simulate(network, seed) for seed in (3, 3, 4))
+    assert first == again
+    assert first != other
+
+
+def test_verdicts_and_intervals_agree(station: MakeStation, single: Make) -> None:
+    served = station("s", "s", [(1, S)], cv=1.0)
+    tail = math.log(100) * S / 0.4
+    for limit, verdict in ((tail * 2, "met"), (tail / 2, "missed")):
+        found = simulate(single(served, 0.6 / S, limit_s=limit)).streams["c"]
+        assert found.verdict == verdict
+        latency = found.latency_slo_s
+        assert latency is not None
+        assert latency.lower is not None
+        assert (latency.upper is not None and latency.upper <= limit) == (verdict == "met")
+        assert (latency.lower > limit) == (verdict == "missed")
+
+
+def test_a_limit_at_the_percentile_itself_stays_undecided(station: MakeStation, single: Make) -> None:
+    network = single(station("s", "s", [(1, S)]), 0.5 / S, limit_s=0.0315)
+    exact = simulate(network, 1, Effort(3_000_000, beyond=40)).streams["c"].latency_p99_s.value
+    found = simulate(single(station("s", "s", [(1, S)]), 0.5 / S, limit_s=exact), 5, Effort(60_000))
+    assert found.streams["c"].verdict == "undecided"
+    assert found.replications > 10
+
+
+def test_a_request_waits_for_the_last_of_its_calls(station: MakeStation, chain: Make) -> None:
+    """One request at a time: 1 call, then 6 calls on 2 replicas of 1 s each: 1 + 3 s."""
+    network = chain([station("a", "a", [(1, 1.0)]), station("b", "b", [(1, 1.0)], n=2)], [law_of_mean(6)], {"c": 0.001})
+    found = simulate(network, effort=Effort(20_000)).streams["c"]
+    assert found.latency_p50_s.value == pytest.approx(4.0)
+
+
+def test_a_request_without_further_calls_is_answered(station: MakeStation, chain: Make) -> None:
+    law = FanOutLaw((0, 2), (0.5, 0.5))
+    network = chain([station("a", "a", [(1, 1.0)]), station("b", "b", [(1, 1.0)], n=2)], [law], {"c": 0.001})
+    run = replicate(network, Chance(0, 0), 400_000.0, 0.0)
+    assert sorted(set(np.round(run.latencies_s["c"], 6))) == [1.0, 2.0]
+
+
+def test_skip_takes_no_time(station: MakeStation, chain: Make) -> None:
+    network = chain([station("a", "a", [(1, 1.0)]), station("b", "b", None)], [ONE], {"c": 0.001})
+    assert simulate(network, effort=Effort(10_000)).streams["c"].latency_p99_s.value == pytest.approx(1.0)
+
+
+def test_classes_share_a_queue(station: MakeStation, chain: Make) -> None:
+    together = chain([station("a", "a", [(1, S)], cv=1.0)], [], {"x": 40.0, "y": 40.0})
+    alone = chain([station("a", "a", [(1, S)], cv=1.0)], [], {"x": 80.0})
+    one, two = simulate(together, effort=Effort(400_000, 40)), simulate(alone, effort=Effort(400_000, 40))
+    assert one.streams["x"].latency_mean_s.value == pytest.approx(two.streams["x"].latency_mean_s.value, rel=0.1)
+    assert one.stations["a"].utilisation == pytest.approx(0.8, rel=0.03)
+
+
+def test_shares_split_the_calls(station: MakeStation) -> None:
+    stations = {name: station(name, "a", [(1, S)]) for name in ("p", "q")}
+    stream = Stream("c", 40.0, Arrivals(), 99.0, 1.0, {"a": (("p", 0.25), ("q", 0.75))})
+    network = Network(("a",), {"a": ()}, FanOuts({}, {}, {"a": ()}), stations, (stream,))
+    found = simulate(network, effort=Effort(200_000, 40)).stations
+    assert found["p"].load_rps == pytest.approx(10)
+    assert found["p"].utilisation == pytest.approx(0.1, rel=0.1)
+    assert found["q"].utilisation == pytest.approx(0.3, rel=0.1)
+
+
+# A reference that knows nothing of passes over sorted arrivals: one event after the other.
+
+
+@dataclass
+class ReferenceStation:
+    station: Station
+    uniforms: np.ndarray[tuple[int], np.dtype[np.float64]]
+    free: int = 0
+    queue: list[tuple[float, int, int]] = field(default_factory=list)
+    batches: int = 0
+
+
+def reference(network: Network, chance: Chance, end_s: float) -> dict[tuple[str, str], list[float]]:
+    """Completion times by (class, stage), call by call, from an event list."""
+    counts, entries = call_tree(network, chance, end_s)
+    places = {}
+    for name, station in network.stations.items():
+        calls = sum(
+            len(counts[stream.name, station.stage]) for stream in network.streams
+            if stream.routes[station.stage][0][0] == name
+        )  # fmt: skip
+        places[name] = ReferenceStation(station, chance.of("service", name).random(calls), station.replicas)
+    done: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+    rank = {stage: index for index, stage in enumerate(network.order)}
+    following = {stage: [s for s in network.order if stage in network.feeds[s]] for stage in network.order}
+    streams = {stream.name: k for k, stream in enumerate(network.streams)}
+    # Events of one instant go stage by stage: all that arrives is queued before a replica looks.
+    events: list[tuple[float, int, int, str, str, int]] = []
+    for stream in network.streams:
+        for request, time in enumerate(entries[stream.name]):
+            heapq.heappush(events, (time, 0, 0, "arrive", stream.name, request))
+
+    def finish(time: float, owner: str, stage: str, call: int) -> None:
+        done[owner, stage][call] = time
+        for target in following[stage]:
+            others = [done[owner, source].get(call) for source in network.feeds[target]]
+            if any(other is None for other in others):
+                continue
+            first = sum(counts[owner, target, "per call"][:call])
+            for child in range(first, first + counts[owner, target, "per call"][call]):
+                heapq.heappush(events, (time, rank[target], 0, "arrive", owner, child))
+
+    while events:
+        time, level = events[0][0], events[0][1]
+        stage = network.order[level]
+        while events and events[0][:2] == (time, level):
+            _, _, _, kind, owner, call = heapq.heappop(events)
+            if kind == "free":
+                places[owner].free += 1
+            elif kind == "done":
+                finish(time, owner, stage, call)
+            elif kind == "arrive":
+                route = next(s for s in network.streams if s.name == owner).routes[stage][0][0]
+                if places[route].station.service is None:
+                    finish(time, owner, stage, call)
+                else:
+                    places[route].queue.append((time, streams[owner], call))
+        for name, place in places.items():
+            if place.station.stage != stage or place.station.service is None:
+                continue
+            place.queue.sort()
+            limit, delay = place.station.max_batch, place.station.max_queue_delay_s
+            while place.free and place.queue:
+                due = place.queue[0][0] + delay
+                if len(place.queue) < limit and due > time:
+                    heapq.heappush(events, (due, level, 1, "look", "", 0))
+                    break
+                taken, place.queue = place.queue[:limit], place.queue[limit:]
+                pool = place.station.service.draws_s(len(taken))
+                end = time + pool[int(place.uniforms[place.batches] * len(pool))]
+                place.batches += 1
+                place.free -= 1
+                heapq.heappush(events, (end, level, 0, "free", name, 0))
+                for _, k, call in taken:
+                    heapq.heappush(events, (end, level, 0, "done", network.streams[k].name, call))
+    return {key: [found[call] for call in sorted(found)] for key, found in done.items()}
+
+
+def call_tree(network: Network, chance: Chance, end_s: float) -> tuple[dict[object, list[int]], dict[str, list[float]]]:
+    """Calls of every class at every stage (owner request per call, children per upstream call), and arrivals."""
+    counts: dict[object, list[int]] = {}
+    entries = {}
+    for stream in network.streams:
+        rng = chance.of("arrivals", stream.name)
+        entries[stream.name] = arrival_times(stream.arrivals, stream.rate_rps, end_s, rng).tolist()
+        for stage in network.order:
+            sources = network.feeds[stage]
+            if not sources:
+                counts[stream.name, stage] = list(range(len(entries[stream.name])))
+                continue
+            upstream = counts[stream.name, sources[0]]
+            variant = network.stations[stream.routes[sources[0]][0][0]].variant
+            law = network.fan_outs.law((sources[0], stage), variant)
+            children = law.draw(chance.of("fan-out", stream.name, sources[0], stage), len(upstream)).tolist()
+            counts[stream.name, stage, "per call"] = children
+            counts[stream.name, stage] = [owner for owner, c in zip(upstream, children, strict=True) for _ in range(c)]
+    return counts, entries
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> Network:
+    """One to four stages: a chain, or a diamond whose branches join; one or two classes; all load moderate."""
+    diamond = draw(st.booleans())
+    order = ("a", "b", "c", "d") if diamond else ("a", "b", "c")[: draw(st.integers(1, 3))]
+    edges = (
+        [("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")]
+        if diamond
+        else [(order[i], order[i + 1]) for i in range(len(order) - 1)]
+    )
+    laws = {
+        edge: ONE if diamond else draw(st.sampled_from([ONE, FanOutLaw((0, 1, 3), (0.25, 0.5, 0.25)), law_of_mean(2)]))
+        for edge in edges
+    }
+    stations = {}
+    for stage in order:
+        if draw(st.integers(0, 5)) == 0:
+            stations[stage] = Station(stage, stage, "skip", 0, 1, 0.0, None)
+            continue
+        # Times of 1/8 s make ties: calls that end, arrive and come due in the same instant.
+        base = draw(st.sampled_from([0.125, 0.25, 0.5]))
+        batch = draw(st.sampled_from([1, 2, 4]))
+        cv = draw(st.sampled_from([0.0, 0.0, 0.6]))
+        points = tuple(ServicePoint(b, base * (0.5 + 0.5 * b), cv * base) for b in (1, 2, 4) if b <= batch)
+        delay = draw(st.sampled_from([0.0, 0.125, 1.0]))
+        stations[stage] = Station(stage, stage, "v", draw(st.integers(1, 3)), batch, delay, ServiceModel(points))
+    lineages: dict[str, tuple[tuple[str, str], ...]] = {order[0]: ()}
+    for source, target in edges:
+        lineages.setdefault(target, (*lineages[source], (source, target)))
+    routes = {stage: ((stage, 1.0),) for stage in order}
+    processes = [Arrivals(), Arrivals(process="deterministic"), Arrivals(process="gamma", cv=2.0)]
+    streams = tuple(
+        Stream(name, draw(st.sampled_from([0.5, 1.0, 2.0])), draw(st.sampled_from(processes)), 99.0, 1.0, routes)
+        for name in ("x", "y")[: draw(st.integers(1, 2))]
+    )
+    feeds = {stage: tuple(sorted(s for s, t in edges if t == stage)) for stage in order}
+    return Network(tuple(order), feeds, FanOuts(laws, {}, lineages), stations, streams)
+
+
+@settings(max_examples=150, deadline=None)
+@given(network=networks(), seed=st.integers(0, 10_000))
+def test_equal_to_the_event_by_event_reference_to_the_last_event(network: Network, seed: int) -> None:
+    end_s = 25.0
+    run = replicate(network, Chance(seed, 0), end_s, 0.0)
+    expected = reference(network, Chance(seed, 0), end_s)
+    for stream in network.streams:
+        for stage in network.order:
+            assert run.calls[stream.name, stage].done_s.tolist() == expected.get((stream.name, stage), [])
+
+
+@settings(max_examples=50, deadline=None)
+@given(network=networks(), seed=st.integers(0, 10_000))
+def test_what_enters_leaves_once(network: Network, seed: int) -> None:
+    run = replicate(network, Chance(seed, 0), 25.0, 0.0)
+    for name, (times, served) in run.served.items():
+        station = network.stations[name]
+        assert len(served.done_s) == len(times)
+        assert np.all(served.done_s >= times)
+        if station.service is not None:
+            assert served.sizes.sum() == len(times)
+            assert served.sizes.max(initial=0) <= station.max_batch
+    for stream in network.streams:
+        calls = run.calls[stream.name, network.order[0]]
+        assert len(run.latencies_s[stream.name]) == len(calls.owner)
+        assert np.all(run.latencies_s[stream.name] >= 0)
