@@ -29,7 +29,7 @@ from inferplan.profilers.jobs import (
 )
 from inferplan.profilers.planning import JobList, Planner
 from inferplan.profilers.points import Progress, measure_point, now
-from inferplan.profilers.progress import BUDGET, Done, Fit, Pace, combination_name, fit
+from inferplan.profilers.progress import BUDGET, Done, Fit, Pace, combination_name, fit, least_time_s
 from inferplan.profilers.stopping import StoppingRule
 from inferplan.profilers.store import MARKER, ProfileStore
 from inferplan.spec.document import LoadedWorkload
@@ -245,7 +245,7 @@ class _Run:
     def _measure(self, job: PointJob, limit_s: float, progress: Progress) -> list[Failed]:
         settings = self._campaign.settings
         within_budget = limit_s < settings.max_time_s
-        rule = StoppingRule.of(settings, limit_s if within_budget else math.inf)
+        rule = StoppingRule.of(settings, max(limit_s, least_time_s(job)) if within_budget else math.inf)
         cut_short_by = BUDGET if within_budget else "time"
         row, samples = measure_point(job.task, rule, cut_short_by, progress)
         self._store.add_measurement(row, samples)

@@ -115,8 +115,7 @@ def _take_slice(worker: WorkerProcess, run: ProcessRun, share: StoppingRule) -> 
     frame = worker.call(
         "measure",
         "measured",
-        # Where a time budget is used up, only what is missing of the floor is asked for.
-        least_n=max(1, (share.least_n if run.wall_s < share.limit_s else share.floor_n) - count),
+        least_n=share.wanted_n(count, run.wall_s),
         min_time_s=min(_SLICE_S, max(0.0, share.min_time_s - kept_s)),
         max_time_s=min(_SLICE_S, share.left_s(count, run.wall_s)),
     )
@@ -133,8 +132,7 @@ def _finished(run: ProcessRun, share: StoppingRule, progress: Progress) -> bool:
         return False
     count, kept_s = run.kept()
     run.met = share.is_met(count, kept_s)
-    by_rule = min(count / share.least_n, kept_s / share.min_time_s)
-    progress(min(1.0, max(by_rule, run.wall_s / min(share.limit_s, share.max_time_s))))
+    progress(share.progress(count, kept_s, run.wall_s))
     return run.met or share.is_over(count, run.wall_s)
 
 

@@ -164,10 +164,11 @@ def duration_s(job: Job, limit_s: float) -> float:
 
 
 def least_time_s(job: PointJob) -> float:
-    """The least measuring time worth its overhead: samples for a 90th percentile where that takes under two
-    seconds, else for a median."""
+    """The least measuring time worth a point's overhead: a tenth of that, or samples for a 90th percentile
+    where they take under two seconds, else for a median."""
     for_p90 = least_count(90.0) * job.service_s
-    return min(job.full_s, max(least_count(50.0) * job.service_s, min(for_p90, _SHORT_S), 0.05))
+    least_s = max(least_count(50.0) * job.service_s, min(for_p90, _SHORT_S), job.overhead_s / 10)
+    return min(job.full_s, least_s)
 
 
 class Pace:

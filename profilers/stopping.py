@@ -61,10 +61,26 @@ class StoppingRule:
         """Whether a time limit is reached."""
         return time_s >= self.max_time_s or (time_s >= self.limit_s and n >= self.floor_n)
 
+    def wanted_n(self, n: int, spent_s: float) -> int:
+        """How many batches to ask for next: what is missing of the rule (of the floor, once a time budget is
+        used up) and a little more, because some may turn out to be warm-up."""
+        missing = (self.least_n if spent_s < self.limit_s else self.floor_n) - n
+        return max(1, missing + missing // 10)
+
+    def progress(self, n: int, time_s: float, spent_s: float) -> float:
+        """Share done, 0 to 1: towards the rule (`n` and `time_s` without warm-up), or towards a time limit."""
+        towards_rule = min(_part(n, self.least_n), _part(time_s, self.min_time_s))
+        towards_limit = _part(spent_s, min(self.limit_s, self.max_time_s))
+        return min(1.0, max(towards_rule, towards_limit))
+
     def left_s(self, n: int, time_s: float) -> float:
         """Time until a limit may be reached, once `n` batches took `time_s`."""
         limit_s = self.limit_s if n >= self.floor_n else self.max_time_s
         return max(0.0, min(limit_s, self.max_time_s) - time_s)
+
+
+def _part(value: float, whole: float) -> float:
+    return value / whole if whole > 0 else 1.0
 
 
 def warmup_end(durations_s: Floats) -> int:

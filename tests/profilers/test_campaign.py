@@ -18,7 +18,9 @@ import onnx
 import pytest
 
 from inferplan.profilers.campaign import plan_campaign, run_campaign
-from inferplan.profilers.jobs import CampaignSummary, Event, Inspecting, JobFinished, JobProgress, JobStarted
+from inferplan.profilers.jobs import CampaignSummary, Event, Inspecting, JobFinished, JobProgress, JobStarted, PointJob
+from inferplan.profilers.points import measure_point
+from inferplan.profilers.stopping import StoppingRule
 from inferplan.profilers.store import ProfileStore
 from inferplan.spec.document import LoadedWorkload, load_workload
 from inferplan.spec.errors import InputError
@@ -280,6 +282,15 @@ def test_a_time_budget_measures_the_most_telling_first(make_workload: MakeWorklo
     again = {job.name for job in plan_campaign(loaded, tmp_path / "p").jobs}
     assert {f"s={row.key.variant} batch {row.key.batch}" for row in cut_short} <= again
     assert "s=a batch 1" not in {job.name for job in plan_campaign(loaded, tmp_path / "p", time_budget_s=6.0).jobs}
+
+
+def test_a_budget_that_leaves_no_time_still_measures_a_median(make_workload: MakeWorkload, tmp_path: Path) -> None:
+    loaded = make_workload(profile={"percentile": 99, "min_time_s": 2.0})
+    (point,) = [job for job in plan_campaign(loaded, tmp_path / "p").jobs if isinstance(job, PointJob)]
+    rule = StoppingRule.of(loaded.workload.profile, 0.0)
+    row, _ = measure_point(point.task, rule, "budget", lambda share: None)
+    assert (row.status, row.stopped_by) == ("ok", "budget")
+    assert 11 <= row.n < 662
 
 
 def test_the_device_is_asked_for_where_several_fit(make_workload: MakeWorkload, tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_the_least_time_gives_a_median_of_slow_models_and_a_p90_of_fast_ones() -
     assert least_time_s(point(service_s=1.0, full_s=60.0)) == 11.0
     assert least_time_s(point(service_s=0.01)) == pytest.approx(0.64)
     assert least_time_s(point(service_s=1.0, full_s=3.0)) == 3.0
+    assert least_time_s(point(service_s=1e-6, overhead_s=2.0)) == pytest.approx(0.2)
 
 
 def test_combinations_are_begun_where_a_part_is_within_reach() -> None:

@@ -31,6 +31,13 @@ def test_a_time_budget_leaves_enough_for_a_median_but_the_longest_time_ends_it()
     assert rule.left_s(11, 0.6) == 0.0
 
 
+def test_a_little_more_than_what_is_missing_is_asked_for() -> None:
+    rule = StoppingRule(662, 3, 1.0, 10.0, limit_s=2.0, floor_n=11)
+    assert rule.wanted_n(0, 0.0) == 662 + 66
+    assert rule.wanted_n(5, 2.5) == 6
+    assert rule.wanted_n(900, 0.5) == 1
+
+
 @given(least_n=st.integers(1, 10_000), processes=st.integers(1, 20))
 def test_shares_add_up(least_n: int, processes: int) -> None:
     rule = StoppingRule(least_n, processes, 1.0, 10.0)
