@@ -68,6 +68,8 @@ def judge(
         notes.append(
             f"traffic is {settings.rate_scale:g} times what was planned for: predictions are for the planned traffic"
         )
+    if requests.made_up:
+        notes.append("the workload has no labelled requests: random ones were sent, and nothing was scored")
     doubts = [f"replica {crash}" for name in sorted(crashes) for crash in crashes[name]]
     notes += doubts
     oversubscribed = any(note.startswith("oversubscribed") for note in notes)

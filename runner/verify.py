@@ -78,7 +78,7 @@ def run_plan(
         workload.profile.load_timeout_s if start_limit_s is None else start_limit_s,
     )
     placing = place_replicas(loaded.plan, available_cores(), oversubscribe=oversubscribe)
-    requests = Requests(workload, seed)
+    requests = Requests(loaded, seed)
     with _quiet_collector():
         return eventloop.run(lambda: _run(loaded, settings, placing, requests, on_event))
 

@@ -38,7 +38,7 @@ def report(deploy: Deploy) -> Callable[..., RunReport]:
         latency = np.broadcast_to(np.asarray(latency_s, float), count).copy()
         latency[:failed] = np.inf
         answers = {i: {"y": np.full(4, -1.0 if i < wrong else np.nan)} for i in range(answered)}
-        requests = Requests(loaded.workload.workload, 0)
+        requests = Requests(loaded, 0)
         for i in range(wrong, answered):
             answers[i] = {"y": 2 * requests._examples[i].input["x"]}
         load = Load(
@@ -151,7 +151,7 @@ def test_a_stage_scores_for_a_pipeline_of_one_stage_without_code(deploy: Deploy)
     code += " def examples(self): return [(1, 1), (2, 2), (3, 3)]\n"
     code += " def score(self, p, t): return {'right': [float(a == b) for a, b in zip(p, t)]}\n"
     loaded = deploy("scale", code=code)
-    requests = Requests(loaded.workload.workload, 0)
+    requests = Requests(loaded, 0)
     assert (len(requests), requests.metric) == (3, "right")
     truths = [example.truth for example in requests._examples]
     scores = requests.score({0: truths[0], 2: -1})

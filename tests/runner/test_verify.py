@@ -140,9 +140,19 @@ def test_what_cannot_be_run_is_refused(deploy: Deploy) -> None:
     for duration in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="duration_s must be a positive number"):
             run_plan(deploy("scale"), duration)
-    empty = "class Whole:\n def __init__(self, c): pass\nclass Double(Whole): pass\n"
-    with pytest.raises(InputError, match="scale has no labelled requests"):
+    empty = "class Whole:\n def __init__(self, c): pass\nclass Double(Whole):\n def preprocess(self, i): pass\n"
+    with pytest.raises(InputError, match="scale has no requests to send"):
         run_plan(deploy("scale", code=empty), 1.0)
+
+
+def test_without_labelled_requests_random_ones_are_sent(deploy: Deploy) -> None:
+    bare = "class Whole:\n def __init__(self, c): pass\nclass Double(Whole): pass\n"
+    report = run_plan(deploy("scale", slo_s=5, code=bare), 1.0, warmup_s=0.0)
+    web = report.classes["web"]
+    assert web.completed == web.requests > 10
+    assert web.accuracy is None
+    assert "random ones were sent" in report.notes[-1]
+    assert web.reasons[1] == "an accuracy of 0.9 was promised, but nothing scored the answers"
 
 
 RUN = """\
