@@ -51,8 +51,9 @@ def place_replicas(plan: Plan, cores: Sequence[int], *, oversubscribe: bool = Fa
     """Give every replica of the plan cores of its own, all machines of the plan side by side on this one.
 
     Replicas are placed from the last core downwards. What is left over is for router and load generator; they
-    are not pinned to it: on two cores, with one replica, pinning them mostly cost throughput (docs/runner.md). Raises InputError where there are too few cores, unless `oversubscribe`: then
-    cores are shared, and a note says so.
+    are not pinned to it: on two cores, with one replica, pinning them mostly cost throughput (docs/runner.md).
+    Raises InputError where there are too few cores, unless `oversubscribe`: then cores are shared, and a note
+    says so.
     """
     wanted = [
         (placement.option, f"{device}[{index}]", max(1, plan.options[placement.option].threads))
