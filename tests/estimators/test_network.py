@@ -1,0 +1,46 @@
+"""From a plan document to a network of queues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from inferplan.estimators.fanout import FanOutLaw, law_of_mean
+from inferplan.estimators.network import Network, Station, stage_order
+from inferplan.spec.workload import Workload
+
+
+def test_loads_multiply_by_the_fan_out(station: Callable[..., Station], chain: Callable[..., Network]) -> None:
+    stations = [station(name, name, [(1, 0.001)]) for name in "abc"]
+    network = chain(stations, [law_of_mean(3), FanOutLaw((0, 1), (0.5, 0.5))], {"x": 10.0, "y": 5.0})
+    assert network.loads_rps() == pytest.approx({"a": 15.0, "b": 45.0, "c": 22.5})
+    assert network.unstable() == ()
+
+
+def test_unstable_stations_are_named_with_both_figures(
+    station: Callable[..., Station], single: Callable[..., Network]
+) -> None:
+    network = single(station("s", "s", [(1, 0.01), (4, 0.02)], n=2), 400.0)
+    assert network.unstable() == ("s: 400 calls/s reach it, its capacity is 400",)
+    assert single(station("s", "s", None), 1e9).unstable() == ()
+
+
+def test_stage_order_does_not_depend_on_the_document() -> None:
+    def spec(stages: str, edges: list[str]) -> Workload:
+        document: dict[str, Any] = {
+            "apiVersion": "inferplan/v1",
+            "name": "w",
+            "pipeline": {
+                "stages": {s: {"variants": {"v": {"model": "m"}}} for s in stages},
+                "edges": [{"from": a, "to": b} for a, b in edges],
+            },
+            "tiers": {"t": {"devices": {"d": {"price_usd_per_h": 1.0, "cores": 1}}}},
+            "classes": {"c": {"rate_rps": 1.0}},
+        }
+        return Workload.model_validate(document)
+
+    edges = ["za", "zb", "ac", "bc"]
+    assert stage_order(spec("zabc", edges)) == ["z", "a", "b", "c"]
+    assert stage_order(spec("cbaz", edges[::-1])) == ["z", "a", "b", "c"]

@@ -1,0 +1,97 @@
+"""The checker catches plans that claim what is not so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from inferplan.solvers.checker import check_plan
+from inferplan.solvers.planner import solve
+from inferplan.spec.errors import CheckFailedError
+from inferplan.spec.plan import Plan
+
+TIMES = {("a", "v"): {1: 0.01, 4: 0.03}, ("b", "v"): {1: 0.02, 4: 0.05}}
+
+
+@pytest.fixture
+def solved(instances: Any) -> tuple[Plan, Any, Any]:
+    loaded = instances.workload(
+        {"a": ["v"], "b": ["v"]},
+        edges=[{"from": "a", "to": "b", "fan_out": 2.0}],
+        classes={"web": {"rate_rps": 30.0, "slo": {"latency_s": 0.5}, "accuracy": {"floor": 0.7}}},
+    )
+    profile = instances.profile(TIMES, {("a", "v"): 0.9, ("b", "v"): 0.9})
+    return solve(loaded, profile, plan_dir=instances.folder), loaded.workload, profile
+
+
+def forged(plan: Plan, change: Any) -> Plan:
+    data = plan.model_dump(by_alias=True)
+    change(data)
+    return Plan.model_validate(data)
+
+
+def option(data: dict[str, Any], stage: str) -> dict[str, Any]:
+    return next(o for o in data["options"].values() if o["stage"] == stage)
+
+
+def lower_replicas(data: dict[str, Any]) -> None:
+    name = next(name for name, o in data["options"].items() if o["stage"] == "b")
+    data["options"][name]["replicas"] = 1
+    left = 1
+    for machine in data["machines"]["edge/cpu"]["packing"]:
+        for placement in list(machine):
+            if placement["option"] == name:
+                if left:
+                    placement["replicas"], left = 1, 0
+                else:
+                    machine.remove(placement)
+
+
+def overfill(data: dict[str, Any]) -> None:
+    for entry in data["options"].values():
+        entry["threads"] *= 4
+
+
+FORGERIES = {
+    "beyond its capacity": lower_replicas,
+    "cores on": overfill,
+    "the plan says": lambda data: data.update(cost_usd_per_h=data["cost_usd_per_h"] / 2),
+    "calls/s reach it": lambda data: option(data, "b")["predicted"].update(load_rps=30.0),
+    "its accuracy is": lambda data: data["classes"]["web"]["predicted"]["accuracy"].update(value=0.95),
+    "has an SLO and no certificate": lambda data: data["certificate"].update(classes={}),
+    "said to be met": lambda data: data["certificate"]["classes"]["web"]["latency_s"].update(upper=0.6),
+    "certified for another SLO": lambda data: data["certificate"]["classes"]["web"].update(limit_s=1.0),
+    "no row of it": lambda data: option(data, "a").update(model_sha256="0" * 64),
+}
+
+
+def test_an_honest_plan_passes(solved: tuple[Plan, Any, Any]) -> None:
+    check_plan(*solved)
+
+
+@pytest.mark.parametrize("finding", FORGERIES)
+def test_a_forged_plan_fails_loudly(finding: str, solved: tuple[Plan, Any, Any]) -> None:
+    plan, workload, profile = solved
+    with pytest.raises(CheckFailedError) as caught:
+        check_plan(forged(plan, FORGERIES[finding]), workload, profile)
+    assert any(finding in line for line in caught.value.details)
+
+
+def test_a_floor_that_is_not_kept_is_found(solved: tuple[Plan, Any, Any], instances: Any) -> None:
+    plan, workload, _ = solved
+    worse = instances.profile(TIMES, {("a", "v"): 0.9, ("b", "v"): 0.7})
+    with pytest.raises(CheckFailedError) as caught:
+        check_plan(plan, workload, worse)
+    assert any("does not keep its floor" in line for line in caught.value.details)
+
+
+def test_the_checker_shares_no_code_with_the_solver() -> None:
+    import inspect
+
+    import inferplan.solvers.checker as checker
+
+    source = inspect.getsource(checker)
+    assert "import inferplan.solvers" not in source
+    assert "from inferplan.solvers" not in source
+    assert "from inferplan.estimators" not in source
