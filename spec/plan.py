@@ -6,6 +6,7 @@ mappings are sorted by name; durations are rounded to a microsecond and other nu
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import tempfile
@@ -307,6 +308,7 @@ def load_plan(path: Path | str) -> LoadedPlan:
     if loaded.sha256 != plan.workload.sha256:
         raise InputError(f"{path} was made for another version of {workload_path}: solve again")
     _check_against(plan, loaded, path)
+    _check_models(plan, loaded, path)
     return LoadedPlan(plan, path, loaded)
 
 
@@ -325,3 +327,17 @@ def _check_against(plan: Plan, loaded: LoadedWorkload, path: Path) -> None:
         missing = set(workload.pipeline.stages) - set(traffic.routes)
         if missing:
             raise InputError(f"{path}: class {name} has no route for {', '.join(sorted(missing))}")
+
+
+def _check_models(plan: Plan, loaded: LoadedWorkload, path: Path) -> None:
+    """Models must be those that were measured and planned."""
+    hashes: dict[Path, str] = {}
+    for name, option in plan.options.items():
+        model = loaded.workload.model_path(option.stage, option.variant)
+        if model is None:
+            continue
+        if model not in hashes:
+            with model.open("rb") as file:
+                hashes[model] = hashlib.file_digest(file, "sha256").hexdigest()
+        if hashes[model] != option.model_sha256:
+            raise InputError(f"{path}: {model} of option {name} has changed since planning: profile and solve again")

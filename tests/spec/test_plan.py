@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from inferplan.spec.errors import DocumentError, InputError
 from inferplan.spec.plan import Plan, dump_plan, load_plan, read_plan, write_plan
 
 SHA = "0" * 64
+MODELS = {name: hashlib.sha256(b"model " + name.encode()).hexdigest() for name in ("small", "only")}
 PREDICTED = {"load_rps": 40.0, "capacity_rps": 100.0, "utilisation": 0.4, "batch_mean": 1.0} | {
     "latency_mean_s": 0.01,
     "latency_tail_s": 0.0123456789,
@@ -28,7 +30,7 @@ def plan_data(workload_sha256: str = SHA) -> dict[str, Any]:
             "runtime": "onnxruntime",
             "provider": "cpu",
             "device": "edge/cpu",
-            "model_sha256": SHA,
+            "model_sha256": MODELS[variant],
             "threads": 1,
             "max_batch": 4,
             "max_queue_delay_s": 0.0,
@@ -136,4 +138,12 @@ def test_a_plan_of_unknown_variants_is_refused(write_workload: Callable[..., Pat
     data["options"]["find-small"]["variant"] = "huge"
     write_plan(Plan.model_validate(data), tmp_path / "plan.yaml")
     with pytest.raises(InputError, match="does not have"):
+        load_plan(tmp_path / "plan.yaml")
+
+
+def test_a_model_that_changed_since_planning_is_refused(write_workload: Callable[..., Path], tmp_path: Path) -> None:
+    data = plan_data(load_workload(write_workload()).sha256)
+    write_plan(Plan.model_validate(data), tmp_path / "plan.yaml")
+    (tmp_path / "small.onnx").write_bytes(b"another model")
+    with pytest.raises(InputError, match=r"small.onnx of option find-small has changed"):
         load_plan(tmp_path / "plan.yaml")
