@@ -15,7 +15,8 @@ import pytest
 from inferplan.exporters.compose import export_compose
 from inferplan.exporters.triton import export_triton
 
-pytestmark = pytest.mark.server
+# The first test installs the server.
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
 
 def ask(server: Any, model: str, **tensors: Any) -> dict[str, Any]:
