@@ -26,5 +26,6 @@ def lint(
         return code
     for finding in report.findings:
         say(str(finding))
-    say(f"{directory}: {len(report.models)} models, {len(report.errors)} errors, {len(report.warnings)} warnings")
+    counts = (("model", report.models), ("error", report.errors), ("warning", report.warnings))
+    say(f"{directory}: " + ", ".join(f"{len(items)} {name}{'s' * (len(items) != 1)}" for name, items in counts))
     return code
