@@ -73,7 +73,9 @@ def read_points(workload: Workload, profile: Profile, samples: SampleSource | No
     failed: list[str] = []
     for row in profile.measurements:
         key = row.key
-        if key.instances != 1 or (key.stage, key.variant) not in hashes or key.modalities:
+        known = (key.stage, key.variant) in hashes
+        # A skip variant takes no time, whatever passing its input through was measured to take.
+        if not known or key.instances != 1 or key.modalities or key.runtime == "skip":
             continue
         if key.model_sha256 != hashes[key.stage, key.variant]:
             stale[key.stage, key.variant] += 1
@@ -146,14 +148,10 @@ def _points(rows: list[Measurement]) -> tuple[ServicePoint, ...]:
 
 def service_point(row: Measurement) -> ServicePoint:
     """A measured row as a point of a service model."""
-    times = row.service
-    named = ((0.0, times.min_s), (0.5, times.p50_s), (0.9, times.p90_s), (0.95, times.p95_s), (0.99, times.p99_s))
-    known = [(level, value) for level, value in (*named, (0.999, times.p999_s)) if value is not None]
     return ServicePoint(
         row.key.batch,
-        float(times.mean_s or 0.0),
-        float(times.std_s or 0.0),
+        float(row.service.mean_s or 0.0),
+        float(row.service.std_s or 0.0),
         row.peak_rss_bytes,
         row.key,
-        tuple(known) if times.p90_s is not None else (),
     )

@@ -32,17 +32,13 @@ _GRID_LEVELS = (_EDGES[:-1] + _EDGES[1:]) / 2
 
 @dataclass(frozen=True, slots=True)
 class ServicePoint:
-    """A measured batch size. `std_s` is 0 where the profile has none; `memory_bytes` is the peak of one replica.
-
-    `quantiles_s` are (level, seconds) pairs, rising: what the profile says of the distribution without its samples.
-    """
+    """A measured batch size. `std_s` is 0 where the profile has none; `memory_bytes` is the peak of one replica."""
 
     batch: int
     mean_s: float
     std_s: float = 0.0
     memory_bytes: int | None = None
     key: PointKey | None = None
-    quantiles_s: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ class ServiceModel:
     def grid_s(self, batch: float) -> Floats:
         """Representative service times of a batch (its size may be a mean), with the weights `GRID_WEIGHTS`."""
         above = self._above(batch)
-        return self._grids[above] * (self.mean_s(batch) / self.points[above].mean_s)
+        return self._grid(above) * (self.mean_s(batch) / self.points[above].mean_s)
 
     def _above(self, batch: float) -> int:
         self._in_range(batch)
@@ -131,9 +127,14 @@ class ServiceModel:
     def _read(self) -> dict[int, Floats]:
         return {}
 
+    def _grid(self, index: int) -> Floats:
+        if index not in self._grids:
+            self._grids[index] = np.asarray(np.quantile(self._raw(index), _GRID_LEVELS), dtype=np.float64)
+        return self._grids[index]
+
     @cached_property
-    def _grids(self) -> list[Floats]:
-        return [_grid(point) for point in self.points]
+    def _grids(self) -> dict[int, Floats]:
+        return {}
 
 
 def synthetic_s(point: ServicePoint) -> Floats:
@@ -144,10 +145,3 @@ def synthetic_s(point: ServicePoint) -> Floats:
     draws = np.random.default_rng(0).gamma(shape, point.mean_s / shape, SYNTHETIC_DRAWS)
     scaled: Floats = draws * (point.mean_s / draws.mean())
     return scaled
-
-
-def _grid(point: ServicePoint) -> Floats:
-    if len(point.quantiles_s) >= 3:
-        levels, values = zip(*point.quantiles_s, strict=True)
-        return np.asarray(np.interp(_GRID_LEVELS, levels, values), dtype=np.float64)
-    return np.asarray(np.quantile(synthetic_s(point), _GRID_LEVELS), dtype=np.float64)

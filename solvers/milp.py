@@ -52,8 +52,10 @@ from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import (
     ACCURACY,
     ACCURACY_FIRST,
+    CORES,
     COST,
     COST_FIRST,
+    RATIO,
     TIE,
     Ask,
     Found,
@@ -62,7 +64,8 @@ from inferplan.solvers.program import (
 )
 
 MAX_BRANCHES = 32
-TIE_GAP = 1e-5
+TIE_GAPS = {ACCURACY: 1e-6, RATIO: 1e-3, CORES: 1e-6}
+"""Relative gaps of goals that only break ties: an analytic latency is not worth more than three figures."""
 Scenario = Mapping[tuple[int, str], frozenset[str]]
 """By (class, stage): the variants it may choose."""
 
@@ -106,19 +109,19 @@ class Solver:
     def __init__(self, problem: Problem, columns: Sequence[Column]) -> None:
         self.problem = problem
         self.timed_out = False
-        self._branches = [Program(problem, _within(scenario, columns)) for scenario in scenarios(problem, columns)]
+        self.branches = [Program(problem, _within(scenario, columns)) for scenario in scenarios(problem, columns)]
 
     def ask(self, ask: Ask, time_limit_s: float, gap: float) -> Solution | None:
         """The best plan for a question; None where there is none, or none was found in time (`timed_out`)."""
         deadline = time.monotonic() + time_limit_s
         self.timed_out = False
-        alive = list(self._branches)
+        alive = list(self.branches)
         try:
             for branch in alive:
                 branch.begin(ask)
             return self._lexicographic(ask, alive, deadline, gap)
         finally:
-            for branch in self._branches:
+            for branch in self.branches:
                 branch.end()
 
     def _lexicographic(self, ask: Ask, alive: list[Program], deadline: float, gap: float) -> Solution | None:
@@ -129,8 +132,7 @@ class Solver:
             alive = [branch for branch in alive if branch.means(goal)] if best is None else alive
             if not alive or not alive[0].means(goal):
                 continue
-            # How sure the objective is, the caller says; ties by latency need no more than four figures.
-            found, bound, complete = self._best_branch(goal, alive, deadline, TIE_GAP if best else gap)
+            found, bound, complete = self._best_branch(goal, alive, deadline, TIE_GAPS.get(goal, gap) if best else gap)
             if not found:
                 return best
             top = min(found, key=lambda item: item[1].value)[1]

@@ -69,8 +69,8 @@ class Program:
         self.timed_out = False
         self._added: list[Any] = []
         self.feasible = self._every_stage_has_columns()
-        self._model = mip.Model(solver_name="HIGHS")
-        self._model.verbose = 0
+        self.model = mip.Model(solver_name="HIGHS")
+        self.model.verbose = 0
         self.price_scale = _geometric_mean([d.price_usd_per_h for d in problem.devices.values()])
         self._proven_packing = True
         if self.feasible:
@@ -83,7 +83,7 @@ class Program:
     def _build(self) -> None:
         import mip
 
-        model = self._model
+        model = self.model
         self._y = [model.add_var(var_type=mip.BINARY) for _ in self.columns]
         self._at: dict[tuple[int, str], list[int]] = {}
         for index, column in enumerate(self.columns):
@@ -116,12 +116,12 @@ class Program:
                 rows.setdefault((k, column.stage, source, group), []).append(self._y[index])
         for (k, _, source, group), members in rows.items():
             allowed = mip.xsum(self._choice[k, source, variant] for variant in group)
-            self._model += mip.xsum(members) - allowed <= 0
+            self.model += mip.xsum(members) - allowed <= 0
 
     def _add_machines(self) -> None:
         import mip
 
-        model = self._model
+        model = self.model
         self._machines: dict[str, Any] = {}
         for name, device in self.problem.devices.items():
             own = [(y, c) for y, c in zip(self._y, self.columns, strict=True) if c.option.device == name]
@@ -143,7 +143,7 @@ class Program:
     def _add_latencies(self) -> None:
         import mip
 
-        model = self._model
+        model = self.model
         self._latency: dict[int, Any] = {}
         for k, need in enumerate(self.problem.classes):
             if need.limit_s is None:
@@ -177,24 +177,24 @@ class Program:
 
     def keep(self, goal: Goal, value: float) -> Any:
         """Ask that a goal stays within a tie of a value; the row can be dropped again."""
-        row = self._model.add_constr(self._expression(goal) <= value + TIE * max(1.0, abs(value)))
+        row = self.model.add_constr(self.expression(goal) <= value + TIE * max(1.0, abs(value)))
         self._added.append(row)
         return row
 
     def drop(self, row: Any) -> None:
         """Take a row away again."""
-        self._model.remove([row])
+        self.model.remove([row])
         self._added.remove(row)
 
     def end(self) -> None:
         """Forget the question."""
         if self._added:
-            self._model.remove(self._added)
+            self.model.remove(self._added)
         self._added = []
 
     def means(self, goal: Goal) -> bool:
         """Whether a goal says anything about this instance."""
-        return self.feasible and self._expression(goal) is not None
+        return self.feasible and self.expression(goal) is not None
 
     def optimize(self, goal: Goal, deadline: float, gap: float) -> Found | None:
         """Best for one goal, such that the chosen replicas really fit on the machines bought.
@@ -204,11 +204,11 @@ class Program:
         import mip
 
         status = mip.OptimizationStatus
-        model = self._model
+        model = self.model
         self.timed_out = False
         if not self.feasible:
             return None
-        model.objective = mip.minimize(self._expression(goal))
+        model.objective = mip.minimize(self.expression(goal))
         model.max_mip_gap = gap
         model.max_mip_gap_abs = ABSOLUTE_GAP
         while True:
@@ -231,7 +231,7 @@ class Program:
         """Set bounds and add the rows of one question; returns the rows to remove afterwards."""
         import mip
 
-        model, classes = self._model, self.problem.classes
+        model, classes = self.model, self.problem.classes
         added: list[Any] = []
         for k, total in self._latency.items():
             scale = ask.scales[classes[k].name]
@@ -251,7 +251,7 @@ class Program:
         if ask.better_than is not None:
             goal = ACCURACY if self.problem.maximizes_accuracy else COST
             less = ask.better_than / (1.0 if goal == ACCURACY else self.price_scale)
-            added.append(model.add_constr(self._expression(goal) <= less - max(BETTER * abs(less), 2e-6)))
+            added.append(model.add_constr(self.expression(goal) <= less - max(BETTER * abs(less), 2e-6)))
         for chosen in ask.forbidden:
             together = mip.xsum(self._choice[key] for key in sorted(chosen))
             added.append(model.add_constr(together <= len(chosen) - 1))
@@ -277,10 +277,10 @@ class Program:
             alone = [len(pack_columns(self.problem, [c])[name].machines) for c in own]
             chosen = {id(c): i for i, c in enumerate(self.columns)}
             missing = mip.xsum(u * (1 - self._y[chosen[id(c)]]) for u, c in zip(alone, own, strict=True))
-            self._model += self._machines[name] + missing >= needed
+            self.model += self._machines[name] + missing >= needed
         return cut
 
-    def _expression(self, goal: Goal) -> Any:
+    def expression(self, goal: Goal) -> Any:
         """A linear expression to minimise; None where a goal means nothing to this instance."""
         import mip
 

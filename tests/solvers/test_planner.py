@@ -9,7 +9,7 @@ import pytest
 
 from inferplan.solvers.checker import check_plan
 from inferplan.solvers.planner import solve
-from inferplan.spec.errors import InfeasibleError, InputError
+from inferplan.spec.errors import InfeasibleError, InputError, UndecidedError
 from inferplan.spec.plan import Plan, dump_plan, load_plan, write_plan
 
 TIMES = {
@@ -333,3 +333,29 @@ def test_renaming_changes_no_cost(instances: Any) -> None:
 def test_too_many_classes_are_refused_not_approximated(instances: Any) -> None:
     with pytest.raises(InputError, match="7 traffic classes"):
         plan_of(instances, classes={f"c{i}": {"rate_rps": 1.0} for i in range(7)})
+
+
+def test_a_time_limit_is_never_reported_as_optimal(instances: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HiGHS stopped by its clock with a solution in hand says FEASIBLE."""
+    import mip
+
+    optimize = mip.Model.optimize
+
+    def stopped(self: mip.Model, **options: Any) -> mip.OptimizationStatus:
+        outcome = optimize(self, **options)
+        return mip.OptimizationStatus.FEASIBLE if outcome == mip.OptimizationStatus.OPTIMAL else outcome
+
+    monkeypatch.setattr(mip.Model, "optimize", stopped)
+    plan = plan_of(instances)
+    assert plan.proof.status == "feasible"
+
+
+def test_no_time_at_all_gives_a_plan_or_says_so(instances: Any) -> None:
+    loaded = instances.workload(STAGES, edges=EDGES, classes=web())
+    try:
+        plan = solve(loaded, instances.profile(TIMES, ACCURACY), plan_dir=instances.folder, time_limit_s=0.0)
+    except UndecidedError as error:
+        assert error.exit_code == 4
+    else:
+        assert plan.certificate is not None
+        assert plan.certificate.verdict == "met"
