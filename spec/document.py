@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from inferplan.spec import messages
+from inferplan.spec.core_yaml import CoreLoader
 from inferplan.spec.errors import DocumentError, InputError, Problem
 from inferplan.spec.workload import Workload
 
@@ -72,7 +73,7 @@ def parse_yaml(text: bytes, file: str) -> Document:
     if len(text) > MAX_DOCUMENT_BYTES:
         raise InputError(f"{file}: larger than {MAX_DOCUMENT_BYTES} bytes")
     try:
-        root = yaml.compose(text.decode("utf-8-sig"), Loader=yaml.SafeLoader)
+        root = yaml.compose(text.decode("utf-8-sig"), Loader=CoreLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
@@ -100,7 +101,7 @@ class _Builder:
         self.positions = positions
         self.problems: list[Problem] = []
         self._nodes = 0
-        self._scalars = yaml.SafeLoader("")
+        self._scalars = CoreLoader("")
 
     def build(self, node: yaml.Node, path: Path_) -> Any:
         self._nodes += 1
@@ -132,7 +133,7 @@ class _Builder:
             place = self._position(node)
             self.problems.append(Problem(self.file, place.line, place.column, dotted(path), str(error)))
             return None
-        # YAML reads 2026-01-01 as a date; documents hold text, numbers, booleans and null only.
+        # Explicit tags can make dates and sets; documents hold text, numbers, booleans and null only.
         return value if isinstance(value, str | int | float | bool | None) else str(node.value)
 
     def _position(self, node: yaml.Node) -> Position:

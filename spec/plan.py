@@ -17,6 +17,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from inferplan.spec.core_yaml import CoreDumper
 from inferplan.spec.document import LoadedWorkload, load_workload, read_document, validated
 from inferplan.spec.errors import InputError
 from inferplan.spec.types import (
@@ -245,7 +246,11 @@ def dump_plan(plan: Plan) -> str:
     """The plan as YAML text: same plan, same bytes."""
     data = _rounded(plan.model_dump(mode="json", by_alias=True, exclude_none=True), "")
     head = {key: data.pop(key) for key in ("apiVersion", "kind", "name")}
-    return yaml.safe_dump(head, sort_keys=False) + yaml.safe_dump(data, sort_keys=False, width=110, allow_unicode=True)
+    return _dump(head) + _dump(data)
+
+
+def _dump(data: dict[str, Any]) -> str:
+    return yaml.dump(data, Dumper=CoreDumper, sort_keys=False, width=110, allow_unicode=True)
 
 
 def _rounded(value: Any, name: str) -> Any:
