@@ -82,7 +82,8 @@ def print_plan(plan: Plan, output: Path | None = None) -> None:
         say()
         heading(title)
         show(table, indent=2)
-    _lines("What holds it there", binding_lines(plan))
+    none = ["no single promise or limit: without any one of them this would still be the plan"]
+    _lines("What holds it there", binding_lines(plan) or none)
     if plan.alternatives:
         say()
         heading("Also considered")

@@ -50,7 +50,7 @@ def _quota(count: int) -> int:
 def place_replicas(plan: Plan, cores: Sequence[int], *, oversubscribe: bool = False) -> Placing:
     """Give every replica of the plan cores of its own, all machines of the plan side by side on this one.
 
-    Replicas are placed from the last core downwards. What is left over is for router and load generator; they
+    What is left over is for router and load generator; they
     are not pinned to it: on two cores, with one replica, pinning them mostly cost throughput (docs/runner.md).
     Raises InputError where there are too few cores, unless `oversubscribe`: then cores are shared, and a note
     says so.
@@ -74,11 +74,22 @@ def place_replicas(plan: Plan, cores: Sequence[int], *, oversubscribe: bool = Fa
         notes.append(f"oversubscribed: {counts}, so replicas share cores and are slower than planned")
     elif needed == len(cores):
         notes.append("the replicas take every core: router and load generator share cores with them")
-    free = list(reversed(cores))
-    slots: list[Slot] = []
-    for option, machine, threads in wanted:
-        if len(free) < threads and needed > len(cores):
-            free = list(reversed(cores))
-        taken, free = free[:threads], free[threads:]
-        slots.append(Slot(option, machine, tuple(sorted(taken))))
-    return Placing(tuple(slots), tuple(notes))
+    return Placing(tuple(_spread(plan, wanted, cores)), tuple(notes))
+
+
+def _spread(plan: Plan, wanted: Sequence[tuple[str, str, int]], cores: Sequence[int]) -> list[Slot]:
+    """The busiest replicas choose first, each the cores with the least work on them, the last ones where equal.
+
+    Where there are enough cores nobody shares one; where there are not, those share that have the least to do.
+    """
+    load = dict.fromkeys(cores, 0.0)
+    slots: dict[int, Slot] = {}
+    busiest_first = sorted(range(len(wanted)), key=lambda i: -plan.options[wanted[i][0]].predicted.utilisation)
+    for index in busiest_first:
+        option, machine, threads = wanted[index]
+        taken = sorted(cores, key=lambda core: (load[core], -core))[:threads]
+        for core in taken:
+            # An idle replica still counts, so that an empty core is always taken before a shared one.
+            load[core] += max(plan.options[option].predicted.utilisation, 0.01)
+        slots[index] = Slot(option, machine, tuple(sorted(taken)))
+    return [slots[index] for index in range(len(wanted))]

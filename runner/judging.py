@@ -183,11 +183,11 @@ def _latency_verdict(plan: ClassPlan, load: Load, oversubscribed: bool) -> tuple
     late_s = float(np.quantile(load.lateness_s, q / 100.0))
     late = late_s > LATE_SHARE * limit_s
     tail = intervals.percentile(load.latency_s, q)
-    shown = f"p{q:g} latency {_ms(tail.value)} [{_ms(tail.lower)}, {_ms(tail.upper)}], promised {_ms(limit_s)}"
+    shown = f"p{q:g} latency {_time(tail.value)} [{_time(tail.lower)}, {_time(tail.upper)}], promised {_time(limit_s)}"
     if lost:
         shown += f"; {lost} of {count} requests got no answer"
     if late:
-        shown += f"; the load generator itself was {_ms(late_s)} late at p{q:g}, which is part of these latencies"
+        shown += f"; the load generator itself was {_time(late_s)} late at p{q:g}, which is part of these latencies"
     if tail.upper is not None and tail.upper <= limit_s:
         return "met", shown
     if late:
@@ -274,7 +274,9 @@ def _worst(verdicts: Sequence[Verdict]) -> Verdict:
     return next((verdict for verdict in order if verdict in verdicts), "met")
 
 
-def _ms(value_s: float | None) -> str:
+def _time(value_s: float | None) -> str:
     if value_s is None:
         return "unknown"
-    return "no answer" if math.isinf(value_s) else f"{value_s * 1e3:.3g} ms"
+    if math.isinf(value_s):
+        return "no answer"
+    return f"{value_s:.3g} s" if value_s >= 0.9995 else f"{value_s * 1e3:.3g} ms"

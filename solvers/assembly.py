@@ -84,7 +84,7 @@ def _option_prediction(column: Column, seen: StationResult) -> OptionPrediction:
     return OptionPrediction(
         load_rps=seen.load_rps,
         capacity_rps=capacity,
-        utilisation=0.0 if capacity is None else seen.load_rps / capacity,
+        utilisation=0.0 if capacity is None else seen.utilisation,
         batch_mean=1.0 if capacity is None else seen.batch_mean,
         latency_mean_s=seen.latency_mean_s,
         latency_tail_s=seen.latency_tail_s,

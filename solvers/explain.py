@@ -152,8 +152,10 @@ def _broken(
     limits = limits_s(plan.problem)
     for need in plan.problem.classes:
         estimate = accuracies[need.name]
-        if need.floor is None or accuracy is None or estimate is None:
+        if need.floor is None or accuracy is None:
             pass
+        elif estimate is None:
+            yield f"{accuracy.metric} of this combination was not measured, and class {need.name} has a floor"
         elif not accuracy.turn.keeps(estimate.value, need.floor):
             side = "below" if accuracy.turn.direction == "maximize" else "above"
             yield f"{accuracy.metric} {estimate.value:.4g} of class {need.name} is {side} {need.floor:g}"

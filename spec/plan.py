@@ -80,7 +80,7 @@ class OptionPrediction(Record):
     capacity_rps: PositiveNumber | None = Field(
         None, description="Stage calls per second at full batches; absent for skip."
     )
-    utilisation: NonNegative
+    utilisation: NonNegative = Field(description="Share of time that a replica is at work.")
     batch_mean: NonNegative = Field(description="Mean calls per batch.")
     latency_mean_s: Seconds = Field(description="Waiting and service.")
     latency_tail_s: Seconds = Field(description="At the strictest percentile of the classes it serves.")
