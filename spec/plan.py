@@ -169,9 +169,9 @@ class Alternative(Record):
     """Another plan that was considered, and why it was not chosen."""
 
     variants: dict[Name, str]
-    cost_usd_per_h: NonNegative | None
-    accuracy: float | None
-    latency_s: NonNegative | None = Field(description="Largest over classes, at their SLO percentile.")
+    cost_usd_per_h: NonNegative | None = None
+    accuracy: float | None = None
+    latency_s: NonNegative | None = Field(None, description="Largest over classes, at their SLO percentile.")
     reason: str
 
 

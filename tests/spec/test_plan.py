@@ -6,13 +6,15 @@ import copy
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from inferplan.spec import plan as plan_document
 from inferplan.spec.document import load_workload
 from inferplan.spec.errors import DocumentError, InputError
 from inferplan.spec.plan import Plan, dump_plan, load_plan, read_plan, write_plan
+from inferplan.spec.types import Record
 
 SHA = "0" * 64
 MODELS = {name: hashlib.sha256(b"model " + name.encode()).hexdigest() for name in ("small", "only")}
@@ -78,6 +80,23 @@ def test_a_plan_survives_writing_and_reading(tmp_path: Path) -> None:
     assert dump_plan(again) == (tmp_path / "plan.yaml").read_text()
     assert again.options["find-small"].predicted.latency_tail_s == 0.012346, "durations are rounded to a microsecond"
     assert list(tmp_path.iterdir()) == [tmp_path / "plan.yaml"], "no temporary file stays behind"
+
+
+def test_what_is_unknown_in_a_plan_is_left_out_and_reads_back(tmp_path: Path) -> None:
+    alternative = {"variants": {"find": "large"}, "reason": "not measured"}
+    plan = Plan.model_validate(plan_data() | {"alternatives": [alternative]})
+    write_plan(plan, tmp_path / "plan.yaml")
+    assert "null" not in (tmp_path / "plan.yaml").read_text()
+    assert read_plan(tmp_path / "plan.yaml").alternatives[0].accuracy is None
+
+
+def test_every_field_that_may_be_unknown_may_be_left_out() -> None:
+    records = [r for r in vars(plan_document).values() if isinstance(r, type) and issubclass(r, Record)]
+    assert Plan in records
+    for record in records:
+        for name, field in record.model_fields.items():
+            if type(None) in get_args(field.annotation):
+                assert not field.is_required(), f"{record.__name__}.{name}"
 
 
 def test_the_order_of_mappings_does_not_change_the_bytes() -> None:
