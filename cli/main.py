@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from typing import Annotated, Any
 
 import typer
@@ -95,8 +94,7 @@ def run_command(arguments: list[str]) -> int:
 
 
 def _failed(error: InferplanError, as_json: bool) -> int:
-    if os.environ.get("INFERPLAN_DEBUG"):
-        traceback.print_exc()
+    _trace_if_asked()
     if as_json:
         from inferplan.cli.output import emit_json
 
@@ -114,10 +112,16 @@ def _usage_or_bug(error: Exception) -> int:
     if show is not None and hasattr(error, "exit_code"):
         show()
         return ExitCode.INPUT
-    if os.environ.get("INFERPLAN_DEBUG"):
-        traceback.print_exc()
+    _trace_if_asked()
     sys.stderr.write(
         f"inferplan: internal error: {type(error).__name__}: {error}\n"
         "  This is a bug of ours. Run again with `inferplan --debug ...` for the traceback, and report it.\n"
     )
     return ExitCode.BUG
+
+
+def _trace_if_asked() -> None:
+    if os.environ.get("INFERPLAN_DEBUG"):
+        import traceback
+
+        traceback.print_exc()

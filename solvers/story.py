@@ -25,7 +25,7 @@ def duration(seconds: float) -> str:
     """Seconds with a unit that suits them."""
     if seconds >= 1:
         return f"{seconds:.3g} s"
-    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
 
 
 def verdict_text(result: SimulationResult, limits: Mapping[str, float]) -> str:

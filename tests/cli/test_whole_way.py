@@ -92,7 +92,7 @@ def test_what_nothing_can_meet_is_infeasible_and_explained(place: Path) -> None:
     line = [COMMAND, "solve", "digits", "--set", "classes.web.slo.latency_s=0.000001"]
     done = subprocess.run(line, cwd=place, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
-    assert "classes.web.slo (99 % within 1 us) cannot be kept" in done.stderr
+    assert "classes.web.slo (99 % within 1 µs) cannot be kept" in done.stderr
     assert "would help: classes.web.slo" in done.stderr, "the smallest relaxation is named"
 
 
