@@ -64,8 +64,8 @@ def test_more_replicas_never_wait_longer(load: float, cv: float) -> None:
     found = estimate([Demand(service, 8, 0.0, tuple(range(1, 12)), Arrivals(load))])
     stable = found.utilisation < 1
     tails = found.quantile_s(0.99)[stable]
-    # Batches get smaller as replicas join, and measured spread need not: two per cent either way.
-    assert np.all(np.diff(tails) <= 0.02 * tails[:-1])
+    # Batches get smaller as replicas join, and measured spread need not: five per cent either way.
+    assert np.all(np.diff(tails) <= 0.05 * tails[:-1])
 
 
 @pytest.mark.parametrize("rho", [0.3, 0.6, 0.85])

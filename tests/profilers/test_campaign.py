@@ -275,7 +275,9 @@ def test_a_time_budget_measures_the_most_telling_first(make_workload: MakeWorklo
     assert list(tight.over_budget) == names[len(tight.planned) :]
     assert tight.over_budget
     summary = run_campaign(tight)
-    assert {left.name for left in summary.left_out} >= {"s=b batch 2"}
+    # A machine that is faster than expected reaches further; what is left out is always the least telling.
+    left_out = [left.name for left in summary.left_out]
+    assert left_out == names[len(names) - len(left_out) :]
     cut_short = [row for row in read_profile(tmp_path / "p").measurements if row.stopped_by == "budget"]
     assert cut_short
     # Without a budget, what was cut short is measured again; with one it counts as done.
