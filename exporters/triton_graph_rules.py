@@ -22,7 +22,7 @@ from inferplan.exporters.triton_repository import (
     contained,
     regular_file,
 )
-from inferplan.spec.errors import InputError
+from inferplan.spec.errors import InputError, MissingExtraError
 
 
 def check_graphs(model: RepositoryModel, file: ConfigFile, repository: Repository) -> Iterator[Finding]:
@@ -38,6 +38,8 @@ def check_graphs(model: RepositoryModel, file: ConfigFile, repository: Repositor
             continue  # reported as missing
         try:
             graph = _graph(path)
+        except MissingExtraError:
+            raise  # says nothing about the model
         except InputError as error:
             message = error.message.removeprefix(f"{path}: ")
             yield file.finding("graph-unreadable", f"version {version}: {message}")
