@@ -38,6 +38,7 @@ from inferplan.runner.frames import dump
 from inferplan.runner.server import serve_plan
 from inferplan.spec.document import load_workload
 from inferplan.spec.plan import LoadedPlan, Plan
+from inferplan.spec.stage import Choice
 
 WIDTHS = (256, 1024, 1024, 10)
 MAX_BATCH = 32
@@ -133,7 +134,7 @@ def bare(loaded: LoadedPlan, seconds: float, batch: int) -> Row:
     """The executor in a loop, in this process, on the core that the replica will have."""
     workload = loaded.workload.workload
     stage = workload.pipeline.stages["mlp"]
-    spec = ExecutorSpec.of(workload.root, "mlp", stage, "only", stage.variants["only"])
+    spec = ExecutorSpec.of(workload.root, "mlp", stage, Choice("only"))
     executor = Executor.from_spec(spec)
     inputs = executor.made_up_inputs(batch)
     latencies: list[float] = []

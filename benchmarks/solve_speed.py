@@ -27,7 +27,8 @@ from inferplan.solvers.planner import solve
 from inferplan.solvers.problem import Problem, read_problem
 from inferplan.solvers.program import COST, Ask, Program
 from inferplan.spec.document import LoadedWorkload, load_workload
-from inferplan.spec.profile import AccuracyRow, Measurement, PointKey, Profile, Quantiles, Samples
+from inferplan.spec.profile import Profile
+from inferplan.spec.rows import AccuracyRow, Measurement, PointKey, Quantiles, Samples
 
 SMALL = ((1, 5, 4, 1), (3, 8, 4, 1), (5, 5, 3, 1), (9, 9, 3, 1))
 LARGE = ((10, 10, 7, 3),)
@@ -79,8 +80,8 @@ def instance(folder: Path, stages: int, variants: int, batches: int, devices: in
         for d, batch in itertools.product(range(devices), [2**b for b in range(batches)]):
             mean = 0.004 * (1 + v) * (1 + 0.1 * (index % 3)) * (0.4 + 0.6 * batch) / (1 + 0.7 * d)
             key = PointKey(
-                name, f"v{v:02d}", "", hashlib.sha256(MODEL).hexdigest(), "", "onnxruntime", "1", "cpu", f"t/d{d}",
-                "f", batch, 1, 1, "{}",
+                name, f"v{v:02d}", "", hashlib.sha256(MODEL).hexdigest(), "", "onnxruntime", "1", "{}", "cpu",
+                f"t/d{d}", "f", batch, 1, "{}",
             )  # fmt: skip
             rows.append(Measurement(key, "ok", n=1000, service=Quantiles(mean_s=mean, std_s=0.05 * mean)))
     return load_workload(path), SyntheticProfile(folder, tuple(rows), tuple(scores), (), "0" * 64)

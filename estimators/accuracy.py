@@ -17,8 +17,10 @@ from itertools import product
 from typing import Literal
 
 from inferplan.spec.errors import InputError
-from inferplan.spec.profile import AccuracyRow, Profile
-from inferplan.spec.workload import Direction, Workload
+from inferplan.spec.profile import Profile
+from inferplan.spec.rows import AccuracyRow
+from inferplan.spec.stage import Direction
+from inferplan.spec.workload import Workload
 
 Source = Literal["measured", "composed", "declared"]
 Composition = Literal["product", "mean", "minimum", "table"]

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inferplan.estimators.service import SampleSource, ServiceModel, ServicePoint
-from inferplan.spec.profile import Measurement, PointKey, Profile
+from inferplan.spec.profile import Profile
+from inferplan.spec.rows import Measurement, PointKey
 from inferplan.spec.workload import Workload
 
 
@@ -64,7 +65,6 @@ def model_hashes(workload: Workload) -> dict[tuple[str, str], str]:
 def read_points(workload: Workload, profile: Profile, samples: SampleSource | None = None) -> Points:
     """Sort a profile's rows into service models.
 
-    Only points of one instance count: how instances on one machine disturb one another is not modelled.
     `samples` stands in for the profile's own raw times.
     """
     hashes = model_hashes(workload)
@@ -75,7 +75,7 @@ def read_points(workload: Workload, profile: Profile, samples: SampleSource | No
         key = row.key
         known = (key.stage, key.variant) in hashes
         # A skip variant takes no time, whatever passing its input through was measured to take.
-        if not known or key.instances != 1 or key.modalities or key.runtime == "skip":
+        if not known or key.modalities or key.runtime == "skip":
             continue
         if key.model_sha256 != hashes[key.stage, key.variant]:
             stale[key.stage, key.variant] += 1

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from inferplan.spec.profile import PointKey, Samples
+from inferplan.spec.rows import PointKey, Samples
 
 Floats = NDArray[np.float64]
 SampleSource = Callable[[PointKey], Samples | None]

@@ -14,7 +14,8 @@ from typing import Any
 from inferplan.exporters.onnx_graph import OnnxGraph, read_graph
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import DeployedOption, Plan
-from inferplan.spec.workload import Device, TensorSpec, Workload
+from inferplan.spec.stage import TensorSpec
+from inferplan.spec.workload import Device, Workload
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
@@ -189,7 +190,7 @@ def _model(name: str, option: DeployedOption, workload: Workload) -> Model:
         max_batch=option.max_batch,
         max_queue_delay_s=option.max_queue_delay_s,
         replicas=option.replicas,
-        input_shapes={tensor: tuple(shape) for tensor, shape in variant.input_shapes.items()},
+        input_shapes={tensor: tuple(int(size) for size in shape) for tensor, shape in variant.input_shapes.items()},
     )
 
 

@@ -15,7 +15,7 @@ from inferplan.exporters.deployment import Choice, Deployment, Model, Route
 from inferplan.exporters.onnx_graph import FREE, GraphTensor
 from inferplan.exporters.triton_config import TRITON_TYPES, ServedTensor
 from inferplan.spec.errors import InputError
-from inferplan.spec.workload import TensorSpec
+from inferplan.spec.stage import TensorSpec
 
 Step = tuple[Model, dict[str, str], dict[str, str]]
 Targets = Mapping[str, Sequence[tuple[str | None, int]]]

@@ -14,7 +14,7 @@ from inferplan.profilers.points import Progress, now, requests_json
 from inferplan.profilers.process import WorkerFailure, WorkerProcess
 from inferplan.profilers.scoring import scores_of
 from inferplan.profilers.statistics import interval
-from inferplan.spec.profile import AccuracyRow, FlowRow, Status
+from inferplan.spec.rows import AccuracyRow, FlowRow, Status
 from inferplan.spec.stagecode import Scores
 
 Rows = tuple[list[AccuracyRow], list[FlowRow]]
@@ -190,6 +190,7 @@ def _flows(job: AccuracyJob, frame: Frame) -> list[FlowRow]:
             source=job.spec.stage,
             target=target,
             variant=job.spec.variant,
+            modalities="+".join(job.spec.modalities),
             fan_out_mean=float(np.mean(fan_outs)),
             fan_outs=json.dumps(fan_outs),
             payload_bytes_mean=None if payload is None else float(payload),

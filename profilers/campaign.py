@@ -33,7 +33,8 @@ from inferplan.profilers.progress import BUDGET, Done, Fit, Pace, combination_na
 from inferplan.profilers.stopping import StoppingRule
 from inferplan.profilers.store import MARKER, ProfileStore
 from inferplan.spec.document import LoadedWorkload
-from inferplan.spec.profile import Measurement, Profile, Status, read_profile
+from inferplan.spec.profile import Profile, read_profile
+from inferplan.spec.rows import Measurement, Status
 from inferplan.spec.workload import ProfileSettings
 
 OVER_BUDGET = "the time budget does not reach"

@@ -16,7 +16,7 @@ from inferplan.profilers.points import requests_json
 from inferplan.profilers.process import Limits, WorkerFailure, WorkerProcess
 from inferplan.profilers.runtimes.executor import ExecutorSpec
 from inferplan.spec.errors import InputError
-from inferplan.spec.profile import Status
+from inferplan.spec.rows import Status
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from inferplan.profilers.inputs import PipelineSpec
 from inferplan.profilers.points import PointTask
 from inferplan.profilers.process import Limits
 from inferplan.profilers.runtimes.executor import ExecutorSpec
-from inferplan.spec.profile import Status
+from inferplan.spec.rows import Status
 
 Level = tuple[int, ...]
 """How telling a job is: lower comes first."""

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ from inferplan.profilers.runtimes.executor import ExecutorSpec
 from inferplan.profilers.stopping import StoppingRule
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.errors import InputError, MissingExtraError
-from inferplan.spec.profile import PointKey, Profile
+from inferplan.spec.profile import Profile
+from inferplan.spec.rows import PointKey
+from inferplan.spec.stage import Choice
 from inferplan.spec.workload import ProfileSettings, Workload
 
 PROCESS_START_S = 0.4
@@ -159,7 +162,7 @@ class Planner:
         stage = self.workload.pipeline.stages[stage_name]
         variant = stage.variants[variant_name]
         root = self.workload.root
-        spec = ExecutorSpec.of(root, stage_name, stage, variant_name, variant)
+        spec = ExecutorSpec.of(root, stage_name, stage, Choice(variant_name))
         requests = self._pipeline if stage_name == self._entry and self._pipeline.code else None
         model_sha256 = file_sha256(Path(spec.model)) if spec.model else ""
         code = code_sha256(stage.code, variant.params, root)
@@ -211,7 +214,7 @@ class Planner:
             device_fingerprint=self._fingerprint,
             batch=batch,
             threads=threads,
-            instances=1,
+            options=json.dumps(subject.spec.options, sort_keys=True),
             input_shape=found.shapes.get(batch, _NO_SHAPE) if found.status == "ok" else _NO_SHAPE,
         )
         service_s = found.call_s * batch

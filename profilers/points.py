@@ -16,7 +16,7 @@ from inferplan.profilers.runtimes.executor import ExecutorSpec
 from inferplan.profilers.sensors import Window, joined
 from inferplan.profilers.statistics import drift, process_spread, quantiles
 from inferplan.profilers.stopping import StoppingRule, warmup_end
-from inferplan.spec.profile import Measurement, PointKey, Samples
+from inferplan.spec.rows import Measurement, PointKey, Samples
 
 _SLICE_S = 1.0
 """Longest time between two looks at what was measured so far."""
@@ -46,6 +46,7 @@ class ProcessRun:
     load_s: float = 0.0
     first_s: float = 0.0
     times_s: Floats = field(default_factory=lambda: np.empty((3, 0)))
+    elements: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     windows: list[Window] = field(default_factory=list)
     peak_rss_bytes: int | None = None
     met: bool = False
@@ -123,6 +124,7 @@ def _take_slice(worker: WorkerProcess, run: ProcessRun, share: StoppingRule) -> 
     if times is None or times.ndim != 2 or times.shape[0] != 3 or not np.all(np.isfinite(times)):
         raise WorkerFailure("failed", "the measuring process sent times that are none")
     run.times_s = np.concatenate([run.times_s, times.astype(np.float64)], axis=1)
+    run.elements = np.concatenate([run.elements, frame.arrays["elements"].astype(np.int64)])
     run.windows.append(Window(**frame.data["window"]))
     run.peak_rss_bytes = frame.data["peak_rss_bytes"]
 
@@ -167,7 +169,8 @@ def summary(key: PointKey, runs: Sequence[ProcessRun], cut_short_by: str) -> tup
             [window for run in runs for window in run.windows], key, sum(run.times_s.shape[1] for run in runs)
         ),
     )
-    return measurement, Samples(key.id(), process, service, np.asarray(times[1], dtype=np.float64))
+    elements = np.concatenate([run.elements[cut:] for run, cut in zip(runs, cuts, strict=True)])
+    return measurement, Samples(key.id(), process, service, np.asarray(times[1], dtype=np.float64), elements)
 
 
 def _drift(parts: Sequence[Floats]) -> float | None:

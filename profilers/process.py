@@ -17,7 +17,7 @@ from typing import Any
 
 from inferplan.profilers.frames import Decoder, Frame, FrameError, says_memory
 from inferplan.profilers.sensors import resident_bytes
-from inferplan.spec.profile import Status
+from inferplan.spec.rows import Status
 
 _TICK_S = 0.05
 """How often memory is looked at while waiting."""

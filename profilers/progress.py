@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from inferplan.profilers.jobs import AccuracyJob, CombinationsJob, Failed, Job, PointJob
 from inferplan.profilers.statistics import least_count
 from inferplan.profilers.store import ProfileStore
-from inferplan.spec.profile import AccuracyRow, FlowRow, Measurement, PointKey, Profile
+from inferplan.spec.profile import Profile
+from inferplan.spec.rows import AccuracyRow, FlowRow, Measurement, PointKey
 
 _SHORT_S = 2.0
 _PRIOR_S = 2.0

@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from inferplan.spec.profile import Quantiles
+from inferplan.spec.rows import Quantiles
 from inferplan.spec.stagecode import Scores
 
 CONFIDENCE = 0.99

@@ -21,19 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from inferplan.profilers.evidence import combined_sha256
 from inferplan.spec.errors import InputError
-from inferplan.spec.profile import (
-    SCHEMA_VERSION,
-    TABLES,
-    AccuracyRow,
-    FlowRow,
-    Measurement,
-    Profile,
-    Samples,
-    from_record,
-    read_profile,
-    table_schema,
-    to_record,
-)
+from inferplan.spec.profile import Profile, read_profile
+from inferplan.spec.rows import AccuracyRow, FlowRow, Measurement, Samples
+from inferplan.spec.tables import SCHEMA_VERSION, TABLES, from_record, table_schema, to_record
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -115,20 +115,21 @@ class Worker:
         execute, batches = self._opened().execute, self._batches
         least_n, min_time_s, max_time_s = command["least_n"], command["min_time_s"], command["max_time_s"]
         times: list[tuple[float, float, float]] = []
+        elements: list[int] = []
         before = read_sensors()
         start = perf_counter()
         while True:
             inputs = next(batches)
             done = execute(inputs)
             times.append((done.pre_s, done.infer_s, done.post_s))
+            elements.append(done.elements)
             elapsed = perf_counter() - start
             if elapsed >= max_time_s or (len(times) >= least_n and elapsed >= min_time_s):
                 break
         window = Window.between(before, read_sensors())
         data = {name: getattr(window, name) for name in Window.__dataclass_fields__}
-        yield Frame(
-            "measured", {"window": data, "peak_rss_bytes": peak_resident_bytes()}, {"times": np.array(times).T.copy()}
-        )
+        arrays = {"times": np.array(times).T.copy(), "elements": np.array(elements, dtype=np.int64)}
+        yield Frame("measured", {"window": data, "peak_rss_bytes": peak_resident_bytes()}, arrays)
 
     def _score(self, command: Command) -> Iterator[Frame]:
         """The open variant on all its inputs."""

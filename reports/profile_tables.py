@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from inferplan.reports.quantities import DASH, rate, seconds, share, size
 from inferplan.reports.tables import Table, left, right
-from inferplan.spec.profile import AccuracyRow, Measurement, Profile
+from inferplan.spec.profile import Profile
+from inferplan.spec.rows import AccuracyRow, Measurement
 from inferplan.spec.workload import Workload
 
 

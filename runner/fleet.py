@@ -19,6 +19,7 @@ from inferplan.runner.router import Router, Routes
 from inferplan.runner.worker import Assignment
 from inferplan.spec.errors import InferplanError
 from inferplan.spec.plan import DeployedOption, LoadedPlan
+from inferplan.spec.stage import Choice
 from inferplan.spec.stagecode import Context, StageAdapter, stage_adapter
 
 MOST_RESTARTS = 5
@@ -140,7 +141,7 @@ class Fleet:
         option = self._plan.options[slot.option]
         stage = self._workload.pipeline.stages[option.stage]
         return Assignment(
-            ExecutorSpec.of(self._workload.root, option.stage, stage, option.variant, stage.variants[option.variant]),
+            ExecutorSpec.of(self._workload.root, option.stage, stage, Choice(option.variant, tuple(option.modalities))),
             option.provider,
             max(1, option.threads),
             slot.cores,

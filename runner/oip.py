@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inferplan.spec.stage import TensorSpec
 from inferplan.spec.stagecode import Tensors
-from inferplan.spec.workload import TensorSpec
 
 VERSION = "1"
 HEADER_LENGTH = "inference-header-content-length"

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 
 from inferplan.spec.errors import CheckFailedError
 from inferplan.spec.plan import DeployedOption, Plan
-from inferplan.spec.profile import Measurement, Profile
+from inferplan.spec.profile import Profile
+from inferplan.spec.rows import Measurement
 from inferplan.spec.workload import Edge, FanOut, Workload
 
 RELATIVE = 1e-6
@@ -96,7 +97,6 @@ def _row(option: DeployedOption, workload: Workload, profile: Profile) -> Measur
         row
         for row in profile.measurements
         if row.status == "ok"
-        and row.key.instances == 1
         and (row.key.stage, row.key.variant, row.key.batch) == (option.stage, option.variant, option.max_batch)
         and (row.key.device, row.key.provider, row.key.threads) == (measured_on, option.provider, option.threads)
         and row.key.model_sha256 == option.model_sha256

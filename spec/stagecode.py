@@ -33,11 +33,13 @@ Tensors = dict[str, NDArray[Any]]
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One input or output of a model. `dtype` is a numpy name ("float32"; "object" for strings);
-    a dimension is None where the model leaves it free."""
+    a dimension is None where the model leaves it free, and then has a name where the model gives it one:
+    `names` is empty or has one text per dimension."""
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Context:
 
     `root` is the folder of the workload file; `params` are the variant's (stage code) or the pipeline's
     (pipeline code) `params`; `model` is None where no model is loaded (skip variants, and when only
-    `examples` or `score` are wanted).
+    `examples` or `score` are wanted). `modalities` are those the variant is given, sorted; empty where its
+    stage has none to choose from.
     """
 
     root: Path
@@ -63,6 +66,7 @@ class Context:
     stage: str = ""
     variant: str = ""
     model: ModelInfo | None = None
+    modalities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 """A name that is safe as a file name, a YAML scalar, a protobuf string and a shell word."""
 
+ChoiceName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}(@[A-Za-z0-9][A-Za-z0-9_-]*(\+[A-Za-z0-9][A-Za-z0-9_-]*)*)?$")
+]
+"""`variant`, or `variant@modality+modality`."""
+
 CodeReference = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_\-]*(/[A-Za-z0-9_][A-Za-z0-9_\-]*)*:[A-Za-z_][A-Za-z0-9_]*$")
 ]

@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from inferplan.spec.stage import Choice, Metric, Stage, TensorSpec
 from inferplan.spec.types import (
+    ChoiceName,
     CodeReference,
     Count,
     Name,
@@ -27,82 +29,6 @@ from inferplan.spec.types import (
 )
 
 API_VERSION = "inferplan/v1"
-
-Direction = Literal["maximize", "minimize"]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Metric(Record):
-    """An accuracy metric: a key of what the code's `score` returns, and which way is better."""
-
-    name: Name
-    direction: Direction = "maximize"
-
-
-class TensorSpec(Record):
-    """A tensor of the served pipeline. `shape` excludes the batch dimension; -1 is a free dimension."""
-
-    name: Name
-    dtype: Literal[
-        "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
-        "float16", "float32", "float64", "string",
-    ]  # fmt: skip
-    shape: list[Annotated[int, Field(ge=-1)]]
-
-
-class ModalitySpec(Record):
-    """Which of the stage's modalities a variant reads, and which of them it can be spared."""
-
-    reads: list[Name] = Field(min_length=1)
-    optional: list[Name] = []
-    models: dict[str, RelativePath] = Field(
-        default={},
-        description="Model file per modality subset (names joined by '+'), where subsets have their own.",
-    )
-
-
-class Variant(Record):
-    """One way to do a stage's task."""
-
-    model: RelativePath | None = Field(None, description="Model file, relative to this file.")
-    runtime: Literal["onnxruntime", "torch", "skip"] = Field(
-        "onnxruntime", description="'skip' runs no model: the stage passes its input through."
-    )
-    precision: Literal["fp32", "fp16", "bf16", "int8", "mixed"] = "fp32"
-    params: dict[Name, Any] = Field(default={}, description="Given to the stage code as context.params.")
-    input_shapes: dict[str, list[PositiveInt]] = Field(
-        default={},
-        description="Shape per model input without the batch dimension, where the model leaves it free.",
-    )
-    modalities: ModalitySpec | None = None
-    accuracy: NonNegative | None = Field(
-        None, description="Declared (not measured) value of the stage's metric; used where none was measured."
-    )
-    parent: Name | None = Field(None, description="The variant this one was made from.")
-    license: str | None = None
-
-    @model_validator(mode="after")
-    def _model_matches_runtime(self) -> Variant:
-        if self.runtime == "skip" and self.model is not None:
-            raise ValueError("a skip variant runs no model: remove 'model', or choose another runtime")
-        if self.runtime != "skip" and self.model is None:
-            raise ValueError("missing field 'model' (a model file, relative to this file)")
-        return self
-
-
-class Stage(Record):
-    """One task of the pipeline, and the variants that can do it."""
-
-    task: str | None = Field(None, description="What the stage does, in words.")
-    code: CodeReference | None = Field(None, description="module:Class with the stage's pre- and post-processing.")
-    metric: Metric | None = None
-    modalities: list[Name] = []
-    variants: dict[Name, Variant] = Field(min_length=1)
-    max_queue_delays_s: list[Seconds] = Field(
-        default=[0.0],
-        min_length=1,
-        description="Queue delays the planner may choose; 0 never waits to fill a batch.",
-    )
 
 
 class FanOut(Record):
@@ -309,9 +235,10 @@ class Accuracy(Record):
 
     metric: Metric
     composition: Literal["product", "mean", "minimum", "table", "response"] = "product"
-    combinations: list[dict[Name, Name]] = Field(
+    combinations: list[dict[Name, ChoiceName]] = Field(
         default=[],
-        description="Combinations (stage: variant) to evaluate end to end; empty means all of them.",
+        description="Combinations (stage: variant, or variant@modality+modality) to evaluate end to end; empty means"
+        " all of them.",
     )
 
 
@@ -345,6 +272,22 @@ class ProfileSettings(Record):
     percentile: Annotated[float, Field(gt=0, lt=100)] = Field(
         99.0, description="A point runs until its bound for this percentile of service time is met."
     )
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(
+        0.99, description="Confidence of the upper bounds of percentiles: it decides how many samples a point needs."
+    )
+    tolerance: NonNegative = Field(
+        0.15,
+        description="A point is interpolated instead of measured where its relative error is expected to stay within"
+        " this, nine times in ten; 0 measures every point.",
+    )
+    providers: list[Literal["cpu", "openvino", "cuda", "tensorrt"]] = Field(
+        default=[], description="Execution providers to measure; empty: cpu on a CPU, cuda and tensorrt on a GPU."
+    )
+    neighbours: Literal["none", "same", "pairs"] = Field(
+        "same",
+        description="What every variant is measured beside on one machine: nothing, itself, or every variant.",
+    )
+    instances: PositiveInt = Field(2, description="Most replicas measured side by side, where the device has room.")
     processes: PositiveInt = Field(3, description="Fresh processes per point.")
     min_time_s: PositiveSeconds = Field(1.0, description="Least measuring time per point, all processes together.")
     max_time_s: PositiveSeconds = Field(60.0, description="Most measuring time per point, all processes together.")
@@ -387,7 +330,8 @@ class Workload(Record):
             f"{tier}/{device}": spec for tier, places in self.tiers.items() for device, spec in places.devices.items()
         }
 
-    def model_path(self, stage: str, variant: str) -> Path | None:
-        """Absolute path of a variant's model file; None for skip variants."""
-        model = self.pipeline.stages[stage].variants[variant].model
+    def model_path(self, stage: str, choice: str) -> Path | None:
+        """Absolute path of the model file of a choice (`variant`, or `variant@subset`); None where there is none."""
+        wanted = Choice.parse(choice)
+        model = self.pipeline.stages[stage].variants[wanted.variant].model_of(wanted.subset)
         return None if model is None else (self.root / model).resolve()

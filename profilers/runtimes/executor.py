@@ -13,14 +13,17 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from inferplan.profilers.runtimes.base import Session
+import numpy as np
+
+from inferplan.profilers.runtimes.base import ModelSource, Session
 from inferplan.profilers.runtimes.inputs import random_inputs
 from inferplan.profilers.runtimes.registry import runtime
 from inferplan.spec.errors import InputError
+from inferplan.spec.stage import Choice
 from inferplan.spec.stagecode import Context, Example, ModelInfo, Scores, StageAdapter, stage_adapter
 
 if TYPE_CHECKING:
-    from inferplan.spec.workload import Stage, Variant
+    from inferplan.spec.stage import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +37,42 @@ class ExecutorSpec:
     model: str | None = None
     code: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
-    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    input_shapes: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
+    input_dims: Mapping[str, int | Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    factory: str | None = None
+    modalities: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, root: Path, stage_name: str, stage: Stage, variant_name: str, variant: Variant) -> ExecutorSpec:
-        """The spec of a variant of a workload whose folder is `root`."""
-        model = None if variant.model is None else str((root / variant.model).resolve())
+    def of(cls, root: Path, stage_name: str, stage: Stage, choice: Choice) -> ExecutorSpec:
+        """The spec of a choice for a stage of a workload whose folder is `root`."""
+        variant = stage.variants[choice.variant]
+        model = variant.model_of(choice.subset)
         return cls(
             str(root),
             stage_name,
-            variant_name,
+            choice.variant,
             variant.runtime,
-            model,
+            None if model is None else str((root / model).resolve()),
             stage.code,
             variant.params,
             variant.input_shapes,
+            {name: size if isinstance(size, int) else size.model_dump() for name, size in variant.input_dims.items()},
+            variant.options.changed(),
+            variant.factory,
+            choice.modalities,
         )
+
+    @property
+    def choice(self) -> str:
+        """Name of the choice: `variant`, or `variant@modality+modality`."""
+        return Choice(self.variant, tuple(self.modalities)).name
+
+    @property
+    def source(self) -> ModelSource:
+        """Where its model comes from."""
+        file = None if self.model is None else Path(self.model)
+        return ModelSource(file, self.factory, Path(self.root), self.params, self.options)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `ExecutorSpec(**data)` is the inverse."""
@@ -64,6 +87,8 @@ class Batch:
     pre_s: float
     infer_s: float
     post_s: float
+    elements: int = 0
+    """Elements of all tensors that the model was fed."""
 
     @property
     def service_s(self) -> float:
@@ -86,23 +111,20 @@ class Executor:
         workload_root: Path,
         stage_name: str,
         stage: Stage,
-        variant_name: str,
-        variant: Variant,
+        choice: Choice,
         provider: str = "cpu",
         threads: int = 1,
     ) -> Executor:
-        """Load a variant of a workload. Raises ModelError, MissingExtraError, InputError (stage code)."""
-        spec = ExecutorSpec.of(workload_root, stage_name, stage, variant_name, variant)
+        """Load a choice of a workload. Raises ModelError, MissingExtraError, InputError (stage code)."""
+        spec = ExecutorSpec.of(workload_root, stage_name, stage, choice)
         return cls.from_spec(spec, provider, threads)
 
     @classmethod
     def from_spec(cls, spec: ExecutorSpec, provider: str = "cpu", threads: int = 1) -> Executor:
         """Load what a spec describes. Raises as `open`."""
-        model = None if spec.model is None else Path(spec.model)
-        session = runtime(spec.runtime).load(model, provider, threads)
-        context = Context(
-            Path(spec.root), spec.params, spec.stage, spec.variant, None if spec.runtime == "skip" else session.info
-        )
+        session = runtime(spec.runtime).load(spec.source, provider, threads)
+        info = None if spec.runtime == "skip" else session.info
+        context = Context(Path(spec.root), spec.params, spec.stage, spec.variant, info, tuple(spec.modalities))
         return cls(spec, session, stage_adapter(spec.code, context))
 
     @property
@@ -139,7 +161,8 @@ class Executor:
         outputs = self._session.run(tensors)
         done = perf_counter()
         predictions = adapter.postprocess(inputs, outputs)
-        return Batch(predictions, ready - start, done - ready, perf_counter() - done)
+        post_s = perf_counter() - done
+        return Batch(predictions, ready - start, done - ready, post_s, sum(np.size(part) for part in tensors.values()))
 
     def examples(self) -> list[Example]:
         """The stage's labelled inputs; empty where the stage code has none."""

@@ -13,7 +13,7 @@ from inferplan.spec.stagecode import ModelInfo, TensorInfo
 
 
 def random_inputs(
-    info: ModelInfo, declared: Mapping[str, Sequence[int]], count: int, owner: str, seed: int = 0
+    info: ModelInfo, declared: Mapping[str, Sequence[int | str]], count: int, owner: str, seed: int = 0
 ) -> list[dict[str, NDArray[Any]]]:
     """`count` stage inputs: a dict of arrays without the batch dimension, one per model input.
 
@@ -29,7 +29,9 @@ def random_inputs(
     ]
 
 
-def input_shapes(info: ModelInfo, declared: Mapping[str, Sequence[int]], owner: str) -> dict[str, tuple[int, ...]]:
+def input_shapes(
+    info: ModelInfo, declared: Mapping[str, Sequence[int | str]], owner: str
+) -> dict[str, tuple[int, ...]]:
     """Shape of every model input without the batch dimension. Raises InputError as `random_inputs`."""
     unknown = sorted(set(declared) - {tensor.name for tensor in info.inputs})
     problems = [f"input_shapes names {name}, which is no input of the model" for name in unknown]
@@ -40,13 +42,17 @@ def input_shapes(info: ModelInfo, declared: Mapping[str, Sequence[int]], owner: 
         if problem:
             problems.append(problem)
         else:
-            shapes[tensor.name] = tuple(given) if given is not None else tuple(size or 0 for size in tensor.shape[1:])
+            shapes[tensor.name] = (
+                tuple(int(size) for size in given)
+                if given is not None
+                else tuple(size or 0 for size in tensor.shape[1:])
+            )
     if problems:
         raise InputError(f"{owner}: the shape of its inputs is not known", problems)
     return shapes
 
 
-def _problem(tensor: TensorInfo, given: Sequence[int] | None) -> str | None:
+def _problem(tensor: TensorInfo, given: Sequence[int | str] | None) -> str | None:
     own = tensor.shape[1:]
     shown = "[" + ", ".join("?" if size is None else str(size) for size in own) + "]"
     if not tensor.shape:

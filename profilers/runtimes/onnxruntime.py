@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from inferplan.profilers.runtimes.base import ModelError, Session
+from inferplan.profilers.runtimes.base import ModelError, ModelSource, Session
 from inferplan.spec.errors import MissingExtraError
 from inferplan.spec.stagecode import ModelInfo, TensorInfo, Tensors
 
@@ -72,9 +72,10 @@ class OnnxRuntime:
         """Those compiled in. A GPU build lists CUDA and TensorRT on machines without a GPU, too."""
         return tuple(_OURS[name] for name in _library().get_available_providers() if name in _OURS)
 
-    def load(self, model: Path | None, provider: str, threads: int) -> Session:
+    def load(self, source: ModelSource, provider: str, threads: int) -> Session:
         """Load an ONNX file. Raises ModelError."""
         library = _library()
+        model = source.file
         if model is None:
             raise ModelError("runtime onnxruntime needs a model file")
         if provider not in _THEIRS:

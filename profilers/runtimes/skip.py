@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from inferplan.profilers.runtimes.base import PROVIDERS, ModelError, Session
+from inferplan.profilers.runtimes.base import PROVIDERS, ModelError, ModelSource, Session
 from inferplan.spec.stagecode import ModelInfo, Tensors
 
 
@@ -38,8 +36,8 @@ class SkipRuntime:
         """Every provider: nothing runs on it."""
         return PROVIDERS
 
-    def load(self, model: Path | None, provider: str, threads: int) -> Session:
+    def load(self, source: ModelSource, provider: str, threads: int) -> Session:
         """Raises ModelError where there is a model after all."""
-        if model is not None:
-            raise ModelError(f"{model}: runtime skip runs no model")
+        if source.file is not None:
+            raise ModelError(f"{source.file}: runtime skip runs no model")
         return SkipSession(provider)

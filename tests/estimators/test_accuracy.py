@@ -11,7 +11,8 @@ import pytest
 
 from inferplan.estimators.accuracy import AccuracyEstimate, AccuracyModel, Turn, accuracy_model, compose
 from inferplan.spec.errors import InputError
-from inferplan.spec.profile import AccuracyRow, Profile
+from inferplan.spec.profile import Profile
+from inferplan.spec.rows import AccuracyRow
 from inferplan.spec.workload import Workload
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from inferplan.estimators.fanout import ONE, FanOuts, fan_outs, law_of_counts, law_of_mean
 from inferplan.spec.errors import InputError
-from inferplan.spec.profile import FlowRow, Profile
+from inferplan.spec.profile import Profile
+from inferplan.spec.rows import FlowRow
 from inferplan.spec.workload import Workload
 
 
@@ -35,7 +36,7 @@ def profile(flows: Sequence[FlowRow] = ()) -> Profile:
 
 
 def flow(variant: str, counts: str, n: int = 3) -> FlowRow:
-    return FlowRow("a", "b", variant, 0.0, counts, None, n, "")
+    return FlowRow("a", "b", variant, "", 0.0, counts, None, n, "")
 
 
 @pytest.mark.parametrize("mean", [0.0, 1.0, 2.25, 7.0])

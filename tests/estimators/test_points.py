@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from inferplan.estimators.points import ModelKey, Points, read_points
-from inferplan.spec.profile import Measurement, PointKey, Profile, Quantiles
+from inferplan.spec.profile import Profile
+from inferplan.spec.rows import Measurement, PointKey, Quantiles
 from inferplan.spec.workload import Workload
 
 SHA256 = hashlib.sha256(b"model").hexdigest()
@@ -40,7 +41,7 @@ def spec(tmp_path: Path) -> Workload:
 
 def row(batch: int = 1, mean_s: float = 0.01, at: str = "2026-01-01", **key: Any) -> Measurement:
     status = key.pop("status", "ok")
-    point = PointKey("s", "v", "", SHA256, "code", "onnxruntime", "1.0", "cpu", "t/d", "machine", batch, 1, 1, "{}")
+    point = PointKey("s", "v", "", SHA256, "code", "onnxruntime", "1.0", "{}", "cpu", "t/d", "machine", batch, 1, "{}")
     return Measurement(
         dataclasses.replace(point, **key), status, "it crashed" if status != "ok" else "", n=100,
         service=Quantiles(mean_s=mean_s, std_s=0.001), measured_at=at,

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferplan.estimators.service import GRID_WEIGHTS, ServiceModel, ServicePoint
-from inferplan.spec.profile import PointKey, Samples
+from inferplan.spec.rows import PointKey, Samples
 
-KEY = PointKey("s", "v", "", "", "", "onnxruntime", "1", "cpu", "t/d", "f", 4, 1, 1, "{}")
+KEY = PointKey("s", "v", "", "", "", "onnxruntime", "1", "{}", "cpu", "t/d", "f", 4, 1, "{}")
 
 
 @given(st.lists(st.tuples(st.integers(1, 64), st.floats(1e-4, 1.0)), min_size=1, max_size=6, unique_by=lambda p: p[0]))
@@ -40,7 +40,7 @@ def test_draws_are_the_measured_samples_scaled_to_the_batch() -> None:
     raw = np.array([0.02, 0.03, 0.04])
 
     def source(key: PointKey) -> Samples:
-        return Samples(key.id(), np.zeros(3, np.int32), raw, raw)
+        return Samples(key.id(), np.zeros(3, np.int32), raw, raw, np.ones(len(raw), np.int64))
 
     model = ServiceModel((ServicePoint(1, 0.01, key=KEY), ServicePoint(4, 0.03, key=KEY)), source=source)
     assert model.draws_s(4) == pytest.approx(raw)

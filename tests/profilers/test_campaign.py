@@ -24,7 +24,8 @@ from inferplan.profilers.stopping import StoppingRule
 from inferplan.profilers.store import ProfileStore
 from inferplan.spec.document import LoadedWorkload, load_workload
 from inferplan.spec.errors import InputError
-from inferplan.spec.profile import Measurement, Profile, read_profile
+from inferplan.spec.profile import Profile, read_profile
+from inferplan.spec.rows import Measurement
 
 MakeWorkload = Callable[..., LoadedWorkload]
 DOUBLE: dict[str, Any] = {"model": "double.onnx"}

@@ -15,7 +15,8 @@ from inferplan.profilers.combinations import Item, joined
 from inferplan.profilers.jobs import CombinationsJob
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.errors import InputError
-from inferplan.spec.profile import AccuracyRow, Profile, read_profile
+from inferplan.spec.profile import Profile, read_profile
+from inferplan.spec.rows import AccuracyRow
 
 MakeWorkload = Callable[..., LoadedWorkload]
 

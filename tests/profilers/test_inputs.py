@@ -15,7 +15,7 @@ from inferplan.profilers.points import PointTask, pinned
 from inferplan.profilers.process import Limits
 from inferplan.profilers.runtimes.executor import ExecutorSpec
 from inferplan.profilers.scoring import payload_bytes
-from inferplan.spec.profile import PointKey
+from inferplan.spec.rows import PointKey
 from inferplan.spec.stagecode import Example
 
 
@@ -69,6 +69,6 @@ def test_other_things_are_counted_as_pickled() -> None:
     [(1, 0, (3,)), (1, 1, (2,)), (1, 4, (3,)), (2, 0, (2, 3)), (2, 1, (0, 1)), (3, 5, (1, 2, 3)), (4, 1, (0, 1, 2, 3))],
 )
 def test_every_process_gets_as_many_cores_as_threads(threads: int, process: int, cores: tuple[int, ...]) -> None:
-    key = PointKey("s", "v", "", "", "", "skip", "", "cpu", "edge/box", "", 1, threads, 1, "{}")
+    key = PointKey("s", "v", "", "", "", "skip", "", "{}", "cpu", "edge/box", "", 1, threads, "{}")
     task = PointTask(key, ExecutorSpec("", "s", "v", "skip"), None, Limits(1.0, 1), (0, 1, 2, 3))
     assert pinned(task, process) == cores

@@ -14,13 +14,13 @@ from inferplan.profilers.points import PointTask
 from inferplan.profilers.process import Limits
 from inferplan.profilers.progress import Pace, combination_name, duration_s, fit, least_time_s
 from inferplan.profilers.runtimes.executor import ExecutorSpec
-from inferplan.spec.profile import PointKey
+from inferplan.spec.rows import PointKey
 
 LIMITS = Limits(1.0, 1)
 
 
 def point(batch: int = 1, overhead_s: float = 1.0, service_s: float = 0.001, full_s: float = 10.0) -> PointJob:
-    key = PointKey("s", "v", "", "", "", "skip", "", "cpu", "edge/box", "", batch, 1, 1, "{}")
+    key = PointKey("s", "v", "", "", "", "skip", "", "{}", "cpu", "edge/box", "", batch, 1, "{}")
     task = PointTask(key, ExecutorSpec("", "s", "v", "skip"), None, LIMITS)
     return PointJob(task, (0,), overhead_s, service_s, full_s)
 

@@ -13,11 +13,11 @@ import pytest
 
 from inferplan.profilers.store import ProfileStore
 from inferplan.spec.errors import InputError
-from inferplan.spec.profile import AccuracyRow, FlowRow, Measurement, PointKey, Quantiles, Samples
+from inferplan.spec.rows import AccuracyRow, FlowRow, Measurement, PointKey, Quantiles, Samples
 
 
 def key(batch: int = 1) -> PointKey:
-    return PointKey("s", "v", "", "00", "", "onnxruntime", "1", "cpu", "edge/box", "ff", batch, 1, 1, "{}")
+    return PointKey("s", "v", "", "00", "", "onnxruntime", "1", "{}", "cpu", "edge/box", "ff", batch, 1, "{}")
 
 
 def measurement(batch: int = 1) -> Measurement:
@@ -25,7 +25,13 @@ def measurement(batch: int = 1) -> Measurement:
 
 
 def samples(batch: int = 1) -> Samples:
-    return Samples(key(batch).id(), np.zeros(3, np.int32), np.array([1.0, 2.0, 3.0]), np.array([0.5, 1.0, 1.5]))
+    return Samples(
+        key(batch).id(),
+        np.zeros(3, np.int32),
+        np.array([1.0, 2.0, 3.0]),
+        np.array([0.5, 1.0, 1.5]),
+        np.ones(3, np.int64),
+    )
 
 
 def accuracy(metric: str, value: float, when: str = "2026-01-01") -> AccuracyRow:
@@ -33,7 +39,7 @@ def accuracy(metric: str, value: float, when: str = "2026-01-01") -> AccuracyRow
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    flow = FlowRow("s", "t", "v", 2.0, "[2]", 10.0, 1, "aa", "2026-01-01")
+    flow = FlowRow("s", "t", "v", "", 2.0, "[2]", 10.0, 1, "aa", "2026-01-01")
     with ProfileStore(tmp_path / "p", "w") as store:
         store.add_measurement(measurement(), samples())
         store.add_evaluation([accuracy("top1", 0.5)], [flow])
@@ -44,7 +50,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     found = profile.samples(key())
     assert found is not None
     np.testing.assert_array_equal(found.service_s, samples().service_s)
-    assert json.loads((tmp_path / "p" / "profile.json").read_text()) == {"schema_version": 1, "workload": "w"}
+    assert json.loads((tmp_path / "p" / "profile.json").read_text()) == {"schema_version": 2, "workload": "w"}
 
 
 def test_columns_carry_their_units(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from inferplan.reports.profile_tables import combinations_table, variants_table
 from inferplan.reports.tables import plain
-from inferplan.spec.profile import AccuracyRow, Measurement, PointKey, Profile, Quantiles
+from inferplan.spec.profile import Profile
+from inferplan.spec.rows import AccuracyRow, Measurement, PointKey, Quantiles
 from inferplan.spec.workload import Workload
 
 WORKLOAD = Workload.model_validate(
@@ -32,7 +33,7 @@ WORKLOAD = Workload.model_validate(
 
 
 def measured(variant: str, batch: int, p50_s: float) -> Measurement:
-    key = PointKey("read", variant, "", "a", "", "onnxruntime", "1", "cpu", "edge/cpu", "f", batch, 1, 1, "{}")
+    key = PointKey("read", variant, "", "a", "", "onnxruntime", "1", "{}", "cpu", "edge/cpu", "f", batch, 1, "{}")
     if variant == "broken":
         return Measurement(key, "timeout", "no answer within 60 s")
     service = Quantiles(mean_s=p50_s, p50_s=p50_s)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from inferplan.runner import oip
 from inferplan.runner.oip import DATATYPES, InferRequest, ProtocolError, checked_outputs, read_request, write_response
-from inferplan.spec.workload import TensorSpec
+from inferplan.spec.stage import TensorSpec
 
 NUMBERS = [dtype for dtype in DATATYPES if dtype != "string"]
 

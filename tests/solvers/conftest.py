@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from inferplan.spec.document import LoadedWorkload, load_workload
-from inferplan.spec.profile import AccuracyRow, FlowRow, Measurement, PointKey, Profile, Quantiles, Samples
+from inferplan.spec.profile import Profile
+from inferplan.spec.rows import AccuracyRow, FlowRow, Measurement, PointKey, Quantiles, Samples
 
 MODEL = b"model"
 MODEL_SHA256 = hashlib.sha256(MODEL).hexdigest()
@@ -33,8 +34,8 @@ def measurement(stage: str, variant: str, batch: int, mean_s: float, **options: 
     status, reason = values.pop("status", "ok"), values.pop("reason", "")
     measured_at = values.pop("measured_at", "2026-01-01T00:00:00Z")
     key = PointKey(
-        stage, variant, "", values["model_sha256"], "", "onnxruntime", "1.0", values["provider"], values["device"],
-        values.get("device_fingerprint", "f"), batch, values["threads"], 1, "{}",
+        stage, variant, "", values["model_sha256"], "", "onnxruntime", "1.0", "{}", values["provider"],
+        values["device"], values.get("device_fingerprint", "f"), batch, values["threads"], "{}",
     )  # fmt: skip
     service = Quantiles(mean_s=mean_s, std_s=std)
     return Measurement(key, status, reason, n=1000, service=service, peak_rss_bytes=memory, measured_at=measured_at)
@@ -55,7 +56,7 @@ def end_to_end(variants: Mapping[str, str], value: float, width: float = 0.01) -
 
 def flow(source: str, target: str, variant: str, counts: Sequence[int]) -> FlowRow:
     mean = sum(counts) / len(counts)
-    return FlowRow(source, target, variant, mean, json.dumps(list(counts)), None, len(counts), "")
+    return FlowRow(source, target, variant, "", mean, json.dumps(list(counts)), None, len(counts), "")
 
 
 @dataclasses.dataclass

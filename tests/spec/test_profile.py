@@ -12,25 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferplan.spec.errors import InputError
-from inferplan.spec.profile import (
-    TABLES,
-    AccuracyRow,
-    FlowRow,
-    Measurement,
-    PointKey,
-    Quantiles,
-    from_record,
-    read_profile,
-    table_schema,
-    to_record,
-)
+from inferplan.spec.profile import read_profile
+from inferplan.spec.rows import AccuracyRow, FlowRow, Measurement, PointKey, Quantiles
+from inferplan.spec.tables import TABLES, from_record, table_schema, to_record
 
 
 def key(**changes: object) -> PointKey:
     values: dict[str, object] = {
         "stage": "read", "variant": "small", "modalities": "", "model_sha256": "a", "code_sha256": "",
         "runtime": "onnxruntime", "runtime_version": "1", "provider": "cpu", "device": "edge/cpu",
-        "device_fingerprint": "f", "batch": 1, "threads": 1, "instances": 1, "input_shape": "{}",
+        "device_fingerprint": "f", "batch": 1, "threads": 1, "options": "{}", "input_shape": "{}",
     }  # fmt: skip
     return PointKey(**(values | changes))  # type: ignore[arg-type]
 
@@ -41,7 +32,7 @@ def measurement(when: str = "2026-01-01T00:00:00Z", mean_s: float = 1.0) -> Meas
 
 def write_store(root: Path, *rows: Measurement) -> Path:
     (root / "measurements").mkdir(parents=True)
-    (root / "profile.json").write_text(json.dumps({"schema_version": 1}))
+    (root / "profile.json").write_text(json.dumps({"schema_version": 2}))
     for index, row in enumerate(rows):
         table = pa.Table.from_pylist([to_record(row)], schema=table_schema("measurements"))
         pq.write_table(table, root / "measurements" / f"{index}.parquet")
@@ -66,7 +57,7 @@ def test_rows_survive_parquet(mean_s: float, p99_s: float | None) -> None:
 
 def test_accuracy_and_flow_rows_fit_their_schemas() -> None:
     accuracy = AccuracyRow("stage", "read", "small", "{}", "", "top1", 0.9, 0.8, 0.95, 100, "wilson", "e")
-    flow = FlowRow("find", "read", "small", 2.0, "[1, 3]", None, 2, "e")
+    flow = FlowRow("find", "read", "small", "", 2.0, "[1, 3]", None, 2, "e")
     for table, row in (("accuracy", accuracy), ("flows", flow)):
         record = pa.Table.from_pylist([to_record(row)], schema=table_schema(table)).to_pylist()[0]
         assert from_record(type(row), record) == row

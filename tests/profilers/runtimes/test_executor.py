@@ -12,7 +12,7 @@ import pytest
 
 from inferplan.profilers.runtimes.executor import Executor, ExecutorSpec
 from inferplan.spec.errors import InputError
-from inferplan.spec.workload import Stage, Variant
+from inferplan.spec.stage import Choice, Stage, Variant
 
 MakeModel = Callable[..., Path]
 
@@ -31,7 +31,7 @@ class Double:
 
 def opened(root: Path, variant: Variant, code: str | None = None) -> Executor:
     stage = Stage(code=code, variants={"v": variant})
-    return Executor.open(root, "s", stage, "v", variant)
+    return Executor.open(root, "s", stage, Choice("v"))
 
 
 def test_stage_code_stands_around_the_model(tmp_path: Path, make_model: MakeModel) -> None:
@@ -105,7 +105,7 @@ def test_a_stage_with_preprocessing_needs_examples(tmp_path: Path, make_model: M
 
 
 def test_a_spec_survives_json(tmp_path: Path) -> None:
-    spec = ExecutorSpec.of(tmp_path, "s", Stage(variants={"v": Variant(model="m.onnx")}), "v", Variant(model="m.onnx"))
+    spec = ExecutorSpec.of(tmp_path, "s", Stage(variants={"v": Variant(model="m.onnx")}), Choice("v"))
     assert ExecutorSpec(**spec.to_json()) == spec
 
 

@@ -1,0 +1,191 @@
+"""The Parquet tables of a profile: Arrow schemas, rows as flat records and back, files of arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferplan.spec.errors import InputError
+from inferplan.spec.rows import (
+    AccuracyRow,
+    ExampleScores,
+    FlowRow,
+    InterferenceRow,
+    Measurement,
+    PointKey,
+    Predictions,
+    Quantiles,
+    Samples,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA_VERSION = 2
+TABLES = ("measurements", "samples", "accuracy", "flows", "scores", "predictions", "interference")
+
+_ARROW = {str: "string", int: "int64", float: "float64", bool: "bool_"}
+_ROWS = {"measurements": Measurement, "accuracy": AccuracyRow, "flows": FlowRow, "interference": InterferenceRow}
+_COLUMNS = {
+    "samples": [
+        ("point", "string", "id of the point", ""),
+        ("process", "int32", "Which fresh process, from 0", ""),
+        ("service_s", "float64", "Time of one batch", "s"),
+        ("infer_s", "float64", "Of that, inference", "s"),
+        ("elements", "int64", "Elements of all tensors the model was fed", ""),
+    ],
+    "scores": [
+        ("evaluation", "string", "id of the evaluation", ""),
+        ("evidence_sha256", "string", "Hash of what the evaluation rests on, as in accuracy", ""),
+        ("metric", "string", "Name of the metric", ""),
+        ("example", "string", "id of the labelled example", ""),
+        ("value", "float64", "Its score", ""),
+        ("weight", "float64", "Its weight: the metric is the weighted mean", ""),
+    ],
+    "predictions": [
+        ("evaluation", "string", "id of the evaluation", ""),
+        ("evidence_sha256", "string", "Hash of what the evaluation rests on, as in accuracy", ""),
+        ("example", "string", "id of the labelled example", ""),
+        ("prediction", "string", "What was predicted, as JSON", ""),
+        ("truth", "string", "Its label, as JSON", ""),
+    ],
+}
+
+
+@cache
+def table_schema(table: str) -> pa.Schema:
+    """Arrow schema of a table; units and descriptions are in the field metadata."""
+    import pyarrow as pa
+
+    if table in _COLUMNS:
+        fields = [
+            pa.field(name, getattr(pa, kind)(), False, {"description": description, "unit": unit})
+            for name, kind, description, unit in _COLUMNS[table]
+        ]
+    else:
+        fields = list(_fields(_ROWS[table]))
+        if table == "measurements":
+            fields.insert(0, pa.field("point", pa.string(), False, {"description": "id of the point", "unit": ""}))
+    return pa.schema(fields, {"inferplan.schema_version": str(SCHEMA_VERSION), "inferplan.table": table})
+
+
+def _fields(row: type, prefix: str = "", described: str = "") -> typing.Iterator[pa.Field]:
+    import pyarrow as pa
+
+    hints = typing.get_type_hints(row)
+    for item in dataclasses.fields(row):
+        kind = hints[item.name]
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            nested = "" if item.name == "key" else f"{item.name}_"
+            yield from _fields(
+                kind, nested, {"service_": "service time: ", "infer_": "inference time: "}.get(nested, "")
+            )
+            continue
+        options = typing.get_args(kind) if typing.get_origin(kind) is not Literal else (str,)
+        nullable = type(None) in options
+        plain = next((option for option in options if option is not type(None)), kind)
+        metadata = {"description": described + item.metadata["description"], "unit": item.metadata["unit"]}
+        yield pa.field(prefix + item.name, getattr(pa, _ARROW[plain])(), nullable, metadata)
+
+
+AnyRow = Measurement | AccuracyRow | FlowRow | InterferenceRow
+
+
+def to_record(row: AnyRow) -> dict[str, Any]:
+    """A row as flat columns, in schema order."""
+    flat: dict[str, Any] = {}
+    if isinstance(row, Measurement):
+        flat["point"] = row.key.id()
+    for item in dataclasses.fields(row):
+        value = getattr(row, item.name)
+        if isinstance(value, PointKey | Quantiles):
+            prefix = "" if item.name == "key" else f"{item.name}_"
+            flat.update({prefix + name: part for name, part in dataclasses.asdict(value).items()})
+        else:
+            flat[item.name] = value
+    return flat
+
+
+Row = TypeVar("Row", Measurement, AccuracyRow, FlowRow, InterferenceRow)
+
+
+def from_record(row: type[Row], record: Mapping[str, Any]) -> Row:
+    """The inverse of `to_record`; unknown columns are ignored, absent ones take their defaults."""
+    values: dict[str, Any] = {}
+    for item in dataclasses.fields(row):
+        if item.name == "key":
+            values["key"] = PointKey(**{part.name: record[part.name] for part in dataclasses.fields(PointKey)})
+        elif row is Measurement and item.name in ("service", "infer"):
+            values[item.name] = Quantiles(
+                **{part.name: record.get(f"{item.name}_{part.name}") for part in dataclasses.fields(Quantiles)}
+            )
+        elif item.name in record:
+            values[item.name] = record[item.name]
+    return row(**values)
+
+
+def read_samples(root: Path, point: str) -> Samples | None:
+    """Raw times of a point, or None."""
+    table = _one_file(root, "samples", point)
+    if table is None:
+        return None
+    return Samples(
+        point,
+        table["process"].to_numpy(),
+        table["service_s"].to_numpy(),
+        table["infer_s"].to_numpy(),
+        table["elements"].to_numpy(),
+    )
+
+
+def read_scores(root: Path, evaluation: str) -> ExampleScores | None:
+    """Scores of every example of an evaluation, or None."""
+    table = _one_file(root, "scores", evaluation)
+    if table is None or not table.num_rows:
+        return None
+    import pyarrow.compute as pc
+
+    values: dict[str, NDArray[np.float64]] = {}
+    weights: dict[str, NDArray[np.float64]] = {}
+    ids: list[str] = []
+    for metric in sorted(set(table["metric"].to_pylist())):
+        part = table.filter(pc.equal(table["metric"], metric))
+        ids = part["example"].to_pylist()
+        values[metric] = part["value"].to_numpy()
+        weights[metric] = part["weight"].to_numpy()
+    return ExampleScores(evaluation, table["evidence_sha256"][0].as_py(), tuple(ids), values, weights)
+
+
+def read_predictions(root: Path, evaluation: str) -> Predictions | None:
+    """Predictions of every example of an evaluation, or None."""
+    table = _one_file(root, "predictions", evaluation)
+    if table is None or not table.num_rows:
+        return None
+    return Predictions(
+        evaluation,
+        table["evidence_sha256"][0].as_py(),
+        tuple(table["example"].to_pylist()),
+        tuple(table["prediction"].to_pylist()),
+        tuple(table["truth"].to_pylist()),
+    )
+
+
+def _one_file(root: Path, table: str, name: str) -> pa.Table | None:
+    """A table's file of this name, or None. Raises InputError where it is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = root / table / f"{name}.parquet"
+    if not file.is_file():
+        return None
+    try:
+        return pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{file} is damaged ({type(error).__name__}): delete it and profile again") from error
