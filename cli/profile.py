@@ -27,6 +27,15 @@ def profile(
     time_budget: Annotated[
         str | None, typer.Option(help="Fit into this time, e.g. 5m: most telling points first.")
     ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(min=0.5, max=0.999, help="Of the upper bounds of percentiles; less needs fewer samples."),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Interpolate points where the error is expected to stay within this share."),
+    ] = None,
+    exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Measure every point: --tolerance 0.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and how long it takes.")] = (
         False
@@ -45,7 +54,7 @@ def profile(
     from inferplan.spec.profile import read_profile
 
     budget_s = None if time_budget is None else duration_s(time_budget, "--time-budget")
-    loaded = load_workload(workload, set_ or [])
+    loaded = load_workload(workload, [*(set_ or []), *_overrides(confidence, tolerance, exhaustive)])
     path = profile_path(profile, loaded.path, loaded.workload.name)
     with Progress(enabled=not json) as progress:
         campaign = plan_campaign(
@@ -65,6 +74,16 @@ def profile(
     else:
         _report(loaded, read_profile(path), summary)
     return ExitCode.CHECK_FAILED if summary.failed else ExitCode.DONE
+
+
+def _overrides(confidence: float | None, tolerance: float | None, exhaustive: bool) -> list[str]:
+    """Options that stand for fields of the workload's `profile`, as `--set` takes them."""
+    from inferplan.spec.errors import InputError
+
+    if exhaustive and tolerance:
+        raise InputError(f"--exhaustive measures every point; leave out --tolerance {tolerance:g}")
+    given = {"confidence": confidence, "tolerance": 0.0 if exhaustive else tolerance}
+    return [f"profile.{name}={value!r}" for name, value in given.items() if value is not None]
 
 
 def tell(progress: Progress, event: Event) -> None:

@@ -28,13 +28,13 @@ from inferplan.profilers.jobs import (
     PointJob,
 )
 from inferplan.profilers.planning import JobList, Planner
-from inferplan.profilers.points import Progress, measure_point, now
+from inferplan.profilers.points import Progress, failed_point, measure_point
 from inferplan.profilers.progress import BUDGET, Done, Fit, Pace, combination_name, fit, least_time_s
 from inferplan.profilers.stopping import StoppingRule
 from inferplan.profilers.store import MARKER, ProfileStore
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.profile import Profile, read_profile
-from inferplan.spec.rows import Measurement, Status
+from inferplan.spec.rows import Status
 from inferplan.spec.workload import ProfileSettings
 
 OVER_BUDGET = "the time budget does not reach"
@@ -104,7 +104,7 @@ def plan_campaign(
 ) -> Campaign:
     """List what is missing in the profile at `path` for this workload on this machine. Writes nothing.
 
-    Every variant is loaded once, in a measuring process, to see what it is and how long it takes. `device`
+    Every choice is loaded once, in a measuring process, to see what it is and how long it takes. `device`
     (tier/device) is what this machine stands for. Raises InputError where that is not clear, where the
     workload's code or data is not ready, or where another process writes to the profile; MissingExtraError
     where a runtime is not installed.
@@ -113,7 +113,8 @@ def plan_campaign(
     profile = _existing(path)
     planner = Planner(loaded, profile, device, retry_failed, on_event)
     listed = planner.job_list()
-    done = Done(profile, ProfileStore(path), time_budget_s is not None, retry_failed)
+    confidence = loaded.workload.profile.confidence
+    done = Done(profile, ProfileStore(path), time_budget_s is not None, retry_failed, confidence)
     everything: list[Job] = [*listed.jobs, *(job for job, _ in listed.unrunnable)]
     missing = tuple(job for job in listed.jobs if not done.has(job))
     return Campaign(
@@ -162,7 +163,8 @@ class _Run:
         self._evaluated = 0
         # Since it was planned, files may have been found damaged, or another run may have measured.
         final = campaign.time_budget_s is not None
-        self._done = Done(store.profile(), store, final, campaign.retry_failed)
+        confidence = campaign.settings.confidence
+        self._done = Done(store.profile(), store, final, campaign.retry_failed, confidence)
         self._jobs = [job for job in campaign.listed.jobs if not self._done.has(job)]
         self._unrunnable = [(job, found) for job, found in campaign.listed.unrunnable if not self._done.has(job)]
         self._total = len(self._jobs) + len(self._unrunnable)
@@ -200,8 +202,7 @@ class _Run:
 
     def _give_up(self, job: PointJob | AccuracyJob, found: Inspection) -> None:
         if isinstance(job, PointJob):
-            row = Measurement(job.task.key, found.status, found.reason, measured_at=now())
-            self._store.add_measurement(row, None)
+            self._store.add_measurement(failed_point(job.task, found.status, found.reason), None)
         else:
             self._store.add_evaluation(accuracy.failed_stage(job, found.status, found.reason), [])
         self._failed.append(Failed(job.name, found.status, found.reason))

@@ -9,6 +9,7 @@ from inferplan.profilers.inputs import PipelineSpec
 from inferplan.profilers.points import PointTask
 from inferplan.profilers.process import Limits
 from inferplan.profilers.runtimes.executor import ExecutorSpec
+from inferplan.profilers.statistics import CONFIDENCE
 from inferplan.spec.rows import Status
 
 Level = tuple[int, ...]
@@ -24,6 +25,7 @@ class PointJob:
     overhead_s: float
     service_s: float
     full_s: float
+    confidence: float = CONFIDENCE
 
     @property
     def name(self) -> str:
@@ -31,7 +33,7 @@ class PointJob:
         key = self.task.key
         threads = f", {key.threads} threads" if key.threads > 1 else ""
         provider = f", {key.provider}" if key.provider != "cpu" else ""
-        return f"{key.stage}={key.variant} batch {key.batch}{threads}{provider}"
+        return f"{key.stage}={self.task.spec.choice} batch {key.batch}{threads}{provider}"
 
     @property
     def estimate_s(self) -> float:
@@ -41,7 +43,7 @@ class PointJob:
 
 @dataclass(frozen=True, slots=True)
 class AccuracyJob:
-    """Score one variant on its stage's labelled data, and see what it sends to `targets`.
+    """Score one choice on its stage's labelled data, and see what it sends to `targets`.
 
     `metric` is the one the workload declares for the stage; it must be among those that `score` returns.
     """
@@ -61,12 +63,13 @@ class AccuracyJob:
     @property
     def name(self) -> str:
         """What is evaluated, for people."""
-        return f"{self.spec.stage}={self.spec.variant} accuracy"
+        return f"{self.spec.stage}={self.spec.choice} accuracy"
 
 
 @dataclass(frozen=True, slots=True)
 class CombinationsJob:
-    """Evaluate combinations of variants end to end. `evidence` has a hash per combination, as JSON."""
+    """Evaluate combinations of choices end to end. `specs` go by stage and choice; `evidence` has a hash per
+    combination, as JSON."""
 
     pipeline: PipelineSpec
     order: tuple[str, ...]
@@ -110,7 +113,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Inspecting:
-    """A variant is being looked at, before anything is measured."""
+    """A choice is being looked at, before anything is measured."""
 
     name: str
     done: int

@@ -16,7 +16,7 @@ from inferplan.profilers.runtimes.executor import ExecutorSpec
 from inferplan.profilers.sensors import Window, joined
 from inferplan.profilers.statistics import drift, process_spread, quantiles
 from inferplan.profilers.stopping import StoppingRule, warmup_end
-from inferplan.spec.rows import Measurement, PointKey, Samples
+from inferplan.spec.rows import Measurement, PointKey, Samples, Status
 
 _SLICE_S = 1.0
 """Longest time between two looks at what was measured so far."""
@@ -37,6 +37,8 @@ class PointTask:
     requests: PipelineSpec | None
     limits: Limits
     cores: tuple[int, ...] = ()
+    lineage: str = ""
+    """What the rows say of the variant's making: JSON, or empty."""
 
 
 @dataclass(slots=True)
@@ -84,8 +86,13 @@ def measure_point(
 
             runs.append(run_process(task, rule.share(process), process, told))
     except WorkerFailure as failure:
-        return Measurement(task.key, failure.status, failure.reason, measured_at=now()), None
-    return summary(task.key, runs, cut_short_by)
+        return failed_point(task, failure.status, failure.reason), None
+    return summary(task, runs, rule, cut_short_by)
+
+
+def failed_point(task: PointTask, status: Status, reason: str) -> Measurement:
+    """The row of a point that could not be measured."""
+    return Measurement(task.key, status, reason, measured_at=now(), lineage=task.lineage)
 
 
 def run_process(task: PointTask, share: StoppingRule, process: int, progress: Progress) -> ProcessRun:
@@ -138,8 +145,11 @@ def _finished(run: ProcessRun, share: StoppingRule, progress: Progress) -> bool:
     return run.met or share.is_over(count, run.wall_s)
 
 
-def summary(key: PointKey, runs: Sequence[ProcessRun], cut_short_by: str) -> tuple[Measurement, Samples]:
+def summary(
+    task: PointTask, runs: Sequence[ProcessRun], rule: StoppingRule, cut_short_by: str
+) -> tuple[Measurement, Samples]:
     """Statistics of a point, warm-up left out, and its raw times (also without warm-up)."""
+    key = task.key
     cuts = [warmup_end(run.service_s) for run in runs]
     parts = [run.times_s[:, cut:] for run, cut in zip(runs, cuts, strict=True)]
     times = np.concatenate(parts, axis=1)
@@ -152,8 +162,8 @@ def summary(key: PointKey, runs: Sequence[ProcessRun], cut_short_by: str) -> tup
         status="ok",
         n=len(service),
         processes=len(runs),
-        service=quantiles(service),
-        infer=quantiles(times[1]),
+        service=quantiles(service, rule.confidence, process),
+        infer=quantiles(times[1], rule.confidence, process),
         pre_mean_s=float(times[0].mean()),
         post_mean_s=float(times[2].mean()),
         throughput_per_s=key.batch * len(service) / total_s if total_s > 0 else None,
@@ -165,6 +175,8 @@ def summary(key: PointKey, runs: Sequence[ProcessRun], cut_short_by: str) -> tup
         process_spread=process_spread(medians),
         stopped_by="percentile" if all(run.met for run in runs) else cut_short_by,
         measured_at=now(),
+        confidence=rule.confidence,
+        lineage=task.lineage,
         **_surroundings(
             [window for run in runs for window in run.windows], key, sum(run.times_s.shape[1] for run in runs)
         ),

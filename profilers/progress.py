@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from inferplan.profilers.jobs import AccuracyJob, CombinationsJob, Failed, Job, PointJob
-from inferplan.profilers.statistics import least_count
+from inferplan.profilers.statistics import CONFIDENCE, least_count
 from inferplan.profilers.store import ProfileStore
 from inferplan.spec.profile import Profile
-from inferplan.spec.rows import AccuracyRow, FlowRow, Measurement, PointKey
+from inferplan.spec.rows import AccuracyRow, FlowRow, Measurement, PointKey, choice_name
 
 _SHORT_S = 2.0
 _PRIOR_S = 2.0
@@ -26,10 +26,18 @@ class Done:
     """What a profile holds already, under today's hashes.
 
     `final` says whether points that a time budget cut short count as done; `retry_failed` whether failures
-    do not.
+    do not. A point whose bounds hold with less than `confidence` is not done; one with more is.
     """
 
-    def __init__(self, profile: Profile | None, store: ProfileStore, final: bool, retry_failed: bool) -> None:
+    def __init__(
+        self,
+        profile: Profile | None,
+        store: ProfileStore,
+        final: bool,
+        retry_failed: bool,
+        confidence: float = CONFIDENCE,
+    ) -> None:
+        self._confidence = confidence
         self._store = store
         self._final = final
         self._retry_failed = retry_failed
@@ -37,7 +45,8 @@ class Done:
         self._stages = _grouped(row for row in (profile.accuracy if profile else ()) if row.scope == "stage")
         self._pipelines = _grouped(row for row in (profile.accuracy if profile else ()) if row.scope == "pipeline")
         self._flows: Mapping[tuple[str, str, str], FlowRow] = {
-            (row.source, row.target, row.variant): row for row in (profile.flows if profile else ())
+            (row.source, row.target, choice_name(row.variant, row.modalities)): row
+            for row in (profile.flows if profile else ())
         }
 
     def has(self, job: Job) -> bool:
@@ -62,7 +71,7 @@ class Done:
             row = self._points.get(job.task.key.id())
             return [Failed(job.name, row.status, row.reason)] if row is not None and row.status != "ok" else []
         if isinstance(job, AccuracyJob):
-            rows = self._stages.get(_variant_name(job.spec.stage, job.spec.variant), [])
+            rows = self._stages.get(_full_name(job.spec.stage, job.spec.choice), [])
             return [Failed(job.name, row.status, row.reason) for row in rows if row.status != "ok"]
         return [
             Failed(combination_name(text), row.status, row.reason)
@@ -79,9 +88,9 @@ class Done:
                 continue
             key = job.task.key
             for row in self._points.values():
-                same = (row.key.stage, row.key.variant, row.key.device, row.key.batch, row.key.threads)
-                if same == (key.stage, key.variant, key.device, key.batch, key.threads) and row.key != key:
-                    changes.setdefault(f"{key.stage}={key.variant}", set()).update(_differences(row.key, key))
+                if _place(row.key) == _place(key) and row.key != key:
+                    name = _full_name(key.stage, job.task.spec.choice)
+                    changes.setdefault(name, set()).update(_differences(row.key, key))
         return [f"{name} is measured again: {', '.join(sorted(what))} changed" for name, what in changes.items()]
 
     def _has_point(self, key: PointKey) -> bool:
@@ -90,11 +99,12 @@ class Done:
             return False
         if row.status != "ok":
             return not self._retry_failed
-        return self._store.has_samples(key.id()) and (self._final or row.stopped_by != BUDGET)
+        enough = row.confidence >= self._confidence and (self._final or row.stopped_by != BUDGET)
+        return enough and self._store.has_samples(key.id())
 
     def _has_evaluation(self, job: AccuracyJob) -> bool:
-        rows = self._stages.get(_variant_name(job.spec.stage, job.spec.variant), [])
-        flows = [self._flows.get((job.spec.stage, target, job.spec.variant)) for target in job.targets]
+        rows = self._stages.get(_full_name(job.spec.stage, job.spec.choice), [])
+        flows = [self._flows.get((job.spec.stage, target, job.spec.choice)) for target in job.targets]
         flowing = all(flow is not None and flow.evidence_sha256 == job.evidence_sha256 for flow in flows)
         if job.metric is None and flowing:
             return True
@@ -167,8 +177,10 @@ def duration_s(job: Job, limit_s: float) -> float:
 def least_time_s(job: PointJob) -> float:
     """The least measuring time worth a point's overhead: a tenth of that, or samples for a 90th percentile
     where they take under two seconds, else for a median."""
-    for_p90 = least_count(90.0) * job.service_s
-    least_s = max(least_count(50.0) * job.service_s, min(for_p90, _SHORT_S), job.overhead_s / 10)
+    for_p90 = least_count(90.0, confidence=job.confidence) * job.service_s
+    least_s = max(
+        least_count(50.0, confidence=job.confidence) * job.service_s, min(for_p90, _SHORT_S), job.overhead_s / 10
+    )
     return min(job.full_s, least_s)
 
 
@@ -198,13 +210,17 @@ def combination_name(text: str) -> str:
 def _grouped(rows: Iterable[AccuracyRow]) -> dict[str, list[AccuracyRow]]:
     groups: dict[str, list[AccuracyRow]] = {}
     for row in rows:
-        name = row.combination if row.scope == "pipeline" else _variant_name(row.stage, row.variant)
+        name = row.combination if row.scope == "pipeline" else _full_name(row.stage, row.choice)
         groups.setdefault(name, []).append(row)
     return groups
 
 
-def _variant_name(stage: str, variant: str) -> str:
-    return f"{stage}={variant}"
+def _full_name(stage: str, choice: str) -> str:
+    return f"{stage}={choice}"
+
+
+def _place(key: PointKey) -> tuple[str | int, ...]:
+    return (key.stage, key.variant, key.modalities, key.provider, key.device, key.batch, key.threads)
 
 
 _WORDS = {
@@ -212,7 +228,7 @@ _WORDS = {
     "code_sha256": "the stage code",
     "runtime": "the runtime",
     "runtime_version": "the runtime's version",
-    "provider": "the provider",
+    "options": "the runtime's options",
     "device_fingerprint": "the machine",
     "input_shape": "the shape of its inputs",
 }

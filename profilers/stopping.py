@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inferplan.profilers.statistics import least_count
+from inferplan.profilers.statistics import CONFIDENCE, least_count
 from inferplan.spec.workload import ProfileSettings
 
 Floats = NDArray[np.float64]
@@ -23,7 +23,7 @@ class StoppingRule:
     """How much to measure. Times are measuring time of all processes together, warm-up not counted.
 
     It ends when `least_n` batches and `min_time_s` are reached; or, with `floor_n` batches, at `limit_s` (what
-    a time budget leaves); or at `max_time_s` whatever there is.
+    a time budget leaves); or at `max_time_s` whatever there is. `confidence` is that of the upper bounds.
     """
 
     least_n: int
@@ -32,6 +32,7 @@ class StoppingRule:
     max_time_s: float
     limit_s: float = math.inf
     floor_n: int = 0
+    confidence: float = CONFIDENCE
 
     @classmethod
     def of(cls, settings: ProfileSettings, limit_s: float = math.inf) -> StoppingRule:
@@ -39,7 +40,10 @@ class StoppingRule:
         measured."""
         most_s = settings.max_time_s
         least_s = min(settings.min_time_s, limit_s, most_s)
-        return cls(least_count(settings.percentile), settings.processes, least_s, most_s, limit_s, least_count(50.0))
+        confidence = settings.confidence
+        least_n = least_count(settings.percentile, confidence=confidence)
+        floor_n = least_count(50.0, confidence=confidence)
+        return cls(least_n, settings.processes, least_s, most_s, limit_s, floor_n, confidence)
 
     def share(self, process: int) -> StoppingRule:
         """What one of the processes has to do (processes count from 0)."""
@@ -51,6 +55,7 @@ class StoppingRule:
             self.max_time_s / parts,
             self.limit_s / parts,
             self.floor_n // parts + (process < self.floor_n % parts),
+            self.confidence,
         )
 
     def is_met(self, n: int, time_s: float) -> bool:

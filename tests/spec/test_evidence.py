@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from inferplan.profilers.evidence import code_sha256, file_sha256, imported_files
+from inferplan.spec.evidence import code_sha256, file_sha256, imported_files
 from inferplan.spec.errors import InputError
 
 
