@@ -2,41 +2,52 @@
 
 `inferplan.spec.profile` defines the tables and reads them. Files are written under another name, forced to
 disk and renamed, so that a kill at any moment loses at most what was under way; a point's samples are written
-before its measurement, so that a measurement that is there has them.
+before its measurement, an evaluation's scores and predictions before its accuracy, so that a row that is there
+has them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import io
 import json
 import os
 import socket
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from inferplan.profilers.evidence import combined_sha256
 from inferplan.spec.errors import InputError
-from inferplan.spec.profile import Profile, read_profile
-from inferplan.spec.rows import AccuracyRow, FlowRow, Measurement, Samples
-from inferplan.spec.tables import SCHEMA_VERSION, TABLES, from_record, table_schema, to_record
+from inferplan.spec.evidence import combined_sha256
+from inferplan.spec.profile import MARKER, Profile, check_version, read_profile
+from inferplan.spec.rows import (
+    AccuracyRow,
+    ExampleScores,
+    FlowRow,
+    InterferenceRow,
+    Measurement,
+    Predictions,
+    Samples,
+)
+from inferplan.spec.tables import (
+    SCHEMA_VERSION,
+    TABLES,
+    AnyRow,
+    DamagedFileError,
+    check_file,
+    table_schema,
+    to_record,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MARKER = "profile.json"
 _LOCK = ".lock"
 _PARTIAL = ".partial"
 _DAMAGED = ".damaged"
-_READERS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "measurements": partial(from_record, Measurement),
-    "accuracy": partial(from_record, AccuracyRow),
-    "flows": partial(from_record, FlowRow),
-}
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -67,7 +78,7 @@ class ProfileStore:
             if not (self.path / MARKER).is_file():
                 marker = {"schema_version": SCHEMA_VERSION, "workload": self._workload}
                 self._write(self.path / MARKER, (json.dumps(marker, indent=2) + "\n").encode())
-            read_profile_version(self.path)
+            check_version(self.path)
             self._remove_partial()
             self.moved_aside = self._move_damaged()
         except BaseException:
@@ -96,26 +107,82 @@ class ProfileStore:
         """Write a finished point: its samples, then its row. Raises InputError where the disk is full."""
         point = row.key.id()
         if samples is not None:
-            self._write(self.path / "samples" / f"{point}.parquet", _samples_file(samples))
-        self._write(self.path / "measurements" / f"{point}.parquet", _rows_file("measurements", [row]))
+            self._write(self._file("samples", point), _samples_file(samples))
+        self._write(self._file("measurements", point), _rows_file("measurements", [row]))
 
-    def add_evaluation(self, rows: Sequence[AccuracyRow], flows: Sequence[FlowRow]) -> None:
-        """Write what one evaluation found, in one file per table. Raises InputError where the disk is full."""
+    def add_interference(self, row: InterferenceRow) -> None:
+        """Write what a choice was measured beside. Raises InputError where the disk is full."""
+        self._write(self._file("interference", row.id()), _rows_file("interference", [row]))
+
+    def add_evaluation(
+        self,
+        rows: Sequence[AccuracyRow],
+        flows: Sequence[FlowRow],
+        scores: ExampleScores | None = None,
+        predictions: Predictions | None = None,
+    ) -> None:
+        """Write everything that one evaluation found: it replaces all that an earlier one of the same thing did.
+
+        All its rows get the time of the latest. Raises InputError where the disk is full.
+        """
+        if predictions is not None:
+            self._write(self._file("predictions", predictions.evaluation), _predictions_file(predictions))
+        if scores is not None:
+            self._write(self._file("scores", scores.evaluation), _scores_file(scores))
         if flows:
-            self._write(
-                self._named("flows", [(f.source, f.target, f.variant) for f in flows]), _rows_file("flows", flows)
-            )
+            names = [(f.source, f.target, f.variant, f.modalities) for f in flows]
+            self._write(self._named("flows", names), _rows_file("flows", flows))
         if rows:
-            names = [(a.scope, a.stage, a.variant, a.combination, a.modalities) for a in rows]
-            self._write(self._named("accuracy", names), _rows_file("accuracy", rows))
+            when = max(row.measured_at for row in rows)
+            whole = [dataclasses.replace(row, measured_at=when) for row in rows]
+            # Imported accuracies lie beside evaluated ones, whose files they must not replace.
+            marks = [(row.evaluation(), row.metric if row.source else "") for row in rows]
+            self._write(self._named("accuracy", marks), _rows_file("accuracy", whole))
 
     def has_samples(self, point: str) -> bool:
         """Whether the raw times of a point are there."""
-        return (self.path / "samples" / f"{point}.parquet").is_file()
+        return self._file("samples", point).is_file()
+
+    def files(self, table: str) -> list[Path]:
+        """The files of a table, sorted."""
+        return sorted((self.path / table).glob("*.parquet"))
+
+    def put_rows(self, table: str, rows: Sequence[AnyRow], replaced: Iterable[Path]) -> None:
+        """Put `rows` into one file of a row table, then delete the files they were `replaced` from.
+
+        Killed in between, rows are there twice, which readers do not mind: of equal rows one counts.
+        """
+        kept: Path | None = None
+        if rows:
+            content = _rows_file(table, rows)
+            kept = self._file(table, combined_sha256(table, [to_record(row) for row in rows])[:24])
+            if not kept.is_file() or kept.read_bytes() != content:
+                self._write(kept, content)
+        self.delete(file for file in replaced if file != kept)
+
+    def copy_file(self, table: str, source: Path) -> None:
+        """Take over a file of an array table from another profile, if it can be read."""
+        check_file(source, table)
+        self._write(self._file(table, source.stem), source.read_bytes())
+
+    def delete(self, files: Iterable[Path]) -> None:
+        """Delete files. Raises InputError where that is not allowed."""
+        folders: set[Path] = set()
+        try:
+            for file in files:
+                file.unlink(missing_ok=True)
+                folders.add(file.parent)
+            for folder in sorted(folders):
+                self._sync_folder(folder)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _file(self, table: str, name: str) -> Path:
+        return self.path / table / f"{name}.parquet"
 
     def _named(self, table: str, names: Sequence[Any]) -> Path:
         """One file per thing that was evaluated: evaluating it again replaces the file."""
-        return self.path / table / f"{combined_sha256(table, sorted(set(names)))[:24]}.parquet"
+        return self._file(table, combined_sha256(table, sorted(set(names)))[:24])
 
     def _refuse_others_folders(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -156,20 +223,14 @@ class ProfileStore:
                 file.unlink(missing_ok=True)
 
     def _move_damaged(self) -> tuple[str, ...]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         moved: list[str] = []
         for table in TABLES:
-            for file in sorted((self.path / table).glob("*.parquet")):
+            for file in self.files(table):
                 try:
-                    content = pq.read_table(file)
-                    for record in content.to_pylist() if table != "samples" else []:
-                        _READERS[table](record)
-                except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+                    check_file(file, table)
+                except DamagedFileError as error:
                     file.rename(file.with_name(file.name + _DAMAGED))
-                    text = str(error).splitlines()[0] if str(error) else ""
-                    moved.append(f"{file}: {type(error).__name__}: {text}")
+                    moved.append(error.message)
         return tuple(moved)
 
     def _write(self, path: Path, content: bytes) -> None:
@@ -205,34 +266,56 @@ class ProfileStore:
         return InputError(f"cannot write to {self.path}: {error.strerror or error}")
 
 
-def read_profile_version(path: Path) -> int:
-    """Schema version of a profile. Raises InputError where its marker is damaged or of another version."""
-    marker = path / MARKER
-    try:
-        version = json.loads(marker.read_text())["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{marker} is damaged: {error}; delete it and profile again to write it anew") from error
-    if version != SCHEMA_VERSION:
-        raise InputError(f"{path} has profile schema version {version}; this inferplan writes version {SCHEMA_VERSION}")
-    return int(version)
-
-
-def _rows_file(table: str, rows: Sequence[Measurement | AccuracyRow | FlowRow]) -> bytes:
+def _rows_file(table: str, rows: Sequence[AnyRow]) -> bytes:
     import pyarrow as pa
 
-    return _parquet(pa.Table.from_pylist([to_record(row) for row in rows], table_schema(table)))
+    records = [to_record(row) for row in rows]
+    schema = table_schema(table)
+    return _parquet(pa.table({name: [record[name] for record in records] for name in schema.names}, schema=schema))
 
 
 def _samples_file(samples: Samples) -> bytes:
+    return _array_file(
+        "samples",
+        point=[samples.point] * len(samples.process),
+        process=samples.process,
+        service_s=samples.service_s,
+        infer_s=samples.infer_s,
+        elements=samples.elements,
+    )
+
+
+def _scores_file(scores: ExampleScores) -> bytes:
+    """One block of rows per metric, examples in the same order in each."""
+    metrics = sorted(scores.values)
+    count = len(scores.ids) * len(metrics)
+    return _array_file(
+        "scores",
+        evaluation=[scores.evaluation] * count,
+        evidence_sha256=[scores.evidence_sha256] * count,
+        metric=[metric for metric in metrics for _ in scores.ids],
+        example=list(scores.ids) * len(metrics),
+        value=[float(value) for metric in metrics for value in scores.values[metric]],
+        weight=[float(weight) for metric in metrics for weight in scores.weights[metric]],
+    )
+
+
+def _predictions_file(found: Predictions) -> bytes:
+    count = len(found.ids)
+    return _array_file(
+        "predictions",
+        evaluation=[found.evaluation] * count,
+        evidence_sha256=[found.evidence_sha256] * count,
+        example=list(found.ids),
+        prediction=list(found.predictions),
+        truth=list(found.truths),
+    )
+
+
+def _array_file(table: str, **columns: Any) -> bytes:
     import pyarrow as pa
 
-    columns = {
-        "point": pa.array([samples.point] * len(samples.process), pa.string()),
-        "process": samples.process,
-        "service_s": samples.service_s,
-        "infer_s": samples.infer_s,
-    }
-    return _parquet(pa.table(columns, schema=table_schema("samples")))
+    return _parquet(pa.table(columns, schema=table_schema(table)))
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -1,6 +1,7 @@
 """The profile document: schemas of its Parquet tables, and reading them.
 
-A profile is a directory of Parquet datasets, one small file per finished point:
+A profile is a directory of Parquet datasets, one small file per finished piece of work. Compaction joins the
+files of row tables (all but `samples`, `scores`, `predictions`) into one per table; readers see no difference.
 
 | table | one row per |
 |---|---|
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,15 +38,19 @@ from inferplan.spec.rows import (
     Samples,
 )
 from inferplan.spec.tables import (
+    ROWS,
     SCHEMA_VERSION,
     AnyRow,
-    Row,
-    from_record,
+    DamagedFileError,
     read_predictions,
+    read_rows,
     read_samples,
     read_scores,
     to_record,
 )
+
+MARKER = "profile.json"
+"""Its presence makes a folder a profile; it holds the schema version and the workload's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,57 +87,104 @@ def read_profile(path: Path | str) -> Profile:
     Raises InputError where there is no profile, or one of a newer schema.
     """
     root = Path(path)
-    _check_version(root)
+    check_version(root)
     damaged: list[str] = []
-    measurements = _newest(_rows(root, "measurements", Measurement, damaged), lambda m: m.key.id())
-    accuracy = _newest(
-        _rows(root, "accuracy", AccuracyRow, damaged),
-        lambda a: json.dumps([a.scope, a.stage, a.variant, a.combination, a.modalities, a.metric]),
-    )
-    flows = _newest(
-        _rows(root, "flows", FlowRow, damaged), lambda f: json.dumps([f.source, f.target, f.variant, f.modalities])
-    )
-    interference = _newest(_rows(root, "interference", InterferenceRow, damaged), lambda i: i.id())
-    rows: list[AnyRow] = [*measurements, *accuracy, *flows, *interference]
-    content = json.dumps([to_record(row) for row in rows], sort_keys=True)
-    digest = hashlib.sha256(content.encode()).hexdigest()
+    found: dict[str, list[AnyRow]] = {}
+    for table in ROWS:
+        rows: list[AnyRow] = []
+        for file in sorted((root / table).glob("*.parquet")):
+            try:
+                rows.extend(read_rows(file, table))
+            except DamagedFileError as error:
+                damaged.append(error.message)
+        found[table] = newest_rows(rows)
+    return _profile(root, found, damaged)
+
+
+def _profile(root: Path, found: Mapping[str, list[AnyRow]], damaged: list[str]) -> Profile:
+    content = json.dumps([to_record(row) for rows in found.values() for row in rows], sort_keys=True)
     return Profile(
-        root, tuple(measurements), tuple(accuracy), tuple(flows), digest, tuple(damaged), tuple(interference)
+        root,
+        tuple(row for row in found["measurements"] if isinstance(row, Measurement)),
+        tuple(row for row in found["accuracy"] if isinstance(row, AccuracyRow)),
+        tuple(row for row in found["flows"] if isinstance(row, FlowRow)),
+        hashlib.sha256(content.encode()).hexdigest(),
+        tuple(damaged),
+        tuple(row for row in found["interference"] if isinstance(row, InterferenceRow)),
     )
 
 
-def _check_version(root: Path) -> None:
-    marker = root / "profile.json"
+def check_version(root: Path) -> str:
+    """Name of the workload that a profile is of. Raises InputError where there is none, or not of this version."""
+    marker = root / MARKER
     if not marker.is_file():
         raise InputError(f"there is no profile at {root}: measure one with `inferplan profile WORKLOAD`")
     try:
-        version = json.loads(marker.read_text())["schema_version"]
+        content = json.loads(marker.read_text())
+        version = content["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{marker} is damaged: {error}; delete it and profile again to write it anew") from error
     if version != SCHEMA_VERSION:
         raise InputError(
-            f"{root} has profile schema version {version}; this inferplan reads version {SCHEMA_VERSION}"
+            f"{root} has profile schema version {version}; this inferplan reads and writes version {SCHEMA_VERSION}"
             " (use the version it was measured with, or measure anew)"
         )
+    return str(content.get("workload", ""))
 
 
-def _rows(root: Path, table: str, row: type[Row], damaged: list[str]) -> list[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows: list[Row] = []
-    for file in sorted((root / table).glob("*.parquet")):
-        try:
-            records = pq.read_table(file).to_pylist()
-            rows.extend(from_record(row, record) for record in records)
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-            damaged.append(f"{file}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-    return rows
+def identity(row: AnyRow) -> str:
+    """What makes two rows the same thing: of these, one counts."""
+    if isinstance(row, Measurement):
+        return row.key.id()
+    if isinstance(row, AccuracyRow):
+        return json.dumps([row.scope, row.stage, row.variant, row.combination, row.modalities, row.metric])
+    if isinstance(row, FlowRow):
+        return json.dumps([row.source, row.target, row.variant, row.modalities])
+    return row.id()
 
 
-def _newest(rows: list[Row], identity: typing.Callable[[Row], str]) -> list[Row]:
-    """The last measured row of each identity, sorted by identity."""
-    newest: dict[str, Row] = {}
-    for row in sorted(rows, key=lambda r: r.measured_at):
-        newest[identity(row)] = row
-    return [newest[name] for name in sorted(newest)]
+def newest_rows(rows: Iterable[AnyRow]) -> list[AnyRow]:
+    """The row of each identity that counts, sorted by identity; the same whatever order the rows come in.
+
+    Measured rows come before imported ones, those before interpolated ones, then the newest counts. An
+    evaluation replaces all earlier ones of the same thing, also where it has fewer metrics; imported accuracies
+    count where nothing was evaluated.
+    """
+    best: dict[str, AnyRow] = {}
+    latest: dict[str, tuple[int, str]] = {}
+    for row in rows:
+        name = identity(row)
+        held = best.get(name)
+        if held is None or _precedes(held, row):
+            best[name] = row
+        if isinstance(row, AccuracyRow):
+            latest[row.evaluation()] = max(_standing(row), latest.get(row.evaluation(), (-1, "")))
+    return [
+        row
+        for _, row in sorted(best.items())
+        if not isinstance(row, AccuracyRow) or _is_current(row, latest[row.evaluation()])
+    ]
+
+
+def _is_current(row: AccuracyRow, latest: tuple[int, str]) -> bool:
+    """Whether no later evaluation replaces the row; imported rows may come one by one."""
+    evaluated, _ = latest
+    return _standing(row) == latest or (bool(row.source) and not evaluated)
+
+
+_ORIGINS = ("interpolated", "imported", "measured")
+
+
+def _standing(row: AnyRow) -> tuple[int, str]:
+    if isinstance(row, Measurement):
+        return _ORIGINS.index(row.origin), row.measured_at
+    if isinstance(row, AccuracyRow):
+        return int(not row.source), row.measured_at
+    return 0, row.measured_at
+
+
+def _precedes(held: AnyRow, row: AnyRow) -> bool:
+    """Whether `row` counts rather than `held`; of rows as new as each other, whichever text is greater."""
+    if _standing(held) != _standing(row):
+        return _standing(held) < _standing(row)
+    return held != row and repr(held) < repr(row)

@@ -155,11 +155,14 @@ class AccuracyRow:
     lower: float | None = column("Lower end of the 95 % interval")
     upper: float | None = column("Upper end of the 95 % interval")
     n: int = column("Labelled examples")
-    method: str = column("How the interval was made: wilson, bootstrap")
+    method: str = column("How the interval was made: wilson, bootstrap; imported, where another tool says")
     evidence_sha256: str = column("Hash of models, code, params and data the value rests on")
     status: Status = column("ok, or how the evaluation failed", default="ok")
     reason: str = column("Why it failed; empty when ok", default="")
-    measured_at: str = column("When it was evaluated, UTC, ISO 8601", default="")
+    measured_at: str = column(
+        "When it was evaluated, UTC, ISO 8601; one time for all rows of an evaluation", default=""
+    )
+    source: str = column("imported: tool and file it comes from; empty where it was evaluated here", default="")
 
     def stages(self) -> dict[str, str]:
         """The combination as a mapping from stage to choice."""

@@ -28,11 +28,19 @@ from inferplan.spec.rows import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+AnyRow = Measurement | AccuracyRow | FlowRow | InterferenceRow
+
 SCHEMA_VERSION = 2
 TABLES = ("measurements", "samples", "accuracy", "flows", "scores", "predictions", "interference")
 
 _ARROW = {str: "string", int: "int64", float: "float64", bool: "bool_"}
-_ROWS = {"measurements": Measurement, "accuracy": AccuracyRow, "flows": FlowRow, "interference": InterferenceRow}
+ROWS: Mapping[str, type[AnyRow]] = {
+    "measurements": Measurement,
+    "accuracy": AccuracyRow,
+    "flows": FlowRow,
+    "interference": InterferenceRow,
+}
+"""Tables of rows that are read as a whole. The others hold arrays: one file per name, looked up by it."""
 _COLUMNS = {
     "samples": [
         ("point", "string", "id of the point", ""),
@@ -70,7 +78,7 @@ def table_schema(table: str) -> pa.Schema:
             for name, kind, description, unit in _COLUMNS[table]
         ]
     else:
-        fields = list(_fields(_ROWS[table]))
+        fields = list(_fields(ROWS[table]))
         if table == "measurements":
             fields.insert(0, pa.field("point", pa.string(), False, {"description": "id of the point", "unit": ""}))
     return pa.schema(fields, {"inferplan.schema_version": str(SCHEMA_VERSION), "inferplan.table": table})
@@ -95,9 +103,6 @@ def _fields(row: type, prefix: str = "", described: str = "") -> typing.Iterator
         yield pa.field(prefix + item.name, getattr(pa, _ARROW[plain])(), nullable, metadata)
 
 
-AnyRow = Measurement | AccuracyRow | FlowRow | InterferenceRow
-
-
 def to_record(row: AnyRow) -> dict[str, Any]:
     """A row as flat columns, in schema order."""
     flat: dict[str, Any] = {}
@@ -113,7 +118,7 @@ def to_record(row: AnyRow) -> dict[str, Any]:
     return flat
 
 
-Row = TypeVar("Row", Measurement, AccuracyRow, FlowRow, InterferenceRow)
+Row = TypeVar("Row", bound=AnyRow)
 
 
 def from_record(row: type[Row], record: Mapping[str, Any]) -> Row:
@@ -129,6 +134,47 @@ def from_record(row: type[Row], record: Mapping[str, Any]) -> Row:
         elif item.name in record:
             values[item.name] = record[item.name]
     return row(**values)
+
+
+class DamagedFileError(InputError):
+    """A file of a profile cannot be read."""
+
+    def __init__(self, file: Path, error: Exception) -> None:
+        text = str(error).splitlines()[0] if str(error) else ""
+        super().__init__(f"{file}: {type(error).__name__}: {text}")
+
+
+def read_rows(file: Path, table: str) -> list[AnyRow]:
+    """The rows of one file of a row table. Raises DamagedFileError."""
+    kind = ROWS[table]
+    content = _read(file)
+    columns = [column.to_pylist() for column in content.columns]
+    names = content.column_names
+    try:
+        return [from_record(kind, dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedFileError(file, error) from error
+
+
+def check_file(file: Path, table: str) -> None:
+    """Read a file of any table from end to end. Raises DamagedFileError."""
+    if table in ROWS:
+        read_rows(file, table)
+        return
+    missing = sorted(set(table_schema(table).names) - set(_read(file).column_names))
+    if missing:
+        raise DamagedFileError(file, KeyError(f"no column {', '.join(missing)}"))
+
+
+def _read(file: Path) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as content:
+            return content.read()
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedFileError(file, error) from error
 
 
 def read_samples(root: Path, point: str) -> Samples | None:
@@ -179,13 +225,10 @@ def read_predictions(root: Path, evaluation: str) -> Predictions | None:
 
 def _one_file(root: Path, table: str, name: str) -> pa.Table | None:
     """A table's file of this name, or None. Raises InputError where it is damaged."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     file = root / table / f"{name}.parquet"
     if not file.is_file():
         return None
     try:
-        return pq.read_table(file)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{file} is damaged ({type(error).__name__}): delete it and profile again") from error
+        return _read(file)
+    except DamagedFileError as error:
+        raise InputError(f"{error.message}; delete it and profile again") from error

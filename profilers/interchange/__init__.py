@@ -1,0 +1,1 @@
+"""Profiles as other tools read them, and other tools' measurements as profiles read them."""
