@@ -9,21 +9,29 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from inferplan.profilers.cgroups import cpu_quota
+from inferplan.profilers.nvml import NoDriver, NvmlGpu, open_driver
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU as NVML describes it."""
+    """A GPU, or a MIG instance of one (its name says so), as CUDA shows it to a process started here.
+
+    The power limit is part of it: a GPU that may draw less runs at lower clocks. Clocks and temperature are
+    not: they change by the minute, and every measurement carries its own.
+    """
 
     name: str
     memory_bytes: int
     driver: str
+    power_limit_w: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """This machine. `cores` are those this process may use: affinity and container quota count.
+    """This machine. `cores` are those this process may use (affinity, container quota), `gpus` those that CUDA
+    shows it, in CUDA's order: points are measured on the first.
 
     `memory_gib` is rounded, because the same machine reports a little more or less after each start.
     """
@@ -55,38 +63,6 @@ def usable_cores(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup
     return tuple(cores if quota is None else cores[: max(1, int(quota))])
 
 
-def cpu_quota(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """The least CPU quota, in cores, of this process's control group and those above it; None without one."""
-    quotas: list[float] = []
-    own = _own_group(proc)
-    for folder in [cgroup / own, *(cgroup / own).parents]:
-        if not folder.is_relative_to(cgroup):
-            break
-        quota = _quota_of(folder)
-        if quota is not None:
-            quotas.append(quota)
-    return min(quotas, default=None)
-
-
-def _quota_of(folder: Path) -> float | None:
-    try:
-        quota, period = (folder / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
-
-
-def _own_group(proc: Path) -> str:
-    """Path of the version 2 control group of this process, relative to where groups are mounted."""
-    try:
-        for line in (proc / "self" / "cgroup").read_text().splitlines():
-            if line.startswith("0::"):
-                return line[3:].strip().lstrip("/")
-    except OSError:
-        pass
-    return ""
-
-
 def _cpu_model(proc: Path) -> str:
     """Brand, and family, model and stepping: cloud machines give different processors one brand."""
     wanted = ("model name", "cpu family", "model", "stepping", "CPU implementer", "CPU part")
@@ -113,27 +89,15 @@ def _memory_gib(proc: Path) -> int:
 
 
 def _gpus() -> tuple[Gpu, ...]:
-    """GPUs by NVML; none where its binding, its library or the driver is missing."""
+    """Those that CUDA shows a measuring process; none where binding, library or driver is missing."""
     try:
-        import pynvml
-    except ImportError:
+        with open_driver() as driver:
+            version = driver.version()
+            return tuple(_gpu(found, version) for found in driver.for_cuda())
+    except NoDriver:
         return ()
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ()
-    try:
-        driver = _text(pynvml.nvmlSystemGetDriverVersion())
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(
-            Gpu(_text(pynvml.nvmlDeviceGetName(handle)), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total), driver)
-            for handle in handles
-        )
-    except pynvml.NVMLError:
-        return ()
-    finally:
-        pynvml.nvmlShutdown()
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _gpu(found: NvmlGpu, driver: str) -> Gpu:
+    memory, limit_w = found.memory(), found.power_limit_w()
+    return Gpu(found.name, memory.total_bytes if memory else 0, driver, None if limit_w is None else round(limit_w))

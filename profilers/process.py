@@ -217,9 +217,10 @@ class WorkerProcess:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    # A fixed hash seed: sets in the user's data are pickled, and so hashed, in one order.
+    # A fixed hash seed: sets in the user's data are pickled, and so hashed, in one order. GPUs are numbered by
+    # their place on the bus, as NVML does: what is watched is what is measured.
     variables = {name: str(threads) for name in _THREAD_VARIABLES}
-    return {**os.environ, **variables, "PYTHONHASHSEED": "0"}
+    return {**os.environ, **variables, "PYTHONHASHSEED": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def _gist(text: str) -> str:

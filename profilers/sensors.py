@@ -31,17 +31,17 @@ class Reading:
 
 def read_sensors(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Reading:
     """Read everything now. `own_cpu_s` is the calling process's."""
-    clocks = _clocks_hz(proc, sys)
-    energy, ranges = _energy_j(sys)
+    clocks = clocks_hz(proc, sys)
+    counters = energy_counters(sys)
     return Reading(
         perf_counter(),
         process_time(),
         _busy_cpu_s(proc),
         min(clocks, default=None),
         max(clocks, default=None),
-        max(_temperatures_c(sys), default=None),
-        energy,
-        ranges,
+        max(temperatures_c(sys), default=None),
+        counters.energy_j,
+        counters.range_j,
     )
 
 
@@ -142,7 +142,8 @@ def _busy_cpu_s(proc: Path) -> float | None:
         return None
 
 
-def _clocks_hz(proc: Path, sys: Path) -> list[float]:
+def clocks_hz(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> list[float]:
+    """Clocks of the cores now; empty where they are not told."""
     clocks = [
         value * 1e3
         for path in sys.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
@@ -157,21 +158,52 @@ def _clocks_hz(proc: Path, sys: Path) -> list[float]:
         return []
 
 
-def _temperatures_c(sys: Path) -> list[float]:
+def temperatures_c(sys: Path = Path("/sys")) -> list[float]:
+    """All temperatures there are; empty where there are none."""
     paths = [*sys.glob("class/thermal/thermal_zone*/temp"), *sys.glob("class/hwmon/hwmon*/temp*_input")]
     return [value / 1e3 for path in paths if (value := _number(path)) is not None]
 
 
-def _energy_j(sys: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """Energy counters of the processor packages (RAPL) and the values at which they start anew."""
+@dataclass(frozen=True, slots=True)
+class EnergyCounters:
+    """The energy counters (RAPL) of the processor packages, in joules, and the values at which they start anew.
+
+    All packages or none: `gap` says why there are none.
+    """
+
+    energy_j: dict[str, float]
+    range_j: dict[str, float]
+    gap: str = ""
+
+
+def energy_counters(sys: Path = Path("/sys")) -> EnergyCounters:
+    """Read the counters now.
+
+    Sub-zones (core, dram: two colons) are parts of their package or outside of it, and `psys` counts the whole
+    board with the packages in it: packages alone add up.
+    """
     energy: dict[str, float] = {}
     ranges: dict[str, float] = {}
     for folder in sorted(sys.glob("class/powercap/intel-rapl:*")):
-        # Sub-zones (core, dram: two colons) are parts of their package or outside of it; packages alone add up.
-        value, limit = _number(folder / "energy_uj"), _number(folder / "max_energy_range_uj")
-        if folder.name.count(":") == 1 and value is not None and limit is not None:
-            energy[folder.name], ranges[folder.name] = value / 1e6, limit / 1e6
-    return energy, ranges
+        if folder.name.count(":") != 1 or _zone_name(folder) == "psys":
+            continue
+        try:
+            energy[folder.name] = float((folder / "energy_uj").read_text()) / 1e6
+            ranges[folder.name] = float((folder / "max_energy_range_uj").read_text()) / 1e6
+        except PermissionError:
+            return EnergyCounters({}, {}, f"no permission to read {folder / 'energy_uj'}")
+        except (OSError, ValueError):
+            return EnergyCounters({}, {}, f"{folder.name} does not tell its energy")
+    if not energy:
+        return EnergyCounters({}, {}, f"no counters (RAPL) in {sys / 'class/powercap'}")
+    return EnergyCounters(energy, ranges)
+
+
+def _zone_name(folder: Path) -> str:
+    try:
+        return (folder / "name").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _energy_between(before: Reading, after: Reading) -> float | None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,3 +156,52 @@ def make_workload(tmp_path: Path) -> Callable[..., LoadedWorkload]:
 
 
 DOUBLE = {"model": "double.onnx"}
+
+
+@pytest.fixture(scope="session")
+def nvml_stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a `libnvidia-ml.so.1` built from `nvml_stand_in/nvml.c`: first on LD_LIBRARY_PATH, it is the driver."""
+    return build_nvml(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture(scope="session")
+def old_nvml_stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without functions that came later."""
+    return build_nvml(tmp_path_factory.mktemp("old-nvml"), "-DOLD_DRIVER")
+
+
+def build_nvml(folder: Path, *options: str) -> Path:
+    """Compile the stand-in driver library."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("no C compiler (cc, gcc, clang) to build the stand-in for the NVIDIA driver library with")
+    pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+    source = Path(__file__).parent / "nvml_stand_in" / "nvml.c"
+    target = folder / "libnvidia-ml.so.1"
+    command = [compiler, "-shared", "-fPIC", "-Wall", "-Werror", *options, "-o", str(target), str(source)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return folder
+
+
+@pytest.fixture
+def with_nvml(nvml_stand_in: Path) -> Callable[..., Any]:
+    """Runs Python code in a process that finds the stand-in driver; returns what it prints as JSON.
+
+    `with_nvml(code, NVML_FAIL="...")`: further arguments are environment variables (nvml_stand_in/nvml.c).
+    """
+
+    def run(code: str, library: Path | None = nvml_stand_in, **variables: str) -> Any:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("NVML_", "CUDA_"))}
+        path = {} if library is None else {"LD_LIBRARY_PATH": str(library)}
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            env={**kept, **path, **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run

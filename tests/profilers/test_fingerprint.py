@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from inferplan.profilers.fingerprint import Machine, cpu_quota, this_machine, usable_cores
+from inferplan.profilers.fingerprint import Gpu, Machine, this_machine, usable_cores
 
 
 def group(cgroup: Path, path: str, quota: str) -> None:
@@ -39,16 +37,15 @@ def test_what_the_files_say(proc: Path, tmp_path: Path) -> None:
     assert machine.memory_gib == 23
 
 
-def test_a_container_quota_bounds_the_cores(proc: Path, tmp_path: Path) -> None:
+def test_a_container_quota_bounds_the_cores(proc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
     cgroup = tmp_path / "cgroup"
     group(cgroup, "a/b", "max 100000")
-    assert cpu_quota(proc, cgroup) is None
-    group(cgroup, "a", "150000 100000")
-    assert cpu_quota(proc, cgroup) == 1.5
-    assert len(usable_cores(proc, cgroup)) == 1
+    assert usable_cores(proc, cgroup) == (0, 1, 2, 3)
+    group(cgroup, "a", "250000 100000")
+    assert usable_cores(proc, cgroup) == (0, 1)
     group(cgroup, "a/b", "10000 100000")
-    assert cpu_quota(proc, cgroup) == 0.1
-    assert len(usable_cores(proc, cgroup)) == 1
+    assert usable_cores(proc, cgroup) == (0,)
 
 
 def test_affinity_bounds_the_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -62,42 +59,10 @@ def test_a_machine_that_shows_nothing_is_still_a_machine(tmp_path: Path) -> None
     assert machine.cpu_model
 
 
-def nvml(monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
-    fake = ModuleType("pynvml")
-
-    class NVMLError(Exception):
-        pass
-
-    class Memory:
-        total = 8 * 2**30
-
-    def init() -> None:
-        if not works:
-            raise NVMLError("Library Not Found")
-
-    for name, value in {
-        "NVMLError": NVMLError,
-        "nvmlInit": init,
-        "nvmlShutdown": lambda: None,
-        "nvmlSystemGetDriverVersion": lambda: b"550.1",
-        "nvmlDeviceGetCount": lambda: 1,
-        "nvmlDeviceGetHandleByIndex": lambda index: index,
-        "nvmlDeviceGetName": lambda handle: "Test GPU",
-        "nvmlDeviceGetMemoryInfo": lambda handle: Memory,
-    }.items():
-        setattr(fake, name, value)
-    monkeypatch.setitem(sys.modules, "pynvml", fake)
-
-
-def test_gpus_count_and_a_missing_driver_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    nvml(monkeypatch, works=False)
-    assert this_machine().gpus == ()
-    without = this_machine().sha256()
-    nvml(monkeypatch, works=True)
-    (gpu,) = this_machine().gpus
-    assert (gpu.name, gpu.memory_bytes, gpu.driver) == ("Test GPU", 8 * 2**30, "550.1")
-    assert this_machine().sha256() != without
-
-
 def test_machines_that_differ_have_different_hashes() -> None:
     assert Machine("a", "x", 2, 8).sha256() != Machine("a", "x", 4, 8).sha256()
+
+
+def test_a_gpu_that_may_draw_less_is_another() -> None:
+    full, capped = (Machine("a", "x", 2, 8, (Gpu("g", 2**34, "1", watts),)) for watts in (300, 200))
+    assert full.sha256() != capped.sha256()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from inferplan.profilers.sensors import Reading, Window, joined, read_sensors, resident_bytes
+from inferplan.profilers.sensors import Reading, Window, energy_counters, joined, read_sensors, resident_bytes
 
 
 def reading(**values: object) -> Reading:
@@ -40,6 +41,61 @@ def test_an_energy_counter_that_started_anew_is_followed() -> None:
     before = reading(energy_j={"package": 95.0}, energy_range_j={"package": 100.0})
     after = reading(energy_j={"package": 3.0}, energy_range_j={"package": 100.0})
     assert Window.between(before, after).energy_j == pytest.approx(8.0)
+
+
+def rapl(sys: Path, zone: str, energy_uj: object, name: str = "package", range_uj: int = 9_000_000) -> Path:
+    folder = sys / "class/powercap" / zone
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "name").write_text(f"{name}\n")
+    (folder / "energy_uj").write_text(f"{energy_uj}\n")
+    (folder / "max_energy_range_uj").write_text(f"{range_uj}\n")
+    return folder
+
+
+def test_packages_add_up_each_with_its_own_range(tmp_path: Path) -> None:
+    rapl(tmp_path, "intel-rapl:0", 8_000_000, "package-0")
+    rapl(tmp_path, "intel-rapl:1", 1_000_000, "package-1", 20_000_000)
+    before = read_sensors(tmp_path, tmp_path)
+    rapl(tmp_path, "intel-rapl:0", 500_000, "package-0")  # started anew at 9 J
+    rapl(tmp_path, "intel-rapl:1", 3_250_001, "package-1", 20_000_000)
+    after = read_sensors(tmp_path, tmp_path)
+    assert Window.between(before, after).energy_j == pytest.approx(1.5 + 2.250001, abs=1e-9)
+
+
+def test_the_board_and_parts_of_a_package_are_not_counted_twice(tmp_path: Path) -> None:
+    for zone, name in (("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "core"), ("intel-rapl:1", "psys")):
+        rapl(tmp_path, zone, 2_000_000, name)
+    assert energy_counters(tmp_path).energy_j == {"intel-rapl:0": 2.0}
+
+
+def test_one_package_that_may_not_be_read_means_no_energy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rapl(tmp_path, "intel-rapl:0", 2_000_000)
+    forbidden = rapl(tmp_path, "intel-rapl:1", 2_000_000) / "energy_uj"
+    read_text = Path.read_text
+
+    def guarded(path: Path, *args: Any, **kwargs: Any) -> str:
+        if path == forbidden:
+            raise PermissionError(13, "Permission denied")
+        return read_text(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", guarded)
+    found = energy_counters(tmp_path)
+    assert found.energy_j == {}
+    assert found.gap == f"no permission to read {forbidden}"
+    reading_now = read_sensors(tmp_path, tmp_path)
+    assert Window.between(reading_now, reading_now).energy_j is None
+
+
+def test_no_counters_and_broken_ones_say_so(tmp_path: Path) -> None:
+    assert "no counters (RAPL)" in energy_counters(tmp_path).gap
+    rapl(tmp_path, "intel-rapl:0", "")
+    assert energy_counters(tmp_path).gap == "intel-rapl:0 does not tell its energy"
+
+
+def test_a_package_that_came_or_went_means_no_energy() -> None:
+    one = reading(energy_j={"a": 1.0}, energy_range_j={"a": 9.0})
+    two = reading(energy_j={"a": 2.0, "b": 1.0}, energy_range_j={"a": 9.0, "b": 9.0})
+    assert Window.between(one, two).energy_j is None
 
 
 def test_windows_add_up_and_a_gap_in_one_is_a_gap_in_all() -> None:
