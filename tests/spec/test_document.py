@@ -41,8 +41,8 @@ def test_all_problems_come_at_once_with_their_places(write_workload: Write) -> N
         ("small.onnx}", "small.onnx, colour: red}"),
     )
     assert problems(path) == [
-        "9:44: pipeline.stages.find.variants.small.colour: unknown field; known here: accuracy, input_shapes, "
-        "license, modalities, model, params, parent, precision, runtime",
+        "9:44: pipeline.stages.find.variants.small.colour: unknown field; known here: accuracy, factory, "
+        "input_dims, input_shapes, license, modalities, model, options, params, parent, precision, recipe, runtime",
         '21:42: tiers.edge.devices.cpu.cores: expected a whole number, got "two" (write the number alone)',
         '24:15: classes.web.rate_rps: expected a number of requests per second, got "40ms" (write the number alone)',
         "25:10: classes.web.slo: missing field 'latency_s' (seconds)",
@@ -94,7 +94,6 @@ def test_one_wrong_thing_is_named(write_workload: Write, old: str, new: str, exp
         ("name: shop", "name: shop\nrouting: tier_aware", "routing"),
         ("name: shop", "name: shop\nobjective: {minimize: energy}", "objective"),
         ("name: shop", "name: shop\nlinks: {a: {from: edge, to: edge}}", "links"),
-        ("model: small.onnx", "model: small.onnx, runtime: torch", "runtime"),
         ("composition: product", "composition: response", "composition"),
     ],
 )
