@@ -78,7 +78,7 @@ class Profile:
     def predictions(self, row: AccuracyRow) -> Predictions | None:
         """Predictions behind an accuracy, or None where the profile holds none of that state."""
         found = read_predictions(self.path, row.evaluation())
-        return found if found is not None and found.evidence_sha256 == row.evidence_sha256 else None
+        return found if found is not None and found.evidence_sha256 == row.inference_sha256 else None
 
 
 def read_profile(path: Path | str) -> Profile:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 Status = Literal["ok", "failed", "timeout", "out_of_memory"]
 Origin = Literal["measured", "interpolated", "imported"]
+METRICS_MARK = "-"
+"""In the evidence of an accuracy: after it comes the hash of the metrics computed from the predictions."""
 
 
 def column(description: str, unit: str = "", **options: Any) -> Any:
@@ -156,7 +158,9 @@ class AccuracyRow:
     upper: float | None = column("Upper end of the 95 % interval")
     n: int = column("Labelled examples")
     method: str = column("How the interval was made: wilson, bootstrap; imported, where another tool says")
-    evidence_sha256: str = column("Hash of models, code, params and data the value rests on")
+    evidence_sha256: str = column(
+        "Hash of models, code, params and data the value rests on; where metrics are computed, '-' and their hash"
+    )
     status: Status = column("ok, or how the evaluation failed", default="ok")
     reason: str = column("Why it failed; empty when ok", default="")
     measured_at: str = column(
@@ -173,9 +177,19 @@ class AccuracyRow:
         """The choice it is of: `variant`, or `variant@modality+modality`; empty end to end."""
         return choice_name(self.variant, self.modalities)
 
+    @property
+    def inference_sha256(self) -> str:
+        """Hash of what the predictions rest on: the evidence without that of the metrics."""
+        return inference_sha256(self.evidence_sha256)
+
     def evaluation(self) -> str:
         """A short stable name of the evaluation it comes from: that of its files in `scores` and `predictions`."""
         return evaluation_id(self.scope, self.stage, self.variant, self.modalities, self.combination)
+
+
+def inference_sha256(evidence_sha256: str) -> str:
+    """The part of an accuracy's evidence that its predictions and flows rest on."""
+    return evidence_sha256.partition(METRICS_MARK)[0]
 
 
 def evaluation_id(scope: str, stage: str, variant: str, modalities: str, combination: str) -> str:

@@ -59,7 +59,7 @@ _COLUMNS = {
     ],
     "predictions": [
         ("evaluation", "string", "id of the evaluation", ""),
-        ("evidence_sha256", "string", "Hash of what the evaluation rests on, as in accuracy", ""),
+        ("evidence_sha256", "string", "Hash of what was inferred from: models, code, params, data", ""),
         ("example", "string", "id of the labelled example", ""),
         ("prediction", "string", "What was predicted, as JSON", ""),
         ("truth", "string", "Its label, as JSON", ""),
