@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from inferplan.spec.document import Document, closest
 from inferplan.spec.errors import InputError, Problem
+from inferplan.spec.stage import Metric, Stage, Variant
 from inferplan.spec.stagecode import code_file
 from inferplan.spec.support import unsupported
 from inferplan.spec.workload import Workload
@@ -77,16 +78,46 @@ def _variants(workload: Workload) -> Iterator[Finding]:
         at: Path_ = ("pipeline", "stages", stage_name)
         for name, variant in stage.variants.items():
             where: Path_ = (*at, "variants", name)
-            if variant.model is not None:
-                path = workload.root / variant.model
-                if path.is_dir():
-                    yield (*where, "model"), f"{path} is a folder; expected a model file"
-                elif not path.is_file():
-                    yield (*where, "model"), f"there is no file {path}{_preparing(workload)}"
+            yield from _model_files(workload, variant, where)
+            yield from _modalities(stage, variant, where)
             if variant.parent is not None and variant.parent not in stage.variants:
                 yield (*where, "parent"), _unknown("variant", variant.parent, list(stage.variants))
+            elif variant.parent == name:
+                yield (*where, "parent"), "a variant is not made from itself"
+            if variant.recipe is not None and variant.parent is None:
+                yield (*where, "recipe"), "a recipe says how a variant was made from its 'parent'; name that"
+            for tensor, shape in variant.input_shapes.items():
+                for size in shape:
+                    if isinstance(size, str) and size not in variant.input_dims:
+                        yield (*where, "input_shapes", tensor), f"{size} has no size in 'input_dims'"
             if variant.accuracy is not None and stage.metric is None:
                 yield (*where, "accuracy"), "the stage has no metric that this could be a value of"
+
+
+def _model_files(workload: Workload, variant: Variant, where: Path_) -> Iterator[Finding]:
+    files: list[tuple[Path_, str | None]] = [((*where, "model"), variant.model)]
+    if variant.modalities is not None:
+        files += [((*where, "modalities", "models", name), file) for name, file in variant.modalities.models.items()]
+    for at, file in files:
+        if file is None:
+            continue
+        path = workload.root / file
+        if path.is_dir():
+            yield at, f"{path} is a folder; expected a model file"
+        elif not path.is_file():
+            yield at, f"there is no file {path}{_preparing(workload)}"
+
+
+def _modalities(stage: Stage, variant: Variant, where: Path_) -> Iterator[Finding]:
+    """A variant reads what its stage has; the stage names its modalities once."""
+    if variant.modalities is None:
+        return
+    if not stage.modalities:
+        yield (*where, "modalities"), "the stage names no 'modalities' that this could read"
+        return
+    for index, name in enumerate(variant.modalities.reads):
+        if name not in stage.modalities:
+            yield (*where, "modalities", "reads", index), _unknown("modality", name, stage.modalities)
 
 
 def _preparing(workload: Workload) -> str:
@@ -98,7 +129,12 @@ def _preparing(workload: Workload) -> str:
 def _code(workload: Workload) -> Iterator[Finding]:
     pipeline = workload.pipeline
     references: list[tuple[Path_, str | None]] = [(("pipeline", "code"), pipeline.code)]
-    references += [(("pipeline", "stages", name, "code"), stage.code) for name, stage in pipeline.stages.items()]
+    for name, stage in pipeline.stages.items():
+        at: Path_ = ("pipeline", "stages", name)
+        references += [((*at, "code"), stage.code), ((*at, "metric", "compute"), _function(stage.metric))]
+        references += [((*at, "variants", key, "factory"), v.factory) for key, v in stage.variants.items()]
+    if workload.accuracy is not None:
+        references.append((("accuracy", "metric", "compute"), _function(workload.accuracy.metric)))
     for path, reference in references:
         if reference is None:
             continue
@@ -106,6 +142,12 @@ def _code(workload: Workload) -> Iterator[Finding]:
             code_file(reference, workload.root)
         except InputError as error:
             yield path, error.message
+
+
+def _function(metric: Metric | None) -> str | None:
+    """The `module:function` of a metric that is not built in."""
+    compute = None if metric is None else metric.compute
+    return compute if compute is not None and ":" in compute else None
 
 
 def _accuracy(workload: Workload) -> Iterator[Finding]:
@@ -125,8 +167,8 @@ def _accuracy(workload: Workload) -> Iterator[Finding]:
         for name, variant in combination.items():
             if name not in stages:
                 yield (*at, name), _unknown("stage", name, list(stages))
-            elif variant not in stages[name].variants:
-                yield (*at, name), _unknown("variant", variant, list(stages[name].variants))
+            elif variant not in stages[name].choices():
+                yield (*at, name), _unknown("variant", variant, list(stages[name].choices()))
         missing = [name for name in stages if name not in combination]
         if missing:
             yield at, f"a combination names a variant for every stage; missing: {', '.join(missing)}"

@@ -13,10 +13,13 @@ import contextlib
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inferplan.spec.errors import InputError
 from inferplan.spec.evidence import code_sha256, combined_sha256, file_sha256
-from inferplan.spec.workload import Workload
+
+if TYPE_CHECKING:
+    from inferplan.spec.workload import Workload  # heavy, and measuring processes import this module
 
 # Messages by the numbers of the fields that lead to tensors, and what those fields hold.
 _FIELDS: dict[str, dict[int, str]] = {
@@ -29,7 +32,8 @@ _FIELDS: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
 }
-_DEEPEST = 64
+_DEEPEST = 100
+"""Messages within messages; protobuf itself reads no more."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 

@@ -12,7 +12,6 @@ Path_ = tuple[str | int, ...]
 def unsupported(workload: Workload) -> Iterator[tuple[Path_, str]]:
     """Fields in use that nothing honours in this version, as (path in the document, message)."""
     yield from _top(workload)
-    yield from _stages(workload)
     yield from _devices(workload)
     for name, traffic in workload.classes.items():
         at: Path_ = ("classes", name)
@@ -55,19 +54,6 @@ def _top(workload: Workload) -> Iterator[tuple[Path_, str]]:
             ("accuracy", "composition"),
             "response curves are not honoured yet; use product, mean, minimum or table",
         )
-
-
-def _stages(workload: Workload) -> Iterator[tuple[Path_, str]]:
-    for name, stage in workload.pipeline.stages.items():
-        at: Path_ = ("pipeline", "stages", name)
-        if stage.modalities:
-            yield (*at, "modalities"), "modality subsets are not honoured yet; remove this field"
-        for key, variant in stage.variants.items():
-            where: Path_ = (*at, "variants", key)
-            if variant.modalities is not None:
-                yield (*where, "modalities"), "modality subsets are not honoured yet; remove this field"
-            if variant.runtime == "torch":
-                yield (*where, "runtime"), "the torch runtime is not honoured yet; export the model to ONNX"
 
 
 def _devices(workload: Workload) -> Iterator[tuple[Path_, str]]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from inferplan.spec.evidence import code_sha256, file_sha256, imported_files
 from inferplan.spec.errors import InputError
+from inferplan.spec.evidence import code_sha256, file_sha256, imported_files
 
 
 @pytest.fixture
