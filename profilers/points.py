@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inferplan.profilers.gpu_sensors import GpuWatch, GpuWindow, gpu_columns
 from inferplan.profilers.inputs import PipelineSpec
 from inferplan.profilers.process import Limits, WorkerFailure, WorkerProcess
 from inferplan.profilers.runtimes.executor import ExecutorSpec
@@ -50,6 +51,7 @@ class ProcessRun:
     times_s: Floats = field(default_factory=lambda: np.empty((3, 0)))
     elements: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     windows: list[Window] = field(default_factory=list)
+    gpu_windows: list[GpuWindow] = field(default_factory=list)
     peak_rss_bytes: int | None = None
     met: bool = False
 
@@ -102,7 +104,10 @@ def run_process(task: PointTask, share: StoppingRule, process: int, progress: Pr
     """
     run = ProcessRun()
     key = task.key
-    with WorkerProcess(task.limits, key.threads, pinned(task, process), key.provider == "cpu") as worker:
+    with (
+        WorkerProcess(task.limits, key.threads, pinned(task, process), key.provider == "cpu") as worker,
+        GpuWatch(key.provider, worker.pid) as watch,
+    ):
         opened = worker.call(
             "open", "opened", spec=task.spec.to_json(), provider=key.provider, threads=key.threads
         ).data
@@ -114,12 +119,13 @@ def run_process(task: PointTask, share: StoppingRule, process: int, progress: Pr
         run.first_s = float(worker.call("begin", "begun", batch=key.batch, seed=seed).data["first_s"])
         progress(0.0)
         while not _finished(run, share, progress):
-            _take_slice(worker, run, share)
+            _take_slice(worker, watch, run, share)
     return run
 
 
-def _take_slice(worker: WorkerProcess, run: ProcessRun, share: StoppingRule) -> None:
+def _take_slice(worker: WorkerProcess, watch: GpuWatch, run: ProcessRun, share: StoppingRule) -> None:
     count, kept_s = run.kept()
+    watch.start()
     frame = worker.call(
         "measure",
         "measured",
@@ -127,12 +133,15 @@ def _take_slice(worker: WorkerProcess, run: ProcessRun, share: StoppingRule) -> 
         min_time_s=min(_SLICE_S, max(0.0, share.min_time_s - kept_s)),
         max_time_s=min(_SLICE_S, share.left_s(count, run.wall_s)),
     )
+    gpu_window = watch.stop()
     times = frame.arrays.get("times")
     if times is None or times.ndim != 2 or times.shape[0] != 3 or not np.all(np.isfinite(times)):
         raise WorkerFailure("failed", "the measuring process sent times that are none")
     run.times_s = np.concatenate([run.times_s, times.astype(np.float64)], axis=1)
     run.elements = np.concatenate([run.elements, frame.arrays["elements"].astype(np.int64)])
     run.windows.append(Window(**frame.data["window"]))
+    if gpu_window is not None:
+        run.gpu_windows.append(gpu_window)
     run.peak_rss_bytes = frame.data["peak_rss_bytes"]
 
 
@@ -177,9 +186,7 @@ def summary(
         measured_at=now(),
         confidence=rule.confidence,
         lineage=task.lineage,
-        **_surroundings(
-            [window for run in runs for window in run.windows], key, sum(run.times_s.shape[1] for run in runs)
-        ),
+        **_surroundings(runs, key.batch),
     )
     elements = np.concatenate([run.elements[cut:] for run, cut in zip(runs, cuts, strict=True)])
     return measurement, Samples(key.id(), process, service, np.asarray(times[1], dtype=np.float64), elements)
@@ -191,10 +198,12 @@ def _drift(parts: Sequence[Floats]) -> float | None:
     return float(np.median(drifts)) if drifts else None
 
 
-def _surroundings(windows: list[Window], key: PointKey, batches: int) -> dict[str, Any]:
-    window = joined(windows)
+def _surroundings(runs: Sequence[ProcessRun], batch: int) -> dict[str, Any]:
+    """Columns about machine and GPU; power and energy are the GPU's where it was used."""
+    window = joined([window for run in runs for window in run.windows])
     if window is None:
         return {}
+    calls = batch * sum(run.times_s.shape[1] for run in runs)
     known = window.wall_s >= _SHORTEST_WINDOW_S
     energy = window.energy_j if known else None
     foreign = window.foreign_cpu_s if known else None
@@ -205,7 +214,8 @@ def _surroundings(windows: list[Window], key: PointKey, batches: int) -> dict[st
         "clock_max_hz": window.clock_max_hz,
         "temperature_c": window.temperature_c,
         "mean_power_w": None if energy is None else energy / window.wall_s,
-        "energy_j": None if energy is None else energy / (batches * key.batch),
+        "energy_j": None if energy is None else energy / calls,
+        **gpu_columns([window for run in runs for window in run.gpu_windows], calls),
     }
 
 
