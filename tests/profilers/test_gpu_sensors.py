@@ -170,3 +170,47 @@ def test_windows_taken_together() -> None:
 def test_a_window_too_short_for_the_counter_has_no_energy() -> None:
     columns = gpu_columns([GpuWindow(0.1, 5.0, 1e9, 1e9)], 4)
     assert (columns["energy_j"], columns["mean_power_w"], columns["gpu_clock_min_hz"]) == (None, None, 1e9)
+
+
+POINT = """
+import dataclasses, json, sys
+from pathlib import Path
+from inferplan.profilers.points import PointTask, measure_point
+from inferplan.profilers.process import Limits
+from inferplan.profilers.runtimes.executor import ExecutorSpec
+from inferplan.profilers.stopping import StoppingRule
+from inferplan.spec.document import load_workload
+from inferplan.spec.rows import PointKey
+from inferplan.spec.stage import Choice
+
+workload = load_workload(Path({path!r})).workload
+spec = ExecutorSpec.of(workload.root, "s", workload.pipeline.stages["s"], Choice("nothing"))
+key = PointKey("s", "nothing", "", "", "", "skip", "", "{{}}", {provider!r}, "edge/box", "f", 2, 1, "{{}}")
+rule = StoppingRule(50, 2, 0.5, 5.0)
+row, _ = measure_point(PointTask(key, spec, None, Limits(20.0, 2**30)), rule, "time", lambda share: None)
+print(json.dumps(dataclasses.asdict(row)))
+"""
+
+
+@pytest.mark.parametrize("provider", ["cuda", "cpu"])
+def test_a_point_on_a_gpu_carries_what_it_showed(
+    with_nvml: Run, make_workload: Callable[..., Any], provider: str
+) -> None:
+    loaded = make_workload({"nothing": {"runtime": "skip"}})
+    row = with_nvml(
+        POINT.format(path=str(loaded.path), provider=provider),
+        CUDA_VISIBLE_DEVICES="0",
+        NVML_FAIL="nvmlDeviceGetTotalEnergyConsumption=3",
+        NVML_POWER_MW="200000",
+        NVML_REASONS="0x4",
+        NVML_PROCESSES="4242:1",
+    )
+    assert (row["status"], row["reason"]) == ("ok", "")
+    if provider == "cpu":
+        assert (row["gpu_clock_max_hz"], row["gpu_foreign_processes"], row["gpu_throttle"]) == (None, None, "")
+        return
+    assert (row["gpu_clock_min_hz"], row["gpu_temperature_c"]) == (1.41e9, 47.0)
+    assert (row["gpu_throttle"], row["gpu_foreign_processes"]) == ("power-cap", 1)
+    assert row["peak_gpu_bytes"] is None  # the measuring process has nothing on the GPU
+    assert row["mean_power_w"] == pytest.approx(200.0)
+    assert row["energy_j"] == pytest.approx(200.0 * 0.5 / (2 * row["n"]), rel=0.5)
