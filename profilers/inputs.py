@@ -33,10 +33,12 @@ class PipelineSpec:
 
 @dataclass(frozen=True, slots=True)
 class StageInputs:
-    """Inputs of a stage; `labelled` says whether they carry the truth that its `score` asks for."""
+    """Inputs of a stage; `labelled` says whether they carry the truth that its `score` asks for, `made_up` that
+    they are random tensors."""
 
     examples: tuple[Example, ...]
     labelled: bool
+    made_up: bool = False
 
     @classmethod
     def of(cls, executor: Executor, requests: PipelineSpec | None) -> StageInputs:
@@ -49,7 +51,17 @@ class StageInputs:
         if arriving:
             return cls(tuple(arriving), False)
         made_up = executor.made_up_inputs(MADE_UP)
-        return cls(tuple(Example(str(index), item) for index, item in enumerate(made_up)), False)
+        return cls(tuple(Example(str(index), item) for index, item in enumerate(made_up)), False, True)
+
+    def shape(self, executor: Executor, batch: int) -> dict[str, list[Any]]:
+        """What the model is fed with at a batch size, as the `input_shape` of a point's key has it: sizes, and
+        where made-up inputs have sizes that are drawn, the name and the distribution in place of the size."""
+        if executor.spec.runtime == "skip":
+            return {}
+        if self.made_up:
+            return executor.made_up_shape(batch)
+        inputs = [self.examples[index % len(self.examples)].input for index in range(batch)]
+        return {name: list(np.shape(array)) for name, array in sorted(executor.adapter.preprocess(inputs).items())}
 
     def sha256(self) -> str:
         """Hash of inputs and truths."""

@@ -12,11 +12,12 @@ import gc
 import json
 import os
 import resource
+import select
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any, BinaryIO
@@ -28,7 +29,7 @@ from inferplan.profilers.frames import Frame, encode, says_memory
 from inferplan.profilers.inputs import PipelineSpec, StageInputs, examples_sha256
 from inferplan.profilers.runtimes.executor import Executor, ExecutorSpec
 from inferplan.profilers.runtimes.registry import runtime
-from inferplan.profilers.scoring import score_stage
+from inferplan.profilers.scoring import rescore, score_stage
 from inferplan.profilers.sensors import Window, peak_resident_bytes, read_sensors
 from inferplan.spec import errors
 from inferplan.spec.errors import InferplanError
@@ -40,9 +41,14 @@ _NOT_THE_USERS = tuple(str(Path(file).resolve().parent) + os.sep for file in (__
 
 
 class Worker:
-    """Answers commands. One executor is open at a time."""
+    """Answers commands. One executor is open at a time.
 
-    def __init__(self) -> None:
+    `interrupted` says whether the next command is waiting.
+    """
+
+    def __init__(self, interrupted: Callable[[], bool] = lambda: False) -> None:
+        self._interrupted = interrupted
+        self._burnt = 0
         self._executor: Executor | None = None
         self._inputs: StageInputs | None = None
         self._batches: Iterator[list[Any]] = iter(())
@@ -56,7 +62,10 @@ class Worker:
             "shape": self._shape,
             "begin": self._begin,
             "measure": self._measure,
+            "burn": self._burn,
+            "rest": self._rest,
             "score": self._score,
+            "rescore": rescore,
             "requests": self._requests,
             "combinations": evaluate_combinations,
         }
@@ -95,12 +104,7 @@ class Worker:
 
     def _shape(self, command: Command) -> Iterator[Frame]:
         """The shapes that the model is fed with at one batch size."""
-        executor = self._opened()
-        tensors = {}
-        if executor.spec.runtime != "skip":
-            inputs = [example.input for example in self._loaded().examples]
-            tensors = executor.adapter.preprocess([inputs[i % len(inputs)] for i in range(command["batch"])])
-        yield Frame("shape", {"shape": {name: list(np.shape(array)) for name, array in sorted(tensors.items())}})
+        yield Frame("shape", {"shape": self._loaded().shape(self._opened(), command["batch"])})
 
     def _begin(self, command: Command) -> Iterator[Frame]:
         """The first batch of a point, timed on its own."""
@@ -131,9 +135,23 @@ class Worker:
         arrays = {"times": np.array(times).T.copy(), "elements": np.array(elements, dtype=np.int64)}
         yield Frame("measured", {"window": data, "peak_rss_bytes": peak_resident_bytes()}, arrays)
 
+    def _burn(self, command: Command) -> Iterator[Frame]:
+        """Batches one after another until the next command comes; `burning` is said once the first is done."""
+        execute, batches = self._opened().execute, self._batches
+        execute(next(batches))
+        self._burnt = 1
+        yield Frame("burning")
+        while not self._interrupted():
+            execute(next(batches))
+            self._burnt += 1
+
+    def _rest(self, command: Command) -> Iterator[Frame]:
+        """Nothing to do; how many batches `burn` did before."""
+        yield Frame("resting", {"n": self._burnt})
+
     def _score(self, command: Command) -> Iterator[Frame]:
         """The open variant on all its inputs."""
-        yield from score_stage(self._opened(), self._loaded(), command["batch"])
+        yield from score_stage(self._opened(), self._loaded(), command["batch"], command["metrics"])
 
     def _requests(self, command: Command) -> Iterator[Frame]:
         """How many labelled requests the pipeline has, and their hash."""
@@ -179,7 +197,7 @@ def _place(error: BaseException) -> str:
 
 def serve(commands: BinaryIO, results: BinaryIO) -> None:
     """Answer commands until they end."""
-    worker = Worker()
+    worker = Worker(lambda: bool(select.select([commands], [], [], 0.0)[0]))
     for line in commands:
         try:
             for frame in worker.answer(json.loads(line)):

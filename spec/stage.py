@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from inferplan.spec.choice import Choice as Choice
+from inferplan.spec.choice import subset_name as subset_name
 from inferplan.spec.types import (
     CodeReference,
     Name,
@@ -50,14 +50,16 @@ class Metric(Record):
         return self
 
 
+TensorType = Literal[
+    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64"
+]
+
+
 class TensorSpec(Record):
     """A tensor of the served pipeline. `shape` excludes the batch dimension; -1 is a free dimension."""
 
     name: Name
-    dtype: Literal[
-        "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
-        "float16", "float32", "float64", "string",
-    ]  # fmt: skip
+    dtype: TensorType | Literal["string"]
     shape: list[Annotated[int, Field(ge=-1)]]
 
 
@@ -91,11 +93,6 @@ class ModalitySpec(Record):
             for extra in itertools.combinations(sorted(self.optional), count)
         ]
         return [subset for subset in found if subset]
-
-
-def subset_name(modalities: Iterable[str]) -> str:
-    """A modality subset as profiles and plans write it: names sorted and joined by '+'."""
-    return "+".join(sorted(modalities))
 
 
 class Sizes(Record):
@@ -132,30 +129,6 @@ class Recipe(Record):
     settings: dict[Name, Any] = {}
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Choice:
-    """What may be chosen for a stage: a variant with one of its modality subsets, or with none to choose from."""
-
-    variant: str
-    modalities: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """`variant`, or `variant@a+b`: how combinations, plans and tables name it."""
-        return f"{self.variant}@{self.subset}" if self.modalities else self.variant
-
-    @property
-    def subset(self) -> str:
-        """The modality subset as profiles write it; empty where there is none."""
-        return subset_name(self.modalities)
-
-    @classmethod
-    def parse(cls, name: str) -> Choice:
-        """The inverse of `name`."""
-        variant, _, subset = name.partition("@")
-        return cls(variant, tuple(sorted(subset.split("+"))) if subset else ())
-
-
 class Variant(Record):
     """One way to do a stage's task."""
 
@@ -181,6 +154,9 @@ class Variant(Record):
         description="Size, or distribution of sizes, per named free dimension: the model's own names, or those in"
         " `input_shapes`.",
     )
+    input_dtypes: dict[str, TensorType] = Field(
+        default={}, description="torch: type per model input, where the program does not say it."
+    )
     modalities: ModalitySpec | None = None
     accuracy: NonNegative | None = Field(
         None, description="Declared (not measured) value of the stage's metric; used where none was measured."
@@ -200,6 +176,8 @@ class Variant(Record):
             raise ValueError("'factory' belongs to runtime: torch")
         if self.runtime != "torch" and (self.options.compile or self.options.autocast != "none"):
             raise ValueError("options.compile and options.autocast belong to runtime: torch")
+        if self.runtime != "torch" and self.input_dtypes:
+            raise ValueError("'input_dtypes' belongs to runtime: torch")
         if self.runtime != "onnxruntime" and self.options.graph_optimization != "all":
             raise ValueError("options.graph_optimization belongs to runtime: onnxruntime")
         return self

@@ -32,14 +32,16 @@ Tensors = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One input or output of a model. `dtype` is a numpy name ("float32"; "object" for strings);
-    a dimension is None where the model leaves it free, and then has a name where the model gives it one:
-    `names` is empty or has one text per dimension."""
+    """One input or output of a model. `dtype` is a numpy name ("float32"; "object" for strings), and empty
+    where the model does not say; a dimension is None where the model leaves it free, and then has a name where
+    the model gives it one: `names` is empty or has one text per dimension. `shape` is None where not even the
+    number of dimensions is known. An `optional` input need not be fed."""
 
     name: str
     dtype: str
-    shape: tuple[int | None, ...]
+    shape: tuple[int | None, ...] | None
     names: tuple[str, ...] = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,30 @@ class StageAdapter:
         method = self._method("preprocess")
         if method:
             return cast(Tensors, method(inputs))
-        return {name: np.stack([item[name] for item in inputs]) for name in inputs[0]}
+        return {name: self._stacked(name, [np.asarray(item[name]) for item in inputs]) for name in inputs[0]}
+
+    def _stacked(self, name: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:
+        """One array of the batch. Where the model leaves dimensions free, items may differ in them: the smaller
+        ones are filled up with zeros (empty texts) at the end, as anything that batches them has to."""
+        shape = arrays[0].shape
+        if all(array.shape == shape for array in arrays):
+            return np.stack(arrays)
+        known = {tensor.name: tensor.shape for tensor in self.context.model.inputs} if self.context.model else {}
+        declared = known.get(name)
+        if declared is None or any(len(declared) != array.ndim + 1 for array in arrays):
+            raise InputError(f"{self.owner}: the items of a batch differ in the shape of {name}")
+        largest = tuple(max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True))
+        for index, free in enumerate(declared[1:]):
+            if free is not None and any(array.shape[index] != free for array in arrays):
+                raise InputError(
+                    f"{self.owner}: the items of a batch differ in dimension {index + 1} of {name}, which the model"
+                    f" has fixed at {free}"
+                )
+        filler: Any = "" if arrays[0].dtype.kind in "OU" else 0
+        batch = np.full((len(arrays), *largest), filler, np.result_type(*arrays))
+        for row, array in zip(batch, arrays, strict=True):
+            row[tuple(slice(size) for size in array.shape)] = array
+        return batch
 
     def postprocess(self, inputs: Sequence[Any], outputs: Tensors) -> list[Any]:
         method = self._method("postprocess")
@@ -302,13 +327,26 @@ def load_class(reference: str, root: Path) -> type:
 
     This runs the user's code. The file's folder is put on `sys.path`, so that it can import its neighbours.
     """
-    path = code_file(reference, root).resolve()
-    name = reference.partition(":")[2]
-    module = _module(path)
-    found = getattr(module, name, None)
+    found = _loaded(reference, root)
     if not isinstance(found, type):
-        raise InputError(f"code {reference!r}: {path} defines no class {name}")
+        raise InputError(f"code {reference!r}: {code_file(reference, root)} defines no class {_named(reference)}")
     return found
+
+
+def load_function(reference: str, root: Path) -> Callable[..., Any]:
+    """Import what `module:function` names, from the file next to the workload, as `load_class` does."""
+    found = _loaded(reference, root)
+    if not callable(found):
+        raise InputError(f"code {reference!r}: {code_file(reference, root)} defines no function {_named(reference)}")
+    return cast("Callable[..., Any]", found)
+
+
+def _loaded(reference: str, root: Path) -> object:
+    return getattr(_module(code_file(reference, root).resolve()), _named(reference), None)
+
+
+def _named(reference: str) -> str:
+    return reference.partition(":")[2]
 
 
 def _module(path: Path) -> ModuleType:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inferplan.profilers.runtimes.base import ModelSource, Session
-from inferplan.profilers.runtimes.inputs import random_inputs
+from inferplan.profilers.runtimes.inputs import InputDeclaration, completed, fed_shape, random_inputs
 from inferplan.profilers.runtimes.registry import runtime
+from inferplan.spec.choice import Choice
 from inferplan.spec.errors import InputError
-from inferplan.spec.stage import Choice
 from inferplan.spec.stagecode import Context, Example, ModelInfo, Scores, StageAdapter, stage_adapter
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class ExecutorSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     factory: str | None = None
     modalities: tuple[str, ...] = ()
+    input_dtypes: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, root: Path, stage_name: str, stage: Stage, choice: Choice) -> ExecutorSpec:
@@ -61,6 +62,7 @@ class ExecutorSpec:
             variant.options.changed(),
             variant.factory,
             choice.modalities,
+            variant.input_dtypes,
         )
 
     @property
@@ -73,6 +75,12 @@ class ExecutorSpec:
         """Where its model comes from."""
         file = None if self.model is None else Path(self.model)
         return ModelSource(file, self.factory, Path(self.root), self.params, self.options)
+
+    @property
+    def declared(self) -> InputDeclaration:
+        """What the variant says of its model's inputs."""
+        owner = f"stage {self.stage}, variant {self.variant}"
+        return InputDeclaration(owner, self.input_shapes, self.input_dims, self.input_dtypes)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `ExecutorSpec(**data)` is the inverse."""
@@ -88,7 +96,8 @@ class Batch:
     infer_s: float
     post_s: float
     elements: int = 0
-    """Elements of all tensors that the model was fed."""
+    """Elements (not bytes) of all tensors that the model was fed, padding and batch included: what latency grows
+    with where sizes are drawn. 0 where no model runs. Counted outside of the three times."""
 
     @property
     def service_s(self) -> float:
@@ -97,10 +106,14 @@ class Batch:
 
 
 class Executor:
-    """A loaded variant with its stage code. Not for use by two threads at once."""
+    """A loaded variant with its stage code. Not for use by two threads at once.
 
-    def __init__(self, spec: ExecutorSpec, session: Session, adapter: StageAdapter) -> None:
+    `info` is what the model says of itself, and the variant of it where it says nothing; empty for skip variants.
+    """
+
+    def __init__(self, spec: ExecutorSpec, session: Session, adapter: StageAdapter, info: ModelInfo) -> None:
         self.spec = spec
+        self.info = info
         self.adapter = adapter
         self._session = session
         self._skips = spec.runtime == "skip"
@@ -123,14 +136,10 @@ class Executor:
     def from_spec(cls, spec: ExecutorSpec, provider: str = "cpu", threads: int = 1) -> Executor:
         """Load what a spec describes. Raises as `open`."""
         session = runtime(spec.runtime).load(spec.source, provider, threads)
-        info = None if spec.runtime == "skip" else session.info
-        context = Context(Path(spec.root), spec.params, spec.stage, spec.variant, info, tuple(spec.modalities))
-        return cls(spec, session, stage_adapter(spec.code, context))
-
-    @property
-    def info(self) -> ModelInfo:
-        """What the model says of itself; empty for skip variants."""
-        return self._session.info
+        info = completed(session.info, spec.declared)
+        model = None if spec.runtime == "skip" else info
+        context = Context(Path(spec.root), spec.params, spec.stage, spec.variant, model, tuple(spec.modalities))
+        return cls(spec, session, stage_adapter(spec.code, context), info)
 
     @property
     def provider(self) -> str:
@@ -169,15 +178,19 @@ class Executor:
         return self.adapter.examples()
 
     def made_up_inputs(self, count: int, seed: int = 0) -> list[Any]:
-        """Random stage inputs from the shapes the model and the variant declare.
+        """Random stage inputs from the shapes the model and the variant declare; see `random_inputs`.
 
         Raises InputError for a free dimension without a value, and for stages whose own pre-processing
         wants inputs that cannot be made up.
         """
-        owner = f"stage {self.spec.stage}, variant {self.spec.variant}"
+        declared = self.spec.declared
         if self.adapter.defines("preprocess") or self._skips:
-            raise InputError(f"{owner}: it has no inputs to measure with; give its stage code `examples`")
-        return list(random_inputs(self.info, self.spec.input_shapes, count, owner, seed))
+            raise InputError(f"{declared.owner}: it has no inputs to measure with; give its stage code `examples`")
+        return list(random_inputs(self.info, declared, count, seed))
+
+    def made_up_shape(self, batch: int) -> dict[str, list[Any]]:
+        """What the model is fed with at a batch size where inputs are made up; see `fed_shape`."""
+        return fed_shape(self.info, self.spec.declared, batch)
 
     def route(self, stage_input: Any, prediction: Any) -> list[Any]:
         """The stage inputs that one call sends downstream."""

@@ -7,7 +7,7 @@ from functools import cache
 from inferplan.profilers.runtimes.base import Runtime
 from inferplan.spec.errors import InputError
 
-NAMES = ("onnxruntime", "skip")
+NAMES = ("onnxruntime", "torch", "skip")
 
 
 @cache
@@ -20,6 +20,10 @@ def runtime(name: str) -> Runtime:
         from inferplan.profilers.runtimes.onnxruntime import OnnxRuntime
 
         return OnnxRuntime()
+    if name == "torch":
+        from inferplan.profilers.runtimes.pytorch import TorchRuntime
+
+        return TorchRuntime()
     if name == "skip":
         from inferplan.profilers.runtimes.skip import SkipRuntime
 
