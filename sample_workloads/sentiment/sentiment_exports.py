@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import warnings
@@ -52,7 +53,11 @@ def quantise(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         partial = Path(folder) / "net.onnx"
-        quantize_dynamic(str(source), str(partial), weight_type=QuantType.QInt8)
+        logging.disable(logging.WARNING)  # it advises a pre-processing that changes nothing here
+        try:
+            quantize_dynamic(str(source), str(partial), weight_type=QuantType.QInt8)
+        finally:
+            logging.disable(logging.NOTSET)
         os.replace(partial, target)
 
 

@@ -7,7 +7,6 @@ positive. `minilm` is also what the eager variants of the workload name as their
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +102,7 @@ class Bag(nn.Module):
         return self.head(_mean(self.words(ids), ids))
 
 
-def minilm(layers: int = 6, **_: Any) -> MiniLM:
+def minilm(layers: int) -> MiniLM:
     """A MiniLM whose weights are yet to be loaded."""
     return MiniLM(layers)
 
