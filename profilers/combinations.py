@@ -1,7 +1,7 @@
-"""Whole pipelines on the labelled requests, many combinations of variants at once.
+"""Whole pipelines on the labelled requests, many combinations of choices at once.
 
 Runs inside the measuring process. Combinations are walked as a tree, stage by stage in the order of the
-pipeline: all that share their first stages' variants share those stages' work. Below, a call that a variant
+pipeline: all that share their first stages' choices share those stages' work. Below, a call that a choice
 has answered before (same content) is not made again, so that reading the lines that two detectors both found
 costs one reading.
 
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from inferplan.profilers.frames import Frame
 from inferplan.profilers.inputs import PipelineSpec
 from inferplan.profilers.runtimes.executor import Executor, ExecutorSpec
-from inferplan.profilers.scoring import predict, scores_frame
+from inferplan.profilers.scoring import Answers, evaluated, outcome_frame, predict
 from inferplan.profilers.sensors import resident_bytes
 from inferplan.spec.errors import InputError
 from inferplan.spec.stagecode import Example, PipelineAdapter
@@ -60,17 +60,17 @@ class Pool:
         self._open: dict[tuple[str, str], Executor] = {}
         self._answers: dict[tuple[str, str], dict[bytes, Any]] = {}
 
-    def executor(self, stage: str, variant: str) -> Executor:
-        """The variant's executor, opened at first use."""
-        name = (stage, variant)
+    def executor(self, stage: str, choice: str) -> Executor:
+        """The choice's executor, opened at first use."""
+        name = (stage, choice)
         if name not in self._open:
-            spec = ExecutorSpec(**self._specs[stage][variant])
+            spec = ExecutorSpec(**self._specs[stage][choice])
             self._open[name] = Executor.from_spec(spec, self._provider, self._threads)
         return self._open[name]
 
-    def answers(self, stage: str, variant: str) -> dict[bytes, Any]:
-        """Remembered predictions of the variant, by content of the input."""
-        return self._answers.setdefault((stage, variant), {})
+    def answers(self, stage: str, choice: str) -> dict[bytes, Any]:
+        """Remembered predictions of the choice, by content of the input."""
+        return self._answers.setdefault((stage, choice), {})
 
     def make_room(self) -> None:
         """Let everything go where too much memory is in use; what is needed again is opened again."""
@@ -88,6 +88,7 @@ class Evaluation:
         self._order: list[str] = command["order"]
         self._parents: dict[str, list[str]] = command["parents"]
         self._batch = int(command["batch"])
+        self._metrics: Sequence[Mapping[str, Any]] = command["metrics"]
         self._pool = Pool(command["specs"], command["provider"], command["threads"], command["memory_limit_bytes"])
         self._pipeline: PipelineAdapter = PipelineSpec(**command["pipeline"]).open()
         self._requests: list[Example] = self._pipeline.examples()
@@ -97,21 +98,21 @@ class Evaluation:
         """Everything below one node of the tree: a frame per combination, beats in between."""
         if depth == len(self._order):
             for combination in combinations:
-                yield self._scored(combination, walk)
+                yield from self._scored(combination, walk)
             return
         stage = self._order[depth]
         groups: dict[str, list[Combination]] = {}
         for combination in combinations:
             groups.setdefault(combination[stage], []).append(combination)
-        for variant, group in groups.items():
-            yield Frame("running", {"stage": stage, "variant": variant})
+        for choice, group in groups.items():
+            yield Frame("running", {"stage": stage, "choice": choice})
             try:
                 items = self._inputs(stage, walk)
-                predictions = yield from self._predictions(stage, variant, items)
-                below = self._onward(stage, variant, items, predictions, walk)
+                predictions = yield from self._predictions(stage, choice, items)
+                below = self._onward(stage, choice, items, predictions, walk)
             except Exception as error:
                 text = error.message if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-                reason = f"{stage}={variant}: {text}"
+                reason = f"{stage}={choice}: {text}"
                 for combination in group:
                     yield Frame("combination", {"combination": dict(combination), "reason": reason})
                 continue
@@ -125,22 +126,22 @@ class Evaluation:
             return walk.sent[parents[0]]
         return joined(stage, {parent: walk.sent[parent] for parent in parents})
 
-    def _predictions(self, stage: str, variant: str, items: Sequence[Item]) -> Generator[Frame, None, list[Any]]:
+    def _predictions(self, stage: str, choice: str, items: Sequence[Item]) -> Generator[Frame, None, list[Any]]:
         """Beats; the return value is a prediction per item. Equal inputs are run once."""
         self._pool.make_room()
-        executor = self._pool.executor(stage, variant)
-        known = self._pool.answers(stage, variant)
+        executor = self._pool.executor(stage, choice)
+        known = self._pool.answers(stage, choice)
         digests = [_digest(item.content) for item in items]
         new = {digest: item.content for digest, item in zip(digests, items, strict=True) if digest not in known}
         answers = yield from predict(executor, list(new.values()), self._batch)
         known.update(zip(new, answers, strict=True))
         return [known[digest] for digest in digests]
 
-    def _onward(self, stage: str, variant: str, items: Sequence[Item], predictions: Sequence[Any], walk: Walk) -> Walk:
+    def _onward(self, stage: str, choice: str, items: Sequence[Item], predictions: Sequence[Any], walk: Walk) -> Walk:
         if stage in self._last:
             found = [Item(item.request, item.key, answer) for item, answer in zip(items, predictions, strict=True)]
             return Walk(walk.sent, {**walk.results, stage: found})
-        executor = self._pool.executor(stage, variant)
+        executor = self._pool.executor(stage, choice)
         sent: list[Item] = []
         for item, prediction in zip(items, predictions, strict=True):
             outputs = executor.route(item.content, prediction)
@@ -149,7 +150,7 @@ class Evaluation:
                 sent.append(Item(item.request, key, output))
         return Walk({**walk.sent, stage: sent}, walk.results)
 
-    def _scored(self, combination: Combination, walk: Walk) -> Frame:
+    def _scored(self, combination: Combination, walk: Walk) -> Iterator[Frame]:
         data = {"combination": dict(combination), "n": len(self._requests)}
         try:
             per_request: list[dict[str, list[Any]]] = [{stage: [] for stage in walk.results} for _ in self._requests]
@@ -160,10 +161,14 @@ class Evaluation:
                 self._pipeline.join(request.input, results)
                 for request, results in zip(self._requests, per_request, strict=True)
             ]
-            scores = self._pipeline.score(answers, [request.truth for request in self._requests])
+            truths = [request.truth for request in self._requests]
+            scores = self._pipeline.score(answers, truths)
+            found = yield from evaluated(scores, self._metrics, answers, truths, self._pipeline.context.root)
         except Exception as error:
-            return Frame("combination", {**data, "reason": f"pipeline code: {type(error).__name__}: {error}"})
-        return scores_frame("combination", {**data, "reason": ""}, scores)
+            yield Frame("combination", {**data, "reason": f"pipeline code: {type(error).__name__}: {error}"})
+            return
+        kept = Answers([request.id for request in self._requests], answers, truths)
+        yield outcome_frame("combination", {**data, "reason": ""}, found, kept)
 
 
 def evaluate_combinations(command: Mapping[str, Any]) -> Iterator[Frame]:
