@@ -1,4 +1,4 @@
-"""End-to-end accuracy of a choice of variants.
+"""End-to-end accuracy of what is chosen for the stages: variants, with a modality subset where they have several.
 
 A combination that was measured end to end counts as measured; otherwise the stages' metrics are composed as the
 workload declares: product, mean, minimum (the worst stage). `table` knows measured combinations alone.
@@ -19,7 +19,7 @@ from typing import Literal
 from inferplan.spec.errors import InputError
 from inferplan.spec.profile import Profile
 from inferplan.spec.rows import AccuracyRow
-from inferplan.spec.stage import Direction
+from inferplan.spec.stage import Direction, Stage
 from inferplan.spec.workload import Workload
 
 Source = Literal["measured", "composed", "declared"]
@@ -63,9 +63,9 @@ class AccuracyModel:
     stages: tuple[str, ...]
     """Sorted by name."""
     values: Mapping[tuple[str, str], AccuracyEstimate]
-    """By (stage, variant): the stage's metric."""
+    """By (stage, choice): the stage's metric."""
     measured: Mapping[tuple[str, ...], AccuracyEstimate]
-    """By variants in the order of `stages`: end to end."""
+    """By choices in the order of `stages`: end to end."""
 
     def key(self, variants: Mapping[str, str]) -> tuple[str, ...]:
         """A combination in the order of `stages`."""
@@ -157,7 +157,7 @@ def accuracy_model(workload: Workload, profile: Profile) -> AccuracyModel | None
 
 def _is_combination(variants: Mapping[str, str], workload: Workload) -> bool:
     stages = workload.pipeline.stages
-    return set(variants) == set(stages) and all(name in stages[stage].variants for stage, name in variants.items())
+    return set(variants) == set(stages) and all(name in stages[stage].choices() for stage, name in variants.items())
 
 
 def _estimate(row: AccuracyRow) -> AccuracyEstimate:
@@ -171,14 +171,23 @@ def _stage_values(workload: Workload, profile: Profile) -> dict[tuple[str, str],
     for name, stage in workload.pipeline.stages.items():
         if stage.metric is None:
             continue
-        for variant, spec in stage.variants.items():
-            if spec.accuracy is not None:
-                found[name, variant] = AccuracyEstimate(spec.accuracy, source="declared")
+        choices = stage.choices()
+        for choice, chosen in choices.items():
+            declared = stage.variants[chosen.variant].accuracy
+            # What a variant is declared to reach, it reaches with all of its modalities.
+            if declared is not None and choice == _fullest(stage, chosen.variant):
+                found[name, choice] = AccuracyEstimate(declared, source="declared")
         for row in profile.accuracy:
             wanted = row.scope == "stage" and row.stage == name and row.metric == stage.metric.name
-            if wanted and row.variant in stage.variants and row.status == "ok" and row.value is not None:
-                found[name, row.variant] = _estimate(row)
+            if wanted and row.choice in choices and row.status == "ok" and row.value is not None:
+                found[name, row.choice] = _estimate(row)
     return found
+
+
+def _fullest(stage: Stage, variant: str) -> str:
+    """The choice of a variant that has the most modalities."""
+    mine = [choice for choice in stage.choices().values() if choice.variant == variant]
+    return max(mine, key=lambda choice: len(choice.modalities)).name
 
 
 def _check_directions(workload: Workload) -> None:

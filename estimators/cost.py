@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from inferplan.spec.workload import Device, Workload
 
+ON_GPU = ("cuda", "tensorrt")
+"""Providers that run on a GPU."""
+
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
@@ -30,7 +33,7 @@ def replica_need(device: Device, provider: str, threads: int, memory_bytes: int 
     """
     if device.memory_bytes is not None and memory_bytes is None:
         return None
-    return Capacity(threads, memory_bytes if device.memory_bytes is not None else None, 1 if provider != "cpu" else 0)
+    return Capacity(threads, memory_bytes if device.memory_bytes is not None else None, 1 if provider in ON_GPU else 0)
 
 
 def fitting(machine: Capacity, need: Capacity) -> int:

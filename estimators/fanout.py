@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from inferplan.spec.errors import InputError
 from inferplan.spec.profile import Profile
+from inferplan.spec.rows import choice_name
 from inferplan.spec.workload import Edge, FanOut, Workload
 
 EdgeName = tuple[str, str]
@@ -87,7 +88,7 @@ def _declared(fan_out: float | FanOut) -> FanOutLaw:
 
 @dataclass(frozen=True)
 class FanOuts:
-    """Fan-out laws of a workload: one per edge, or one per edge and upstream variant where they were measured."""
+    """Fan-out laws of a workload: one per edge, or one per edge and upstream choice where they were measured."""
 
     declared: Mapping[EdgeName, FanOutLaw]
     measured: Mapping[EdgeName, Mapping[str, FanOutLaw]]
@@ -164,11 +165,11 @@ def fan_outs(workload: Workload, profile: Profile) -> FanOuts:
 
 def _observed(edge: Edge, workload: Workload, profile: Profile) -> dict[str, FanOutLaw]:
     laws = {
-        row.variant: law_of_counts(json.loads(row.fan_outs))
+        choice_name(row.variant, row.modalities): law_of_counts(json.loads(row.fan_outs))
         for row in profile.flows
         if row.source == edge.source and row.target == edge.target and row.n > 0
     }
-    known = workload.pipeline.stages[edge.source].variants
+    known = workload.pipeline.stages[edge.source].choices()
     laws = {variant: law for variant, law in laws.items() if variant in known}
     if not laws:
         raise InputError(

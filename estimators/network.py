@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inferplan.estimators.fanout import FanOuts, fan_outs
+from inferplan.estimators.interference import Interference, Tenant, measured_on, read_interference
 from inferplan.estimators.points import ModelKey, Points, read_points
 from inferplan.estimators.service import SampleSource, ServiceModel
 from inferplan.spec.errors import InputError
@@ -21,7 +22,11 @@ from inferplan.spec.workload import Arrivals, Workload
 
 @dataclass(frozen=True)
 class Station:
-    """A deployed option: its replicas share one queue. `service` is None for a skip variant, which takes no time."""
+    """A deployed option: its replicas share one queue. `service` is None for a skip variant, which takes no time.
+
+    `variant` names the choice; `slowdowns` are the factors of every replica's times, for what runs beside it on its
+    machine; empty where nothing slows any of them down.
+    """
 
     name: str
     stage: str
@@ -30,11 +35,19 @@ class Station:
     max_batch: int
     max_queue_delay_s: float
     service: ServiceModel | None
+    slowdowns: tuple[float, ...] = ()
+
+    @property
+    def interference(self) -> float:
+        """By how much its replicas together are slower for what runs beside them: the harmonic mean."""
+        return len(self.slowdowns) / math.fsum(1 / factor for factor in self.slowdowns) if self.slowdowns else 1.0
 
     @property
     def capacity_rps(self) -> float:
         """Calls per second beyond which the queue grows without bound."""
-        return math.inf if self.service is None else self.replicas * self.service.capacity_per_s(self.max_batch)
+        if self.service is None:
+            return math.inf
+        return self.replicas * self.service.capacity_per_s(self.max_batch) / self.interference
 
 
 @dataclass(frozen=True)
@@ -149,7 +162,9 @@ def network_of_plan(plan: Plan, workload: Workload, profile: Profile, samples: S
     Raises InputError where the profile lacks what the plan rests on.
     """
     points = read_points(workload, profile, samples)
-    stations = [station_of(name, option, points) for name, option in plan.options.items()]
+    disturbance = read_interference(workload, profile, points.model_sha256)
+    slowdowns = slowdowns_of_plan(plan, workload, disturbance)
+    stations = [station_of(name, option, points, slowdowns.get(name, ())) for name, option in plan.options.items()]
     routes = {
         name: {
             stage: [(choice.option, choice.share) for choice in choices] for stage, choices in traffic.routes.items()
@@ -159,11 +174,29 @@ def network_of_plan(plan: Plan, workload: Workload, profile: Profile, samples: S
     return build_network(workload, fan_outs(workload, profile), stations, routes)
 
 
-def station_of(name: str, option: DeployedOption, points: Points) -> Station:
+def slowdowns_of_plan(plan: Plan, workload: Workload, disturbance: Interference) -> dict[str, tuple[float, ...]]:
+    """Factor of every replica's times, by option, as the plan packs its machines; options that nothing slows down
+    are left out."""
+    devices = workload.devices()
+    machines = [
+        {placement.option: placement.replicas for placement in placements}
+        for _, bought in sorted(plan.machines.items())
+        for placements in bought.packing
+    ]
+    tenants = {
+        name: Tenant(option.stage, option.choice, measured_on(devices, option.device), option.threads, option.max_batch)
+        for name, option in plan.options.items()
+        if option.runtime != "skip"
+    }
+    busy = {name: option.predicted.utilisation for name, option in plan.options.items()}
+    return disturbance.slowdowns(tenants, machines, busy)
+
+
+def station_of(name: str, option: DeployedOption, points: Points, slowdowns: tuple[float, ...] = ()) -> Station:
     """The station of a deployed option. Raises InputError where its points are not in the profile."""
     service: ServiceModel | None = None
     if option.runtime != "skip":
-        key = ModelKey(option.stage, option.variant, option.device, option.provider, option.threads)
+        key = ModelKey(option.stage, option.choice, option.device, option.provider, option.threads)
         service = points.models.get(key)
         if service is None or service.max_batch < option.max_batch:
             raise InputError(
@@ -171,5 +204,6 @@ def station_of(name: str, option: DeployedOption, points: Points) -> Station:
                 " run `inferplan profile` and solve again"
             )
     return Station(
-        name, option.stage, option.variant, option.replicas, option.max_batch, option.max_queue_delay_s, service
-    )
+        name, option.stage, option.choice, option.replicas, option.max_batch, option.max_queue_delay_s, service,
+        slowdowns,
+    )  # fmt: skip

@@ -46,6 +46,7 @@ Floats = NDArray[np.float64]
 _BATCH_STEPS = 5
 _ROOT_STEPS = 34
 _QUANTILE_STEPS = 36
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +209,8 @@ def estimate(demands: Sequence[Demand]) -> StationEstimate:
     """Sojourns of many stations at once: rows are every demand's numbers of replicas, in order."""
     rows = _Rows(demands)
     utilisation = rows.load * rows.service(rows.max_batch) / (rows.n * rows.max_batch)
+    # A load that is the capacity but for rounding has no finite wait.
+    utilisation = np.where(utilisation > 1 - ROUNDING, np.maximum(utilisation, 1.0), utilisation)
     stable = utilisation < 1
     bulk = rows.max_batch / rows.unit
     arrivals = rows.load / rows.unit

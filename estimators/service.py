@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from inferplan.spec.rows import PointKey, Samples
+from inferplan.spec.rows import Measurement, PointKey, Quantiles, Samples
 
 Floats = NDArray[np.float64]
 SampleSource = Callable[[PointKey], Samples | None]
@@ -30,24 +30,30 @@ GRID_WEIGHTS: Floats = np.diff(_EDGES)
 _GRID_LEVELS = (_EDGES[:-1] + _EDGES[1:]) / 2
 
 
+_LEVELS = (("p50_s", 0.5), ("p90_s", 0.9), ("p95_s", 0.95), ("p99_s", 0.99), ("p999_s", 0.999))
+
+
 @dataclass(frozen=True, slots=True)
 class ServicePoint:
-    """A measured batch size. `std_s` is 0 where the profile has none; `memory_bytes` is the peak of one replica."""
+    """A batch size whose times are known. `std_s` is 0 where the profile has none; `memory_bytes` is the peak of one
+    replica; `row` is the row it comes from; `shape` is the measured point whose distribution an interpolated one
+    takes."""
 
     batch: int
     mean_s: float
     std_s: float = 0.0
     memory_bytes: int | None = None
-    key: PointKey | None = None
+    row: Measurement | None = None
+    shape: PointKey | None = None
 
 
 @dataclass(frozen=True)
 class ServiceModel:
-    """Service times of one (variant, device, provider, threads), by batch size.
+    """Service times of one (choice, device, provider, threads), by batch size.
 
     `points` are sorted by batch; `slowdown` multiplies every time (a device that is `like` a measured one);
-    `source` gives raw samples of a point, without which draws follow a gamma law of the point's mean and
-    standard deviation.
+    `source` gives raw samples of a point. Without samples draws follow the percentiles of an imported row, or else
+    a gamma law of the point's mean and standard deviation.
     """
 
     points: tuple[ServicePoint, ...]
@@ -118,10 +124,18 @@ class ServiceModel:
         """Times of a point on the device that was measured."""
         if index not in self._read:
             point = self.points[index]
-            samples = self.source(point.key) if self.source is not None and point.key is not None else None
-            times = synthetic_s(point) if samples is None else np.asarray(samples.service_s, dtype=np.float64)
-            self._read[index] = times if len(times) else synthetic_s(point)
+            times = self._samples(point)
+            self._read[index] = times if times is not None and len(times) else synthetic_s(point)
         return self._read[index]
+
+    def _samples(self, point: ServicePoint) -> Floats | None:
+        """Raw times of a point; of an interpolated one, those of its shape, scaled to its mean."""
+        key = point.shape or (point.row.key if point.row is not None else None)
+        samples = self.source(key) if self.source is not None and key is not None else None
+        if samples is None:
+            return None
+        times = np.asarray(samples.service_s, dtype=np.float64)
+        return times * (point.mean_s / times.mean()) if point.shape is not None and len(times) else times
 
     @cached_property
     def _read(self) -> dict[int, Floats]:
@@ -138,10 +152,30 @@ class ServiceModel:
 
 
 def synthetic_s(point: ServicePoint) -> Floats:
-    """Draws of a gamma law with the point's mean and standard deviation: the same every time."""
+    """Draws where there are no samples, the same every time: of an imported row by its percentiles, else of a gamma
+    law with the point's mean and standard deviation."""
+    if point.row is not None and point.row.origin == "imported" and point.row.service.p50_s is not None:
+        return percentile_draws_s(point.row.service, point.mean_s)
     if point.std_s <= 1e-6 * point.mean_s:
         return np.array([point.mean_s])
     shape = (point.mean_s / point.std_s) ** 2
     draws = np.random.default_rng(0).gamma(shape, point.mean_s / shape, SYNTHETIC_DRAWS)
     scaled: Floats = draws * (point.mean_s / draws.mean())
+    return scaled
+
+
+def percentile_draws_s(service: Quantiles, mean_s: float) -> Floats:
+    """Draws of a law that runs straight between known percentiles (the median is one of them).
+
+    Beyond the highest known one it stays at that; below the median it starts where the mean comes out right, but
+    not below 0. Scaled to the mean.
+    """
+    known = [(level, value) for name, level in _LEVELS if (value := getattr(service, name)) is not None]
+    levels = np.array([0.0, *(level for level, _ in known), 1.0])
+    values = np.maximum.accumulate(np.array([0.0, *(value for _, value in known), known[-1][1]]))
+    # The mean is the area under the quantile function; the start weighs half of the first segment.
+    rest = float(np.sum(np.diff(levels) * (values[1:] + values[:-1]) / 2))
+    values[0] = min(max((mean_s - rest) / (levels[1] / 2), 0.0), values[1])
+    draws = np.interp((np.arange(SYNTHETIC_DRAWS) + 0.5) / SYNTHETIC_DRAWS, levels, values)
+    scaled: Floats = draws * (mean_s / draws.mean())
     return scaled

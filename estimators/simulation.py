@@ -117,7 +117,7 @@ def _lengths(network: Network, effort: Effort) -> tuple[float, float, int]:
     relaxation = passing = 0.0
     for name, station in network.stations.items():
         if station.service is not None:
-            busy = station.service.mean_s(station.max_batch)
+            busy = station.service.mean_s(station.max_batch) * max(station.slowdowns, default=1.0)
             relaxation = max(relaxation, busy / (1 - loads[name] / station.capacity_rps) ** 2)
             passing += busy + station.max_queue_delay_s
     warmup = RELAXATIONS * relaxation + passing

@@ -35,11 +35,13 @@ class Served:
 
 def serve(arrivals_s: Floats, station: Station, rng: np.random.Generator) -> Served:
     """Serve sorted arrivals. The k-th batch takes the time that the k-th uniform number of `rng` picks from the
-    measured times of its size."""
+    measured times of its size, longer by the slow-down of the replica that serves it."""
     uniforms = rng.random(len(arrivals_s))
     if station.service is None:
         nothing = np.zeros(0)
         return Served(arrivals_s, nothing, nothing.astype(np.int64), nothing)
+    if len(set(station.slowdowns)) > 1:
+        return _unequal(arrivals_s, station, uniforms)
     if station.max_batch == 1:
         return _singles(arrivals_s, station, uniforms)
     return _batches(arrivals_s, station, uniforms)
@@ -47,7 +49,7 @@ def serve(arrivals_s: Floats, station: Station, rng: np.random.Generator) -> Ser
 
 def _singles(arrivals_s: Floats, station: Station, uniforms: Floats) -> Served:
     assert station.service is not None
-    pool = station.service.draws_s(1)
+    pool = _pool(station, 1)
     services = pool[(uniforms * len(pool)).astype(np.int64)]
     done: list[float] = []
     finish = done.append
@@ -67,10 +69,49 @@ def _singles(arrivals_s: Floats, station: Station, uniforms: Floats) -> Served:
     return Served(ends, ends - services, np.ones(len(done), dtype=np.int64), services)
 
 
-def _batches(arrivals_s: Floats, station: Station, uniforms: Floats) -> Served:
+def _pool(station: Station, size: int) -> Floats:
+    """Service times of a batch where all replicas are slowed down alike."""
+    assert station.service is not None
+    draws = station.service.draws_s(size)
+    return draws * station.slowdowns[0] if station.slowdowns else draws
+
+
+def _unequal(arrivals_s: Floats, station: Station, uniforms: Floats) -> Served:
+    """As `_batches`, with replicas that differ in how much they are slowed down; of free ones, the one that was
+    free first takes the batch."""
     assert station.service is not None
     limit, delay, count = station.max_batch, station.max_queue_delay_s, len(arrivals_s)
     pools = [[0.0], *(station.service.draws_s(size).tolist() for size in range(1, limit + 1))]
+    times, picks = arrivals_s.tolist(), uniforms.tolist()
+    frees = [(0.0, factor) for factor in sorted(station.slowdowns)]
+    starts: list[float] = []
+    sizes: list[int] = []
+    services: list[float] = []
+    first = 0
+    while first < count:
+        start = times[first] + delay
+        last = first + limit - 1
+        if last < count and times[last] < start:
+            start = times[last]
+        free, factor = frees[0]
+        start = max(start, free)
+        beyond = bisect_right(times, start, first, min(last + 1, count))
+        size = beyond - first
+        pool = pools[size]
+        service = pool[int(picks[len(starts)] * len(pool))] * factor
+        heapreplace(frees, (start + service, factor))
+        starts.append(start)
+        sizes.append(size)
+        services.append(service)
+        first = beyond
+    begun, taken, spent = np.array(starts), np.array(sizes, dtype=np.int64), np.array(services)
+    return Served(np.repeat(begun + spent, taken), begun, taken, spent)
+
+
+def _batches(arrivals_s: Floats, station: Station, uniforms: Floats) -> Served:
+    assert station.service is not None
+    limit, delay, count = station.max_batch, station.max_queue_delay_s, len(arrivals_s)
+    pools = [[0.0], *(_pool(station, size).tolist() for size in range(1, limit + 1))]
     lengths = [len(pool) for pool in pools]
     times = arrivals_s.tolist()
     picks = uniforms.tolist()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from inferplan.estimators.accuracy import AccuracyEstimate
+from inferplan.estimators.interference import measured_on
+from inferplan.estimators.points import where
 from inferplan.estimators.simulation import SimulationResult, StationResult, StreamResult
 from inferplan.solvers.columns import Column
+from inferplan.solvers.judge import Slowdowns
 from inferplan.solvers.milp import Solution
+from inferplan.solvers.neighbours import machines_of, tenants
 from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import column_names
 from inferplan.spec.document import LoadedWorkload
@@ -28,6 +33,7 @@ from inferplan.spec.plan import (
     WorkloadSource,
 )
 from inferplan.spec.profile import Profile
+from inferplan.spec.stage import Choice as StageChoice
 from inferplan.spec.workload import Objective
 
 
@@ -38,15 +44,34 @@ def workload_source(loaded: LoadedWorkload, plan_dir: Path) -> WorkloadSource:
 
 
 def profile_source(profile: Profile, problem: Problem, solution: Solution) -> ProfileSource:
-    """The profile, with the machines that the chosen options were measured on."""
-    used = {
-        point.key.device_fingerprint
-        for column in solution.columns
-        if column.option.service is not None
-        for point in column.option.service.points
-        if point.key is not None
-    }
-    return ProfileSource(sha256=profile.sha256, fingerprints=sorted(used))
+    """The profile: the machines that the chosen options were measured on, and what is not as good as a fresh
+    measurement of just this."""
+    fingerprints: set[str] = set()
+    stale: set[str] = set()
+    found: dict[str, set[str]] = {"interpolated": set(), "imported": set()}
+    devices = problem.workload.devices()
+    for column in solution.columns:
+        option = column.option
+        if option.service is None:
+            continue
+        place = (option.stage, option.variant, measured_on(devices, option.device), option.provider)
+        stale |= {problem.points.aged[place]} if place in problem.points.aged else set()
+        for point in option.service.points:
+            row = point.row
+            if row is not None and row.origin != "imported":
+                fingerprints.add(row.key.device_fingerprint)
+            if row is not None and row.origin in found and point.batch <= option.max_batch:
+                source = f" from {row.source}" if row.origin == "imported" and row.source else ""
+                found[row.origin].add(f"{where(row)}{source}")
+    alone = problem.interference.unmeasured(tenants(problem, solution.columns), machines_of(solution))
+    return ProfileSource(
+        sha256=profile.sha256,
+        fingerprints=sorted(fingerprints),
+        stale=sorted(stale),
+        interpolated=sorted(found["interpolated"]),
+        imported=sorted(found["imported"]),
+        alone=alone,
+    )
 
 
 def objective_text(objective: Objective) -> str:
@@ -56,14 +81,17 @@ def objective_text(objective: Objective) -> str:
     return f"minimize {objective.minimize}"
 
 
-def options(solution: Solution, result: SimulationResult) -> dict[str, DeployedOption]:
-    """Deployed options by name, with what the simulation saw them do."""
+def options(solution: Solution, result: SimulationResult, slowdowns: Slowdowns) -> dict[str, DeployedOption]:
+    """Deployed options by name, with what the simulation saw them do. `slowdowns`: of their replicas, for what runs
+    beside them."""
     deployed: dict[str, DeployedOption] = {}
     for name, column in column_names(solution.columns).items():
         option = column.option
+        chosen = StageChoice.parse(option.variant)
         deployed[name] = DeployedOption(
             stage=option.stage,
-            variant=option.variant,
+            variant=chosen.variant,
+            modalities=list(chosen.modalities),
             runtime=option.runtime,
             provider=option.provider,
             device=option.device,
@@ -73,14 +101,17 @@ def options(solution: Solution, result: SimulationResult) -> dict[str, DeployedO
             max_queue_delay_s=option.max_queue_delay_s,
             replicas=column.replicas,
             memory_bytes=option.memory_bytes,
-            predicted=_option_prediction(column, result.stations[name]),
+            predicted=_option_prediction(column, result.stations[name], slowdowns.get(name, ())),
         )
     return deployed
 
 
-def _option_prediction(column: Column, seen: StationResult) -> OptionPrediction:
+def _option_prediction(column: Column, seen: StationResult, factors: Sequence[float]) -> OptionPrediction:
     service = column.option.service
-    capacity = None if service is None else column.replicas * service.capacity_per_s(column.option.max_batch)
+    slower = len(factors) / math.fsum(1 / factor for factor in factors) if factors else 1.0
+    capacity = None
+    if service is not None:
+        capacity = column.replicas * service.capacity_per_s(column.option.max_batch) / slower
     return OptionPrediction(
         load_rps=seen.load_rps,
         capacity_rps=capacity,
@@ -88,6 +119,7 @@ def _option_prediction(column: Column, seen: StationResult) -> OptionPrediction:
         batch_mean=1.0 if capacity is None else seen.batch_mean,
         latency_mean_s=seen.latency_mean_s,
         latency_tail_s=seen.latency_tail_s,
+        interference=slower,
     )
 
 

@@ -12,10 +12,11 @@ import json
 import math
 from collections.abc import Iterator
 
+from inferplan.solvers.interference_check import check_interference
 from inferplan.spec.errors import CheckFailedError
 from inferplan.spec.plan import DeployedOption, Plan
 from inferplan.spec.profile import Profile
-from inferplan.spec.rows import Measurement
+from inferplan.spec.rows import AccuracyRow, FlowRow, Measurement
 from inferplan.spec.workload import Edge, FanOut, Workload
 
 RELATIVE = 1e-6
@@ -26,6 +27,7 @@ def check_plan(plan: Plan, workload: Workload, profile: Profile) -> None:
     findings = [
         *_routes(plan, workload),
         *_capacity(plan, workload, profile),
+        *check_interference(plan, workload, profile),
         *_machines(plan, workload),
         *_cost(plan, workload),
         *_accuracy(plan, workload, profile),
@@ -50,16 +52,42 @@ def _routes(plan: Plan, workload: Workload) -> Iterator[str]:
                 yield f"class {name}, stage {stage}: shares do not add up to 1"
             for choice in choices:
                 option = plan.options[choice.option]
-                if option.stage != stage or option.variant not in workload.pipeline.stages[stage].variants:
+                if option.stage != stage or _choice(option) not in _choices(workload, stage):
                     yield f"class {name}, stage {stage}: option {choice.option} does not belong there"
 
 
-def _mean_fan_out(edge: Edge, variant: str, profile: Profile) -> float:
+def _choice(option: DeployedOption) -> str:
+    """What was chosen: the variant, and after an @ the modalities it is given."""
+    return f"{option.variant}@{'+'.join(sorted(option.modalities))}" if option.modalities else option.variant
+
+
+def _choices(workload: Workload, stage: str) -> set[str]:
+    """Everything that may be chosen for a stage: every variant, with every modality it may be spared or given."""
+    found = set()
+    for name, variant in workload.pipeline.stages[stage].variants.items():
+        spec = variant.modalities
+        if spec is None:
+            found.add(name)
+            continue
+        subsets = [set(spec.reads) - set(spec.optional)]
+        for optional in spec.optional:
+            subsets += [subset | {optional} for subset in subsets]
+        found |= {f"{name}@{'+'.join(sorted(subset))}" for subset in subsets if subset}
+    return found
+
+
+def _is_choice(row: AccuracyRow | FlowRow, choice: str) -> bool:
+    return (f"{row.variant}@{row.modalities}" if row.modalities else row.variant) == choice
+
+
+def _mean_fan_out(edge: Edge, choice: str, profile: Profile) -> float:
     if isinstance(edge.fan_out, FanOut):
         total = math.fsum(edge.fan_out.weights)
         return math.fsum(v * w for v, w in zip(edge.fan_out.values, edge.fan_out.weights, strict=True)) / total
     if edge.fan_out == "measured":
-        rows = [r for r in profile.flows if (r.source, r.target, r.variant) == (edge.source, edge.target, variant)]
+        rows = [
+            r for r in profile.flows if (r.source, r.target) == (edge.source, edge.target) and _is_choice(r, choice)
+        ]
         counts = json.loads(rows[-1].fan_outs)
         return math.fsum(counts) / len(counts)
     return float(edge.fan_out)
@@ -79,7 +107,7 @@ def _loads(plan: Plan, workload: Workload, profile: Profile) -> dict[str, float]
                 if feeding:
                     edge = feeding[0]
                     total = math.fsum(
-                        rate * _mean_fan_out(edge, plan.options[name].variant, profile)
+                        rate * _mean_fan_out(edge, _choice(plan.options[name]), profile)
                         for name, rate in rates[edge.source].items()
                     )
                 rates[stage] = {choice.option: total * choice.share for choice in traffic.routes[stage]}
@@ -90,18 +118,21 @@ def _loads(plan: Plan, workload: Workload, profile: Profile) -> dict[str, float]
 
 
 def _row(option: DeployedOption, workload: Workload, profile: Profile) -> Measurement | None:
-    """The newest measured row of an option at its largest batch."""
+    """The newest row of an option at its largest batch: a measured one, else an interpolated, else an imported one."""
     device = workload.devices()[option.device]
     measured_on = device.like.device if device.like else option.device
+    settings = workload.pipeline.stages[option.stage].variants[option.variant].options.changed()
     rows = [
         row
         for row in profile.measurements
         if row.status == "ok"
         and (row.key.stage, row.key.variant, row.key.batch) == (option.stage, option.variant, option.max_batch)
+        and (row.key.modalities, row.key.runtime) == ("+".join(sorted(option.modalities)), option.runtime)
         and (row.key.device, row.key.provider, row.key.threads) == (measured_on, option.provider, option.threads)
-        and row.key.model_sha256 == option.model_sha256
+        and (row.key.model_sha256, json.loads(row.key.options or "{}")) == (option.model_sha256, settings)
     ]
-    return max(rows, key=lambda row: (row.measured_at, row.key.id()), default=None)
+    ranks = ("imported", "interpolated", "measured")
+    return max(rows, key=lambda row: (ranks.index(row.origin), row.measured_at, row.key.id()), default=None)
 
 
 def _capacity(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]:
@@ -117,7 +148,7 @@ def _capacity(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]
             yield f"option {name}: the profile has no row of it"
             continue
         like = workload.devices()[option.device].like
-        seconds = row.service.mean_s * (like.slowdown if like else 1.0)
+        seconds = row.service.mean_s * (like.slowdown if like else 1.0) * predicted.interference
         capacity = option.replicas * option.max_batch / seconds
         if loads[name] >= capacity:
             yield f"option {name}: load {loads[name]:.9g} calls/s is beyond its capacity of {capacity:.9g}"
@@ -177,12 +208,13 @@ def _end_to_end(variants: dict[str, str], workload: Workload, profile: Profile) 
         found = [
             row.value
             for row in profile.accuracy
-            if (row.scope, row.stage, row.variant) == ("stage", stage, variant)
+            if (row.scope, row.stage) == ("stage", stage)
+            and _is_choice(row, variant)
             and metric is not None
             and row.metric == metric.name
             and row.status == "ok"
         ]
-        value = found[-1] if found else workload.pipeline.stages[stage].variants[variant].accuracy
+        value = found[-1] if found else _declared(workload, stage, variant)
         if value is None:
             return None
         values.append(value)
@@ -195,11 +227,19 @@ def _end_to_end(variants: dict[str, str], workload: Workload, profile: Profile) 
     return None
 
 
+def _declared(workload: Workload, stage: str, choice: str) -> float | None:
+    """The accuracy that the workload declares of a variant, which is with all of its modalities."""
+    name, _, subset = choice.partition("@")
+    variant = workload.pipeline.stages[stage].variants[name]
+    every = set(variant.modalities.reads) if variant.modalities else set()
+    return variant.accuracy if set(subset.split("+")) - {""} == every else None
+
+
 def _accuracy(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]:
     if workload.accuracy is None:
         return
     for name, traffic in plan.classes.items():
-        variants = {stage: plan.options[choices[0].option].variant for stage, choices in traffic.routes.items()}
+        variants = {stage: _choice(plan.options[choices[0].option]) for stage, choices in traffic.routes.items()}
         value = _end_to_end(variants, workload, profile)
         said = traffic.predicted.accuracy
         if (value is None) != (said is None) or (

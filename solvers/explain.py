@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from inferplan.estimators.accuracy import AccuracyEstimate
+from inferplan.solvers.columns import Column
 from inferplan.solvers.judge import GLANCE, Judge, limits_s
 from inferplan.solvers.milp import Solution, Solver
+from inferplan.solvers.neighbours import arranged
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import ACCURACY, BETTER, COST, Ask
 from inferplan.solvers.story import duration, variants_text
@@ -19,7 +21,11 @@ NEXT_BEST = 2
 
 @dataclass(frozen=True)
 class Chosen:
-    """A certified plan with the question it answers (under the scales that certification ended with)."""
+    """A certified plan with the question it answers (under the scales that certification ended with).
+
+    `unstable`: plans that no latency limit would have to rule out. Where replicas slow one another down, the question
+    leaves out the plans that were not certified: the program cannot know better.
+    """
 
     problem: Problem
     program: Solver
@@ -28,11 +34,13 @@ class Chosen:
     solution: Solution
     deadline: float
     gap: float
+    unstable: tuple[tuple[Column, ...], ...] = ()
 
     def best(self, ask: Ask) -> Solution | None:
         """The best plan for another question; None where there is none, or no time is left."""
         left = self.deadline - time.monotonic()
-        return self.program.ask(ask, left, self.gap) if left > 0 else None
+        found = self.program.ask(ask, left, self.gap) if left > 0 else None
+        return None if found is None else arranged(self.problem, found)
 
     def accuracies(self, solution: Solution) -> dict[str, AccuracyEstimate | None]:
         """Accuracy of every class."""
@@ -67,7 +75,7 @@ def _promises(plan: Chosen, tails_s: Mapping[str, float]) -> Iterator[tuple[Ask,
             entry = Binding(
                 constraint=f"classes.{need.name}.slo.latency_s", value=tails_s[need.name], limit=need.limit_s, unit="s"
             )
-            yield replace(ask, scales={**ask.scales, need.name: None}), entry
+            yield replace(ask, scales={**ask.scales, need.name: None}, rejected=plan.unstable), entry
         accuracy = accuracies[need.name]
         if need.floor is not None and accuracy is not None and problem.accuracy is not None:
             entry = Binding(
@@ -135,6 +143,8 @@ def _alternative(plan: Chosen, solution: Solution, label: str) -> Alternative:
     values = [estimate.value for estimate in accuracies.values() if estimate is not None]
     worst = min if problem.accuracy is None or problem.accuracy.turn.direction == "maximize" else max
     why = [*_broken(plan, accuracies, tails), *_dearer(plan, solution)]
+    if result.unstable:
+        why.insert(0, "its replicas slow one another down too much to keep up")
     return Alternative(
         variants=variants_text(problem, solution),
         cost_usd_per_h=solution.cost_usd_per_h,

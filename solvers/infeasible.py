@@ -8,12 +8,13 @@ single promise whose absence makes the rest possible, the program is asked for t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from inferplan.solvers.columns import build_columns
 from inferplan.solvers.judge import Judge
 from inferplan.solvers.milp import Solution, Solver
+from inferplan.solvers.neighbours import arranged
 from inferplan.solvers.options import OptionTable
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import COST, Ask, Goal
@@ -44,6 +45,14 @@ def infeasible(problem: Problem, judge: Judge, ask: Ask) -> InfeasibleError:
     return InfeasibleError(message, [*(f"would help: {line}" for line in helps), *_excluded(problem.table)])
 
 
+def disturbed(problem: Problem, story: Sequence[str]) -> InfeasibleError:
+    """The error where every plan's queues grow without bound for what its replicas do to one another."""
+    return InfeasibleError(
+        "no plan keeps every promise: replicas on one machine slow one another down too much",
+        ["would help: more machines, or devices with fewer cores", *story, *_excluded(problem.table)],
+    )
+
+
 def _promises(ask: Ask) -> Iterable[Promise]:
     for name, scale in sorted(ask.scales.items()):
         if scale is not None:
@@ -72,7 +81,8 @@ def _without(ask: Ask, dropped: Iterable[Promise]) -> Ask:
 
 
 def _possible(program: Solver, ask: Ask, goals: tuple[Goal, ...] = (COST,)) -> Solution | None:
-    return program.ask(replace(ask, goals=goals), PER_SOLVE_S, GAP)
+    found = program.ask(replace(ask, goals=goals), PER_SOLVE_S, GAP)
+    return None if found is None else arranged(program.problem, found)
 
 
 def _conflict(program: Solver, ask: Ask, promises: list[Promise]) -> list[Promise]:
@@ -112,7 +122,8 @@ def _relaxation(problem: Problem, program: Solver, judge: Judge, ask: Ask, promi
     cost = f"at {best.cost_usd_per_h:.6g} USD/h"
     name = _name(problem, promise)
     if promise.kind == "latency":
-        return f"{name}: at least {_latency(judge, best, promise.who)}, {cost}"
+        latency = _latency(judge, best, promise.who)
+        return None if latency is None else f"{name}: at least {latency}, {cost}"
     if promise.kind == "accuracy":
         return f"{name}: {_accuracy(problem, best, promise.who)}, {cost}"
     if promise.kind == "count":
@@ -120,9 +131,13 @@ def _relaxation(problem: Problem, program: Solver, judge: Judge, ask: Ask, promi
     return f"{name}: at least {best.cost_usd_per_h:.6g}"
 
 
-def _latency(judge: Judge, best: Solution, name: str) -> str:
-    """The tail that the fastest plan reaches in simulation, rounded up to three figures."""
-    latency = judge.judge(best).streams[name].latency_slo_s
+def _latency(judge: Judge, best: Solution, name: str) -> str | None:
+    """The tail that the fastest plan reaches in simulation, rounded up to three figures; None where its queues grow
+    without bound."""
+    result = judge.judge(best)
+    if result.unstable:
+        return None
+    latency = result.streams[name].latency_slo_s
     assert latency is not None
     reached = latency.upper if latency.upper is not None else latency.value
     digits = 10.0 ** (math.floor(math.log10(reached)) - 2)

@@ -9,6 +9,7 @@ from inferplan.estimators.network import Network, Station, build_network
 from inferplan.estimators.simulation import Effort, SimulationResult, simulate
 from inferplan.solvers.columns import Column
 from inferplan.solvers.milp import Solution
+from inferplan.solvers.neighbours import machines_of, tenants
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import column_names
 
@@ -17,7 +18,14 @@ FINAL = Effort(calls=6_000_000)
 GLANCE = Effort(calls=150_000)
 
 
-def network_of(problem: Problem, columns: tuple[Column, ...]) -> Network:
+PASSES = 4
+SETTLED = 5e-3
+
+Slowdowns = Mapping[str, tuple[float, ...]]
+"""Factor of every replica's times by option; options that nothing slows down are left out."""
+
+
+def network_of(problem: Problem, columns: tuple[Column, ...], slowdowns: Slowdowns | None = None) -> Network:
     """The network of queues that chosen columns make."""
     routes: dict[str, dict[str, list[tuple[str, float]]]] = {need.name: {} for need in problem.classes}
     stations = []
@@ -26,7 +34,7 @@ def network_of(problem: Problem, columns: tuple[Column, ...]) -> Network:
         stations.append(
             Station(
                 name, option.stage, option.variant, column.replicas, option.max_batch, option.max_queue_delay_s,
-                option.service,
+                option.service, (slowdowns or {}).get(name, ()),
             )
         )  # fmt: skip
         for k in column.classes:
@@ -52,19 +60,24 @@ def believed(problem: Problem, solution: Solution) -> dict[str, float]:
     return ratios
 
 
+_Place = tuple[frozenset[Column], tuple[tuple[tuple[str, int], ...], ...]]
+
+
 @dataclass
 class Judge:
-    """Simulates plans with one seed; a plan is simulated once per effort."""
+    """Simulates plans with one seed; a plan is simulated once per effort and packing."""
 
     problem: Problem
     seed: int
-    _seen: dict[tuple[frozenset[Column], Effort], SimulationResult] = field(default_factory=dict)
+    _seen: dict[tuple[_Place, Effort], SimulationResult] = field(default_factory=dict)
+    _slow: dict[_Place, Slowdowns] = field(default_factory=dict)
 
     def judge(self, solution: Solution, effort: Effort = SEARCH) -> SimulationResult:
         """What the simulation says of a plan."""
-        key = (frozenset(solution.columns), effort)
+        key = (_place(solution), effort)
         if key not in self._seen:
-            self._seen[key] = simulate(network_of(self.problem, solution.columns), self.seed, effort)
+            network = network_of(self.problem, solution.columns, self.slowdowns(solution))
+            self._seen[key] = simulate(network, self.seed, effort)
         return self._seen[key]
 
     def certain(self, solution: Solution) -> SimulationResult:
@@ -72,9 +85,54 @@ class Judge:
         result = self.judge(solution)
         return self.judge(solution, FINAL) if result.verdict == "undecided" else result
 
+    def slowdowns(self, solution: Solution) -> Slowdowns:
+        """How much slower every replica is for what runs beside it on its machine.
+
+        That depends on how busy the neighbours are, which depends on how much slower they are themselves: found
+        together, from below, by short simulations.
+        """
+        key = _place(solution)
+        if key not in self._slow:
+            self._slow[key] = self._settled(solution) if self.problem.interference.matters else {}
+        return self._slow[key]
+
+    def _settled(self, solution: Solution) -> Slowdowns:
+        interference = self.problem.interference
+        beside, machines = tenants(self.problem, solution.columns), machines_of(solution)
+        busy = {name: column.utilisation for name, column in column_names(solution.columns).items()}
+        slow: Slowdowns = interference.slowdowns(beside, machines, busy)
+        for _ in range(PASSES):
+            network = network_of(self.problem, solution.columns, slow)
+            if not slow or network.unstable():
+                break
+            seen = simulate(network, self.seed, GLANCE).stations
+            busy = {name: station.utilisation for name, station in seen.items()}
+            again = interference.slowdowns(beside, machines, busy)
+            settled = _apart(slow, again) <= SETTLED
+            slow = again
+            if settled:
+                break
+        return slow
+
     def seen(self) -> int:
         """How many simulations were run."""
         return len(self._seen)
+
+
+def _place(solution: Solution) -> _Place:
+    machines = tuple(tuple(sorted(machine.items())) for machine in machines_of(solution))
+    return frozenset(solution.columns), machines
+
+
+def _apart(one: Slowdowns, other: Slowdowns) -> float:
+    """The largest relative difference of two replicas' factors."""
+    largest = 0.0
+    for name in {*one, *other}:
+        count = len(one.get(name, other.get(name, ())))
+        none = (1.0,) * count
+        pairs = zip(one.get(name, none), other.get(name, none), strict=True)
+        largest = max(largest, *(abs(a / b - 1) for a, b in pairs))
+    return largest
 
 
 def measured(result: SimulationResult, limits: Mapping[str, float]) -> dict[str, float]:

@@ -1,13 +1,15 @@
 """The option table: everything the solver may choose for a stage, with what it needs and why the rest is out.
 
-An option is (variant, device, provider, threads, max batch, max queue delay) with measured service times for
-every batch up to its max batch. A queue delay can only matter where a batch holds more than one call, so options
-of batch 1 have none. Names are safe identifiers, unique in the table and the same whatever the order of input.
+An option is (choice, device, provider, threads, max batch, max queue delay) with service times for every batch up to
+its max batch; a choice is a variant, with one of its modality subsets where it has several. A queue delay can only
+matter where a batch holds more than one call, so options of batch 1 have none. Names are safe identifiers, unique in
+the table and the same whatever the order of input.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +22,7 @@ from inferplan.estimators.points import Points
 from inferplan.estimators.service import ServiceModel
 from inferplan.spec.errors import InfeasibleError, InputError
 from inferplan.spec.plan import Provider
+from inferplan.spec.stage import Choice as StageChoice
 from inferplan.spec.workload import Workload
 
 MAX_NAME = 60
@@ -28,7 +31,7 @@ NO_DEVICE = "none"
 
 @dataclass(frozen=True)
 class Option:
-    """One way to run a stage. Skip variants run nothing: no service, no device, no need."""
+    """One way to run a stage; `variant` names the choice. Skip variants run nothing: no service, no device, no need."""
 
     name: str
     stage: str
@@ -77,8 +80,9 @@ def _usable_variants(
 ) -> list[str]:
     measured = {key.variant for key in points.models if key.stage == stage}
     usable = []
-    for variant, spec in sorted(workload.pipeline.stages[stage].variants.items()):
-        if spec.runtime != "skip" and variant not in measured:
+    known = workload.pipeline.stages[stage]
+    for variant, chosen in sorted(known.choices().items()):
+        if known.variants[chosen.variant].runtime != "skip" and variant not in measured:
             excluded.append(f"{stage}/{variant}: no measurement of its service time")
         elif not laws.knows(stage, variant):
             excluded.append(f"{stage}/{variant}: its fan-out was not measured")
@@ -98,12 +102,16 @@ def _require(
     if usable:
         raise InfeasibleError(f"no variant of stage {stage} fits on any machine of the workload", details)
     stale = any(line.startswith(f"{stage}/") for line in points.stale)
-    why = "was measured on other model files than the workload's" if stale else "has no variant that was fully measured"
+    why = (
+        "was measured on other models or settings than the workload's"
+        if stale
+        else "has no variant that was fully measured"
+    )
     raise InputError(f"stage {stage} {why}: run `inferplan profile` on workload {workload.name}", details)
 
 
 def _options(workload: Workload, stage: str, variant: str, points: Points, excluded: list[str]) -> list[Option]:
-    spec = workload.pipeline.stages[stage].variants[variant]
+    spec = workload.pipeline.stages[stage].variants[StageChoice.parse(variant).variant]
     if spec.runtime == "skip":
         return [Option("", stage, variant, "skip", "none", NO_DEVICE, 0, 1, 0.0, None, None, None, "")]
     delays = sorted(set(workload.pipeline.stages[stage].max_queue_delays_s))
@@ -153,7 +161,8 @@ def _named(workload: Workload, stages: Mapping[str, tuple[Option, ...]]) -> dict
 
 
 def _plain_name(option: Option, short: Mapping[str, int]) -> str:
-    parts = [option.stage, option.variant]
+    # `variant@acc+gyro` is no name: what is unclear without its signs is told apart by `_named`.
+    parts = [option.stage, re.sub(r"[@+]", "-", option.variant)]
     if option.runtime != "skip":
         device = option.device.split("/", 1)[1]
         parts.append(device if short[device] == 1 else option.device.replace("/", "-"))

@@ -13,7 +13,7 @@ from inferplan.solvers import assembly
 from inferplan.solvers.checker import check_plan
 from inferplan.solvers.columns import build_columns
 from inferplan.solvers.explain import Chosen, alternatives, binding
-from inferplan.solvers.infeasible import infeasible
+from inferplan.solvers.infeasible import disturbed, infeasible
 from inferplan.solvers.judge import Judge, believed, limits_s, measured
 from inferplan.solvers.milp import Solution, Solver, promises
 from inferplan.solvers.problem import Problem, read_problem
@@ -63,6 +63,8 @@ def _outcome(search: Search) -> tuple[Solution, SimulationResult]:
         return search.incumbent, search.judge.certain(search.incumbent)
     if search.program.timed_out and search.fallback is None:
         raise UndecidedError("the time limit left no plan: give more time with --time-limit")
+    if search.fallback is None and search.unstable:
+        raise disturbed(search.problem, search.story)
     if search.fallback is None:
         raise infeasible(search.problem, search.judge, search.ask)
     solution, result = search.fallback
@@ -90,14 +92,16 @@ def _plan(
     plan_dir: Path,
 ) -> Plan:
     problem = search.problem
+    question = search.question(search.scales)
     chosen = Chosen(
         problem,
         search.program,
         search.judge,
-        replace(search.question(search.scales), rejected=()),
+        question if problem.interference.matters else replace(question, rejected=()),
         solution,
         search.deadline,
         search.gap,
+        tuple(search.unstable),
     )
     accuracies = chosen.accuracies(solution)
     tails = {name: ratio * limits_s(problem)[name] for name, ratio in measured(result, limits_s(problem)).items()}
@@ -111,7 +115,7 @@ def _plan(
         proof=_proof(search, solution),
         certificate=assembly.certificate(problem, result),
         classes=assembly.class_plans(problem, solution, result, accuracies),
-        options=assembly.options(solution, result),
+        options=assembly.options(solution, result, search.judge.slowdowns(solution)),
         machines=assembly.machines(problem, solution),
         binding=binding(chosen, tails),
         alternatives=alternatives(chosen),
@@ -158,5 +162,6 @@ def _closing(search: Search, solution: Solution) -> list[str]:
 
 def _left_out(problem: Problem, profile: Profile) -> list[str]:
     """What was not considered, and why."""
-    lines = [*problem.points.stale, *problem.points.superseded, *problem.table.excluded, *profile.damaged]
+    points, table = problem.points, problem.table
+    lines = [*points.stale, *problem.interference.stale, *points.superseded, *table.excluded, *profile.damaged]
     return [f"not considered: {line}" for line in lines]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from inferplan.estimators.accuracy import AccuracyModel, accuracy_model
 from inferplan.estimators.cost import Capacity, machine_capacity
 from inferplan.estimators.fanout import FanOuts, fan_outs
+from inferplan.estimators.interference import Interference, read_interference
 from inferplan.estimators.network import stage_order
 from inferplan.estimators.points import Points, read_points
 from inferplan.estimators.service import SampleSource
@@ -18,6 +19,7 @@ from inferplan.spec.workload import Workload
 
 MAX_CLASSES = 6
 DEFAULT_PERCENTILE = 99.0
+NO_INTERFERENCE = Interference()
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Problem:
     classes: tuple[ClassNeed, ...]
     devices: Mapping[str, DeviceType]
     budget_usd_per_h: float | None
+    interference: Interference = NO_INTERFERENCE
 
     @property
     def maximizes_accuracy(self) -> bool:
@@ -68,7 +71,7 @@ class Problem:
         return self.table.stages[stage]
 
     def variants(self, stage: str) -> list[str]:
-        """Variants of a stage that some option runs."""
+        """Choices of a stage that some option runs."""
         return sorted({option.variant for option in self.options(stage)})
 
 
@@ -103,6 +106,7 @@ def read_problem(workload: Workload, profile: Profile, samples: SampleSource | N
         classes,
         devices,
         workload.objective.budget_usd_per_h,
+        read_interference(workload, profile, points.model_sha256),
     )
 
 

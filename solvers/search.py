@@ -10,6 +10,10 @@ believed. It starts at 1. Each round asks the program for the best plan under th
 - *nothing better than the incumbent under the scales*: the plan of least believed latency among all better
   ones, whatever the scales, gets a last chance. If the simulation rejects it too, the search is closed.
 
+*Interference.* The program does not know that replicas on one machine slow one another down; the simulation does.
+A plan that misses for it is tried on more machines as well (`neighbours`), the fewest that are certified, as long as
+it stays better than the incumbent. If none is, the miss counts as any other: a plan with more room is asked for.
+
 It ends because every round accepts a strictly better plan, or bars one plan for good, and there are at most
 `MAX_ROUNDS`. The incumbent is then an optimum of the program under the final scales without the plans that the
 simulation rejected; that is what the proof states.
@@ -17,6 +21,7 @@ simulation rejected; that is what the proof states.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,9 +30,10 @@ from inferplan.estimators.simulation import SimulationResult
 from inferplan.solvers.columns import Column
 from inferplan.solvers.judge import Judge, believed, limits_s, measured
 from inferplan.solvers.milp import Solution, Solver
+from inferplan.solvers.neighbours import arranged, spreads
 from inferplan.solvers.problem import Problem
-from inferplan.solvers.program import RATIO, Ask
-from inferplan.solvers.story import describe, verdict_text
+from inferplan.solvers.program import BETTER, RATIO, Ask
+from inferplan.solvers.story import describe, slowest_text, verdict_text
 
 MAX_ROUNDS = 14
 MARGIN = 0.97
@@ -50,13 +56,16 @@ class Search:
     scales: dict[str, float] = field(default_factory=dict)
     incumbent: Solution | None = None
     fallback: tuple[Solution, SimulationResult] | None = None
-    """The last plan that was not certified."""
+    """The last plan that was not certified, though its queues were stable."""
     proof: Solution | None = None
     """The solution that bounds the incumbent's objective."""
     closed: bool = False
+    rejected: list[tuple[Column, ...]] = field(default_factory=list)
+    """Plans that were not certified; they are not proposed again."""
+    unstable: list[tuple[Column, ...]] = field(default_factory=list)
+    """Of those, the ones whose queues grow without bound: neighbours slow their replicas down too much."""
     _known_met: dict[str, float] = field(default_factory=dict)
     _known_missed: dict[str, float] = field(default_factory=dict)
-    _rejected: list[tuple[Column, ...]] = field(default_factory=list)
     _rounds: int = 0
 
     def run(self) -> None:
@@ -81,14 +90,18 @@ class Search:
         return replace(
             self.ask,
             scales={need.name: scales.get(need.name) for need in self.problem.classes},
-            rejected=tuple(self._rejected),
+            rejected=tuple(self.rejected),
         )
 
     def _left_s(self) -> float:
         return max(self.deadline - time.monotonic(), 0.05)
 
     def _propose(self, scales: Mapping[str, float]) -> Solution | None:
-        return self.program.ask(self.question(scales), self._left_s(), self.gap)
+        return self._ask(self.question(scales))
+
+    def _ask(self, question: Ask) -> Solution | None:
+        found = self.program.ask(question, self._left_s(), self.gap)
+        return None if found is None else arranged(self.problem, found)
 
     def _least_latency(self) -> Solution | None:
         """The plan of least believed latency among those better than the incumbent."""
@@ -97,29 +110,44 @@ class Search:
         question = replace(self.question(dict.fromkeys(self.scales, WIDEST)), goals=(RATIO, *self.ask.goals[:2]))
         if self.incumbent is not None:
             question = replace(question, better_than=self.incumbent.worth(self.problem))
-        return self.program.ask(question, self._left_s(), self.gap)
+        return self._ask(question)
 
     def _better(self, new: Solution, old: Solution) -> bool:
         new_worth, old_worth = new.worth(self.problem), old.worth(self.problem)
         return new_worth < old_worth - SAME * max(abs(old_worth), 1e-12)
 
     def _try(self, proposal: Solution, how: str) -> bool:
-        """Simulate a plan, and learn from it. Returns whether it was certified."""
+        """Simulate a plan, and learn from it. Returns whether it, or the same on more machines, was certified."""
         self._rounds += 1
         result = self.judge.certain(proposal)
-        limits = limits_s(self.problem)
-        says = believed(self.problem, proposal)
         met = result.verdict == "met"
-        self.story.append(
-            f"{self._rounds}. {how}: {describe(self.problem, proposal)}: "
-            f"{'accepted' if met else 'rejected'}: {verdict_text(result, limits)}"
-        )
+        self._tell(f"{self._rounds}. {how}", proposal, result)
+        if not met:
+            self.rejected.append(proposal.columns)
+            if result.unstable:
+                self.unstable.append(proposal.columns)
+            else:
+                self.fallback = (proposal, result)
+            apart = self._apart(proposal)
+            if apart is not None:
+                proposal, result, met = apart, self.judge.certain(apart), True
+                self._tell("   the same on more machines", proposal, result)
         if met:
             self.incumbent = proposal
-        else:
-            self.fallback = (proposal, result)
-            self._rejected.append(proposal.columns)
-        for name, ratio in measured(result, limits).items() if not result.unstable else ():
+        self._learn(proposal, result)
+        return met
+
+    def _tell(self, how: str, plan: Solution, result: SimulationResult) -> None:
+        met = result.verdict == "met"
+        says = f"{'accepted' if met else 'rejected'}: {verdict_text(result, limits_s(self.problem))}"
+        self.story.append(f"{how}: {describe(self.problem, plan)}: {says}{slowest_text(self.judge.slowdowns(plan))}")
+
+    def _learn(self, plan: Solution, result: SimulationResult) -> None:
+        """Move the scales to where the simulation says that the limits are."""
+        if result.unstable:
+            return
+        says, met = believed(self.problem, plan), result.verdict == "met"
+        for name, ratio in measured(result, limits_s(self.problem)).items():
             reached = says[name] / ratio * MARGIN if ratio > 0 else WIDEST
             if met:
                 self._known_met[name] = max(says[name], self._known_met.get(name, 0.0))
@@ -128,7 +156,29 @@ class Search:
             elif result.streams[name].verdict != "met":
                 self._known_missed[name] = min(says[name], self._known_missed.get(name, WIDEST))
                 self.scales[name] = max(min(self.scales[name], reached), self._known_met.get(name, 0.0))
-        return met
+
+    def _apart(self, plan: Solution) -> Solution | None:
+        """A rejected plan on the fewest more machines that certify it; None where that does not help, or is no
+        better than the incumbent."""
+        if not self.judge.slowdowns(plan):
+            return None
+        most = math.inf if self.ask.budget_usd_per_h is None else self.ask.budget_usd_per_h
+        if self.incumbent is not None and not self.problem.maximizes_accuracy:
+            most = min(most, self.incumbent.cost_usd_per_h * (1 - BETTER))
+        elif self.incumbent is not None and not self._better(plan, self.incumbent):
+            return None
+        found = list(spreads(self.problem, plan, self.ask.counts, most))
+        # The further apart, the faster: the last one decides whether any is certified, bisection which is the first.
+        if not found or self.judge.certain(found[-1]).verdict != "met":
+            return None
+        low, high = 0, len(found) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self.judge.certain(found[middle]).verdict == "met":
+                high = middle
+            else:
+                low = middle + 1
+        return found[low]
 
     def _polish(self) -> None:
         """Of plans as good as the incumbent, take the one that the ties prefer, if it is certified too."""

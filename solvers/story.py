@@ -41,8 +41,14 @@ def verdict_text(result: SimulationResult, limits: Mapping[str, float]) -> str:
     return "; ".join(parts) or "every queue is stable"
 
 
+def slowest_text(slowdowns: Mapping[str, tuple[float, ...]]) -> str:
+    """How much the neighbours slow down those they slow down most; empty where that is less than 1 %."""
+    worst = max((factor for factors in slowdowns.values() for factor in factors), default=1.0)
+    return f" (neighbours slow replicas down up to {worst:.3g} times)" if worst > 1.01 else ""
+
+
 def variants_text(problem: Problem, solution: Solution) -> dict[str, str]:
-    """Variant per stage; where classes differ, each class's."""
+    """Choice per stage; where classes differ, each class's."""
     chosen = solution.chosen()
     text: dict[str, str] = {}
     for stage in problem.stages:

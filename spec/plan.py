@@ -6,7 +6,6 @@ mappings are sorted by name; durations are rounded to a microsecond and other nu
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import tempfile
@@ -20,6 +19,8 @@ from pydantic import Field, model_validator
 from inferplan.spec.core_yaml import CoreDumper
 from inferplan.spec.document import LoadedWorkload, load_workload, read_document, validated
 from inferplan.spec.errors import InputError
+from inferplan.spec.modelfiles import model_sha256
+from inferplan.spec.stage import Choice as StageChoice
 from inferplan.spec.types import (
     Count,
     Name,
@@ -35,7 +36,7 @@ SIGNIFICANT_DIGITS = 9
 SECONDS_DECIMALS = 6
 
 DevicePath = str
-Provider = Literal["cpu", "cuda", "tensorrt", "none"]
+Provider = Literal["cpu", "openvino", "cuda", "tensorrt", "none"]
 Verdict = Literal["met", "missed", "undecided"]
 
 
@@ -53,6 +54,12 @@ class ProfileSource(Record):
     sha256: Sha256
     fingerprints: list[str] = Field(description="Device fingerprints of the rows used.")
     stale: list[str] = Field(default=[], description="Rows used although something has changed since, with the reason.")
+    interpolated: list[str] = Field(default=[], description="Points used that were predicted from measured ones.")
+    imported: list[str] = Field(default=[], description="Points used that another tool measured, with the source.")
+    alone: list[str] = Field(
+        default=[],
+        description="Choices that share machines and were never measured beside others: taken as not slowed down.",
+    )
 
 
 class Proof(Record):
@@ -84,6 +91,9 @@ class OptionPrediction(Record):
     batch_mean: NonNegative = Field(description="Mean calls per batch.")
     latency_mean_s: Seconds = Field(description="Waiting and service.")
     latency_tail_s: Seconds = Field(description="At the strictest percentile of the classes it serves.")
+    interference: float = Field(
+        1.0, ge=1, description="How much slower its replicas are for what runs beside them (harmonic mean over them)."
+    )
 
 
 class DeployedOption(Record):
@@ -91,7 +101,7 @@ class DeployedOption(Record):
 
     stage: Name
     variant: Name
-    modalities: list[Name] = []
+    modalities: list[Name] = Field(default=[], description="Those the variant is given; empty: no choice of them.")
     runtime: Literal["onnxruntime", "torch", "skip"]
     provider: Provider
     device: DevicePath
@@ -102,6 +112,16 @@ class DeployedOption(Record):
     replicas: Count = Field(description="0 for skip: it needs no machine.")
     memory_bytes: Count | None = Field(None, description="Peak resident memory of one replica, as measured.")
     predicted: OptionPrediction
+
+    @property
+    def chosen(self) -> StageChoice:
+        """The variant with its modality subset."""
+        return StageChoice(self.variant, tuple(sorted(self.modalities)))
+
+    @property
+    def choice(self) -> str:
+        """Name of what was chosen: `variant`, or `variant@modality+modality`."""
+        return self.chosen.name
 
 
 class Choice(Record):
@@ -168,7 +188,7 @@ class Binding(Record):
 class Alternative(Record):
     """Another plan that was considered, and why it was not chosen."""
 
-    variants: dict[Name, str]
+    variants: dict[Name, str] = Field(description="Choice per stage: variant, or variant@modality+modality.")
     cost_usd_per_h: NonNegative | None = None
     accuracy: float | None = None
     latency_s: NonNegative | None = Field(None, description="Largest over classes, at their SLO percentile.")
@@ -321,8 +341,8 @@ def _check_against(plan: Plan, loaded: LoadedWorkload, path: Path) -> None:
     workload = loaded.workload
     for name, option in plan.options.items():
         stage = workload.pipeline.stages.get(option.stage)
-        variant = stage.variants.get(option.variant) if stage else None
-        if variant is None or variant.runtime != option.runtime:
+        known = stage is not None and option.choice in stage.choices()
+        if stage is None or not known or stage.variants[option.variant].runtime != option.runtime:
             raise InputError(f"{path}: option {name} is of a variant the workload does not have: solve again")
         if option.device not in workload.devices() and option.runtime != "skip":
             raise InputError(f"{path}: option {name} is on device {option.device!r}, which the workload does not have")
@@ -336,13 +356,11 @@ def _check_against(plan: Plan, loaded: LoadedWorkload, path: Path) -> None:
 
 def _check_models(plan: Plan, loaded: LoadedWorkload, path: Path) -> None:
     """Models must be those that were measured and planned."""
-    hashes: dict[Path, str] = {}
+    hashes: dict[tuple[str, str], str] = {}
     for name, option in plan.options.items():
-        model = loaded.workload.model_path(option.stage, option.variant)
-        if model is None:
-            continue
-        if model not in hashes:
-            with model.open("rb") as file:
-                hashes[model] = hashlib.file_digest(file, "sha256").hexdigest()
-        if hashes[model] != option.model_sha256:
+        key = (option.stage, option.choice)
+        if option.runtime != "skip" and key not in hashes:
+            hashes[key] = model_sha256(loaded.workload, *key)
+        if option.runtime != "skip" and hashes[key] != option.model_sha256:
+            model = loaded.workload.model_path(*key)
             raise InputError(f"{path}: {model} of option {name} has changed since planning: profile and solve again")

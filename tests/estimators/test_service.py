@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferplan.estimators.service import GRID_WEIGHTS, ServiceModel, ServicePoint
-from inferplan.spec.rows import PointKey, Samples
+from inferplan.estimators.service import GRID_WEIGHTS, ServiceModel, ServicePoint, percentile_draws_s
+from inferplan.spec.rows import Measurement, PointKey, Quantiles, Samples
 
 KEY = PointKey("s", "v", "", "", "", "onnxruntime", "1", "{}", "cpu", "t/d", "f", 4, 1, "{}")
 
@@ -42,9 +43,30 @@ def test_draws_are_the_measured_samples_scaled_to_the_batch() -> None:
     def source(key: PointKey) -> Samples:
         return Samples(key.id(), np.zeros(3, np.int32), raw, raw, np.ones(len(raw), np.int64))
 
-    model = ServiceModel((ServicePoint(1, 0.01, key=KEY), ServicePoint(4, 0.03, key=KEY)), source=source)
+    row = Measurement(KEY, "ok", n=3, service=Quantiles(mean_s=0.03))
+    model = ServiceModel((ServicePoint(1, 0.01, row=row), ServicePoint(4, 0.03, row=row)), source=source)
     assert model.draws_s(4) == pytest.approx(raw)
     assert model.draws_s(3) == pytest.approx(raw * model.mean_s(3) / 0.03)
+
+
+def test_an_interpolated_point_has_the_shape_of_a_measured_one() -> None:
+    raw = np.array([0.02, 0.03, 0.07])
+    source = {KEY: Samples(KEY.id(), np.zeros(3, np.int32), raw, raw, np.ones(3, np.int64))}.get
+    row = Measurement(dataclasses.replace(KEY, batch=2), "ok", service=Quantiles(mean_s=0.08), origin="interpolated")
+    model = ServiceModel((ServicePoint(2, 0.08, 0.01, row=row, shape=KEY),), source=source)
+    assert model.draws_s(2) == pytest.approx(raw * 2)
+
+
+def test_an_imported_points_draws_follow_its_percentiles() -> None:
+    service = Quantiles(mean_s=0.0125, p50_s=0.01, p90_s=0.02, p99_s=0.05)
+    row = Measurement(KEY, "ok", service=service, origin="imported")
+    draws = ServiceModel((ServicePoint(1, 0.0125, row=row),)).draws_s(1)
+    assert draws.mean() == pytest.approx(0.0125)
+    for level, value in ((0.5, 0.01), (0.9, 0.02), (0.99, 0.05)):
+        assert np.quantile(draws, level) == pytest.approx(value, rel=0.02)
+    assert draws.min() >= 0
+    heavy = dataclasses.replace(service, mean_s=0.03)
+    assert percentile_draws_s(heavy, 0.03).mean() == pytest.approx(0.03)
 
 
 def test_draws_without_samples_have_the_points_mean_and_spread() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import math
 from collections import defaultdict
@@ -164,6 +165,24 @@ def test_classes_share_a_queue(station: MakeStation, chain: Make) -> None:
     assert one.stations["a"].utilisation == pytest.approx(0.8, rel=0.03)
 
 
+def test_slowed_down_replicas_have_less_capacity_and_are_busier(station: MakeStation, single: Make) -> None:
+    plain = station("s", "s", [(1, S)], n=2)
+    slowed = dataclasses.replace(plain, slowdowns=(1.0, 2.0))
+    assert slowed.interference == pytest.approx(4 / 3)
+    assert slowed.capacity_rps == pytest.approx(1 / S + 1 / (2 * S))
+    assert simulate(single(slowed, 1.51 / S)).unstable
+    quiet, loud = (simulate(single(one, 1.2 / S), effort=Effort(200_000, 40)) for one in (plain, slowed))
+    assert loud.stations["s"].utilisation > 1.2 * quiet.stations["s"].utilisation
+    assert loud.streams["c"].latency_p99_s.value > quiet.streams["c"].latency_p99_s.value
+
+
+def test_replicas_slowed_down_alike_are_like_a_slower_model(station: MakeStation, single: Make) -> None:
+    one = dataclasses.replace(station("s", "s", [(1, S), (4, 2 * S)], n=2, cv=0.5), slowdowns=(1.5, 1.5))
+    other = station("s", "s", [(1, 1.5 * S), (4, 3 * S)], n=2, cv=0.5)
+    found, expected = (simulate(single(s, 100.0), effort=Effort(100_000, 40)).streams["c"] for s in (one, other))
+    assert found.latency_p99_s.value == pytest.approx(expected.latency_p99_s.value, rel=1e-6)
+
+
 def test_shares_split_the_calls(station: MakeStation) -> None:
     stations = {name: station(name, "a", [(1, S)]) for name in ("p", "q")}
     stream = Stream("c", 40.0, Arrivals(), 99.0, 1.0, {"a": (("p", 0.25), ("q", 0.75))})
@@ -181,7 +200,8 @@ def test_shares_split_the_calls(station: MakeStation) -> None:
 class ReferenceStation:
     station: Station
     uniforms: np.ndarray[tuple[int], np.dtype[np.float64]]
-    free: int = 0
+    idle: list[tuple[float, float]] = field(default_factory=list)
+    """Per free replica: since when, and how much slower it is."""
     queue: list[tuple[float, int, int]] = field(default_factory=list)
     batches: int = 0
 
@@ -195,7 +215,8 @@ def reference(network: Network, chance: Chance, end_s: float) -> dict[tuple[str,
             len(counts[stream.name, station.stage]) for stream in network.streams
             if stream.routes[station.stage][0][0] == name
         )  # fmt: skip
-        places[name] = ReferenceStation(station, chance.of("service", name).random(calls), station.replicas)
+        idle = [(0.0, factor) for factor in sorted(station.slowdowns or (1.0,) * station.replicas)]
+        places[name] = ReferenceStation(station, chance.of("service", name).random(calls), idle)
     done: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     rank = {stage: index for index, stage in enumerate(network.order)}
     following = {stage: [s for s in network.order if stage in network.feeds[s]] for stage in network.order}
@@ -222,7 +243,7 @@ def reference(network: Network, chance: Chance, end_s: float) -> dict[tuple[str,
         while events and events[0][:2] == (time, level):
             _, _, _, kind, owner, call = heapq.heappop(events)
             if kind == "free":
-                places[owner].free += 1
+                heapq.heappush(places[owner].idle, (time, places[owner].station.slowdowns[call] if call >= 0 else 1.0))
             elif kind == "done":
                 finish(time, owner, stage, call)
             elif kind == "arrive":
@@ -236,17 +257,18 @@ def reference(network: Network, chance: Chance, end_s: float) -> dict[tuple[str,
                 continue
             place.queue.sort()
             limit, delay = place.station.max_batch, place.station.max_queue_delay_s
-            while place.free and place.queue:
+            while place.idle and place.queue:
                 due = place.queue[0][0] + delay
                 if len(place.queue) < limit and due > time:
                     heapq.heappush(events, (due, level, 1, "look", "", 0))
                     break
                 taken, place.queue = place.queue[:limit], place.queue[limit:]
                 pool = place.station.service.draws_s(len(taken))
-                end = time + pool[int(place.uniforms[place.batches] * len(pool))]
+                _, factor = heapq.heappop(place.idle)
+                end = time + pool[int(place.uniforms[place.batches] * len(pool))] * factor
                 place.batches += 1
-                place.free -= 1
-                heapq.heappush(events, (end, level, 0, "free", name, 0))
+                which = place.station.slowdowns.index(factor) if place.station.slowdowns else -1
+                heapq.heappush(events, (end, level, 0, "free", name, which))
                 for _, k, call in taken:
                     heapq.heappush(events, (end, level, 0, "done", network.streams[k].name, call))
     return {key: [found[call] for call in sorted(found)] for key, found in done.items()}
@@ -298,7 +320,9 @@ def networks(draw: st.DrawFn) -> Network:
         cv = draw(st.sampled_from([0.0, 0.0, 0.6]))
         points = tuple(ServicePoint(b, base * (0.5 + 0.5 * b), cv * base) for b in (1, 2, 4) if b <= batch)
         delay = draw(st.sampled_from([0.0, 0.125, 1.0]))
-        stations[stage] = Station(stage, stage, "v", draw(st.integers(1, 3)), batch, delay, ServiceModel(points))
+        replicas = draw(st.integers(1, 3))
+        slower = tuple(draw(st.sampled_from([1.0, 1.0, 1.5, 2.0])) for _ in range(draw(st.sampled_from([0, replicas]))))
+        stations[stage] = Station(stage, stage, "v", replicas, batch, delay, ServiceModel(points), slower)
     lineages: dict[str, tuple[tuple[str, str], ...]] = {order[0]: ()}
     for source, target in edges:
         lineages.setdefault(target, (*lineages[source], (source, target)))

@@ -271,7 +271,7 @@ def test_a_profile_that_lacks_what_is_needed_says_what_to_run(missing: str, inst
     with pytest.raises(InputError, match="inferplan profile") as caught:
         plan_of(instances, classes=web(floor=0.5), profile={"times": times, "accuracy": accuracy, "rows": rows})
     assert any("b/s" in line for line in caught.value.details)
-    assert ("other model files" in caught.value.message) == (missing == "stale")
+    assert ("other models or settings" in caught.value.message) == (missing == "stale")
 
 
 def test_failed_points_are_left_out_and_named(instances: Any) -> None:

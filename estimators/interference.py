@@ -1,0 +1,176 @@
+"""Interference: how much slower a replica is for what else is at work on its machine.
+
+A replica's times are multiplied by the product, over its neighbours on the machine, of
+
+    1 + (s - 1) u
+
+where u is the share of time that the neighbour is at work and s the measured slow-down beside one that always is.
+Of several measured rows the one nearest in batches, threads and number of neighbours counts; what k equal
+neighbours do together is shared out evenly (s = S^(1/k)), so that k busy ones do again what was measured. Where a
+pair was not measured, the choice's slow-down beside copies of itself stands in, else the largest one that was
+measured of it, else none. A slow-down below 1 is noise and counts as none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from inferplan.estimators.points import changed_since
+from inferplan.spec.profile import Profile
+from inferplan.spec.rows import InterferenceRow
+from inferplan.spec.workload import Device, Workload
+
+Machine = Mapping[str, int]
+"""Replicas on one machine, by name of the option."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Tenant:
+    """An option as a neighbour sees it. `device` is the measured one, which the option's device may be `like`."""
+
+    stage: str
+    choice: str
+    device: str
+    threads: int
+    batch: int
+
+    def same_choice(self, other: Tenant) -> bool:
+        """Whether both run the same choice of the same stage."""
+        return (self.stage, self.choice) == (other.stage, other.choice)
+
+    def far_from(self, other: Tenant) -> float:
+        """Distance in batch and threads, in factors of two."""
+        return abs(math.log2(self.batch / other.batch)) + abs(math.log2(max(self.threads, 1) / max(other.threads, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbance:
+    """One measurement: the slow-down of a tenant beside some number of equal, busy neighbours."""
+
+    subject: Tenant
+    neighbour: Tenant
+    copies: int
+    slowdown: float
+
+    @property
+    def each(self) -> float:
+        """The slow-down that one of the neighbours accounts for."""
+        return float(self.slowdown ** (1 / self.copies))
+
+
+@dataclass(frozen=True)
+class Interference:
+    """What is known of interference. `measured` is sorted; `stale` names rows that were left out."""
+
+    measured: tuple[Disturbance, ...] = ()
+    stale: tuple[str, ...] = ()
+
+    @property
+    def matters(self) -> bool:
+        """Whether anything was measured to slow anything down."""
+        return any(row.slowdown > 1.0 for row in self.measured)
+
+    def known(self, subject: Tenant) -> bool:
+        """Whether this choice was measured beside anything on this device."""
+        return any(row.subject.same_choice(subject) and row.subject.device == subject.device for row in self.measured)
+
+    def slowdown(self, subject: Tenant, neighbour: Tenant, copies: int = 1) -> float:
+        """Slow-down of `subject` by one busy replica of `neighbour`, of which `copies` are there; at least 1."""
+        mine = [
+            row for row in self.measured if row.subject.same_choice(subject) and row.subject.device == subject.device
+        ]
+        for wanted in (neighbour, subject):
+            found = [row for row in mine if row.neighbour.same_choice(wanted)]
+            if found:
+                return max(1.0, min(found, key=lambda row: _distance(row, subject, wanted, copies)).each)
+        return max([1.0, *(row.each for row in mine)])
+
+    def on_machine(
+        self, machine: Machine, tenants: Mapping[str, Tenant], busy: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Factor of the times of a replica of each option on a machine."""
+        return {name: self._factor(name, machine, tenants, busy) for name in sorted(machine)}
+
+    def _factor(self, name: str, machine: Machine, tenants: Mapping[str, Tenant], busy: Mapping[str, float]) -> float:
+        factor = 1.0
+        for other in sorted(machine):
+            copies = machine[other] - (other == name)
+            if copies > 0:
+                extra = self.slowdown(tenants[name], tenants[other], copies) - 1
+                factor *= (1 + extra * min(busy[other], 1.0)) ** copies
+        return factor
+
+    def slowdowns(
+        self, tenants: Mapping[str, Tenant], machines: Sequence[Machine], busy: Mapping[str, float]
+    ) -> dict[str, tuple[float, ...]]:
+        """Factor of every replica, by option; options that nothing slows down are left out."""
+        if not self.matters:
+            return {}
+        factors: dict[str, list[float]] = {}
+        for machine in machines:
+            for name, factor in self.on_machine(machine, tenants, busy).items():
+                factors.setdefault(name, []).extend([factor] * machine[name])
+        return {name: tuple(sorted(found)) for name, found in sorted(factors.items()) if max(found) > 1.0}
+
+    def unmeasured(self, tenants: Mapping[str, Tenant], machines: Sequence[Machine]) -> list[str]:
+        """Choices that share a machine with others and were never measured beside any."""
+        found = {
+            f"{tenants[name].stage}/{tenants[name].choice} on {tenants[name].device}"
+            for machine in machines
+            if sum(machine.values()) > 1
+            for name in machine
+            if not self.known(tenants[name])
+        }
+        return sorted(found)
+
+
+def _distance(row: Disturbance, subject: Tenant, neighbour: Tenant, copies: int) -> tuple[float, Tenant, Tenant, int]:
+    apart = row.subject.far_from(subject) + row.neighbour.far_from(neighbour) + abs(math.log2(row.copies / copies))
+    return apart, row.subject, row.neighbour, row.copies
+
+
+def measured_on(devices: Mapping[str, Device], device: str) -> str:
+    """The device that was measured for a device."""
+    like = devices[device].like
+    return like.device if like else device
+
+
+def read_interference(workload: Workload, profile: Profile, hashes: Mapping[tuple[str, str], str]) -> Interference:
+    """What the profile says of interference between choices that the workload still has as they were measured.
+
+    `hashes`: hash of every (stage, choice)'s model. Rows with neighbours of several choices say nothing of any one
+    of them and are not used.
+    """
+    found: dict[tuple[Tenant, Tenant, int], tuple[str, float]] = {}
+    stale: Counter[str] = Counter()
+    for row in profile.interference:
+        key = row.key
+        if row.status != "ok" or row.slowdown is None or (key.stage, row.choice) not in hashes:
+            continue
+        variant = workload.pipeline.stages[key.stage].variants[key.variant]
+        changed = changed_since(key, variant, hashes[key.stage, row.choice])
+        if changed is not None:
+            stale[f"{key.stage}/{row.choice}: {{}} rows of interference of another {changed}"] += 1
+            continue
+        neighbours = _neighbours(row, hashes)
+        if neighbours is None:
+            continue
+        subject = Tenant(key.stage, row.choice, key.device, key.threads, key.batch)
+        identity = (subject, neighbours[0], len(neighbours))
+        found[identity] = max(found.get(identity, ("", 0.0)), (row.measured_at, row.slowdown))
+    rows = [Disturbance(*identity, slowdown) for identity, (_, slowdown) in sorted(found.items()) if slowdown > 0]
+    return Interference(tuple(rows), tuple(text.format(count) for text, count in sorted(stale.items())))
+
+
+def _neighbours(row: InterferenceRow, hashes: Mapping[tuple[str, str], str]) -> list[Tenant] | None:
+    """The neighbours of a row; None where they are not all alike, or one the workload no longer has."""
+    listed = [
+        Tenant(stage, choice, row.key.device, threads, batch)
+        for stage, choice, batch, threads in json.loads(row.neighbours)
+    ]
+    alike = len(set(listed)) == 1 and (listed[0].stage, listed[0].choice) in hashes
+    return listed if alike else None
