@@ -17,7 +17,7 @@ _SHOWN = 10
 
 def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Profile to write; added to where it is there.")],
-    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Profiles to read.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="IN", help="Profiles to read.")],
     json: JsonOption = False,
 ) -> None:
     """Make one profile of several, e.g. from several machines; of what was measured twice the newest counts."""

@@ -59,6 +59,18 @@ def size(value: float | None) -> str:
     return f"{value:.0f} B"
 
 
+def energy(value: float | None) -> str:
+    """Joules with three significant digits: `1.20 J`, `45.0 mJ`."""
+    if value is None or math.isnan(value):
+        return DASH
+    if value == 0:
+        return "0 J"
+    for factor, unit in ((1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")):
+        if abs(value) >= factor * 0.9995:
+            return f"{_three(value / factor)} {unit}"
+    return f"{_three(value / 1e-6)} µJ"
+
+
 def _three(value: float) -> str:
     """Three significant digits, without exponent."""
     if value == 0:
