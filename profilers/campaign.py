@@ -6,18 +6,21 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
 from inferplan.profilers import accuracy
 from inferplan.profilers.fingerprint import Machine
 from inferplan.profilers.inspection import Inspection
+from inferplan.profilers.interference import measure_interference
 from inferplan.profilers.jobs import (
     AccuracyJob,
     CampaignSummary,
     CombinationsJob,
     Event,
     Failed,
+    InterferenceJob,
     Job,
     JobFinished,
     JobLeftOut,
@@ -31,9 +34,9 @@ from inferplan.profilers.planning import JobList, Planner
 from inferplan.profilers.points import Progress, failed_point, measure_point
 from inferplan.profilers.progress import BUDGET, Done, Fit, Pace, combination_name, fit, least_time_s
 from inferplan.profilers.stopping import StoppingRule
-from inferplan.profilers.store import MARKER, ProfileStore
+from inferplan.profilers.store import ProfileStore
 from inferplan.spec.document import LoadedWorkload
-from inferplan.spec.profile import Profile, read_profile
+from inferplan.spec.profile import MARKER, Profile, read_profile
 from inferplan.spec.rows import Status
 from inferplan.spec.workload import ProfileSettings
 
@@ -161,10 +164,13 @@ class _Run:
         self._left_out = list(campaign.left_out)
         self._measured = 0
         self._evaluated = 0
+        self._beside = 0
+        self._notes = list(campaign.notes)
         # Since it was planned, files may have been found damaged, or another run may have measured.
         final = campaign.time_budget_s is not None
         confidence = campaign.settings.confidence
-        self._done = Done(store.profile(), store, final, campaign.retry_failed, confidence)
+        self._before = store.profile()
+        self._done = Done(self._before, store, final, campaign.retry_failed, confidence)
         self._jobs = [job for job in campaign.listed.jobs if not self._done.has(job)]
         self._unrunnable = [(job, found) for job, found in campaign.listed.unrunnable if not self._done.has(job)]
         self._total = len(self._jobs) + len(self._unrunnable)
@@ -192,7 +198,8 @@ class _Run:
             damaged=self._store.moved_aside,
             seconds=monotonic() - self._start,
             device=self._campaign.device,
-            notes=self._campaign.notes,
+            notes=tuple(self._notes),
+            beside=self._beside,
         )
 
     def _time_left_s(self) -> float | None:
@@ -231,6 +238,8 @@ class _Run:
             failures = self._measure(job, fitted.limit_s, progress)
         elif isinstance(job, AccuracyJob):
             failures = self._evaluate(job, progress)
+        elif isinstance(job, InterferenceJob):
+            failures = self._measure_beside(job, progress)
         else:
             failures = self._combine(job, progress)
         self._failed += failures
@@ -254,11 +263,22 @@ class _Run:
         self._measured += row.status == "ok"
         return [] if row.status == "ok" else [Failed(job.name, row.status, row.reason)]
 
+    def _measure_beside(self, job: InterferenceJob, progress: Progress) -> list[Failed]:
+        row = measure_interference(job.where, job.blocks, progress)
+        self._store.add_interference(row)
+        self._beside += row.status == "ok"
+        return [] if row.status == "ok" else [Failed(job.name, row.status, row.reason)]
+
     def _evaluate(self, job: AccuracyJob, progress: Progress) -> list[Failed]:
-        rows, flows = accuracy.evaluate_stage(job, progress)
-        self._store.add_evaluation(rows, flows)
+        found = accuracy.evaluate_stage(job, progress, accuracy.kept_predictions(self._before, job))
+        self._keep(found, job.name)
+        return [Failed(job.name, row.status, row.reason) for row in found.rows if row.status != "ok"]
+
+    def _keep(self, found: accuracy.Evaluation, name: str) -> None:
+        self._store.add_evaluation(found.rows, found.flows, found.scores, found.predictions)
         self._evaluated += 1
-        return [Failed(job.name, row.status, row.reason) for row in rows if row.status != "ok"]
+        if found.not_kept:
+            self._notes.append(f"{name}: predictions are not kept: {found.not_kept}")
 
     def _combine(self, job: CombinationsJob, progress: Progress) -> list[Failed]:
         """Evaluate what is missing of a list of combinations, as far as the time budget reaches."""
@@ -272,13 +292,14 @@ class _Run:
                 self._store.add_evaluation([row], [])
                 failures.append(Failed(combination_name(row.combination), row.status, row.reason))
         waiting = {accuracy.combination_text(combination) for combination in runnable}
-        evaluations = accuracy.evaluate_combinations(job, runnable, progress)
-        for rows in evaluations:
-            self._store.add_evaluation(rows, [])
-            self._evaluated += 1
-            waiting.discard(rows[0].combination)
+        kept = partial(accuracy.kept_answers, self._before, job)
+        evaluations = accuracy.evaluate_combinations(job, runnable, progress, kept)
+        for found in evaluations:
+            text = found.rows[0].combination
+            self._keep(found, combination_name(text))
+            waiting.discard(text)
             failures += [
-                Failed(combination_name(row.combination), row.status, row.reason) for row in rows if row.status != "ok"
+                Failed(combination_name(text), row.status, row.reason) for row in found.rows if row.status != "ok"
             ]
             left_s = self._time_left_s()
             if left_s is not None and left_s <= 0:

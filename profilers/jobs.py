@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from inferplan.profilers.inputs import PipelineSpec
+from inferplan.profilers.interference import Blocks, Neighbourhood
 from inferplan.profilers.points import PointTask
 from inferplan.profilers.process import Limits
 from inferplan.profilers.runtimes.executor import ExecutorSpec
@@ -45,7 +48,8 @@ class PointJob:
 class AccuracyJob:
     """Score one choice on its stage's labelled data, and see what it sends to `targets`.
 
-    `metric` is the one the workload declares for the stage; it must be among those that `score` returns.
+    `metric` is the one the workload declares for the stage; it must be among those that `score` returns, or among
+    `metrics`, which are computed from predictions and truths (`Metric` as plain data).
     """
 
     spec: ExecutorSpec
@@ -59,6 +63,7 @@ class AccuracyJob:
     evidence_sha256: str
     level: Level
     estimate_s: float
+    metrics: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
@@ -69,7 +74,7 @@ class AccuracyJob:
 @dataclass(frozen=True, slots=True)
 class CombinationsJob:
     """Evaluate combinations of choices end to end. `specs` go by stage and choice; `evidence` has a hash per
-    combination, as JSON."""
+    combination, as JSON. `metric` and `metrics` are as in `AccuracyJob`."""
 
     pipeline: PipelineSpec
     order: tuple[str, ...]
@@ -83,6 +88,7 @@ class CombinationsJob:
     evidence: Mapping[str, str]
     level: Level
     estimate_s: float
+    metrics: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
@@ -91,7 +97,26 @@ class CombinationsJob:
         return f"end-to-end accuracy of {count} combination{'s' * (count != 1)}"
 
 
-Job = PointJob | AccuracyJob | CombinationsJob
+@dataclass(frozen=True, slots=True)
+class InterferenceJob:
+    """Measure one point beside others at work on the same machine."""
+
+    where: Neighbourhood
+    blocks: Blocks
+    level: Level
+    estimate_s: float
+
+    @property
+    def name(self) -> str:
+        """What is measured beside what, for people."""
+        subject = self.where.subject
+        threads = f", {subject.key.threads} threads" if subject.key.threads > 1 else ""
+        beside = Counter(f"{task.key.stage}={task.spec.choice}" for task in self.where.neighbours)
+        others = ", ".join(f"{count} x {name}" if count > 1 else name for name, count in beside.items())
+        return f"{subject.key.stage}={subject.spec.choice} batch {subject.key.batch}{threads} beside {others}"
+
+
+Job = PointJob | AccuracyJob | CombinationsJob | InterferenceJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +206,5 @@ class CampaignSummary:
     seconds: float = 0.0
     device: str = ""
     notes: tuple[str, ...] = field(default=())
+    beside: int = 0
+    """Measured beside neighbours."""

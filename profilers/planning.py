@@ -10,7 +10,9 @@ from inferplan.profilers.accuracy import combination_text
 from inferplan.profilers.fingerprint import Machine, this_machine, usable_cores
 from inferplan.profilers.inputs import PipelineSpec
 from inferplan.profilers.inspection import Inspection, Inspector
-from inferplan.profilers.jobs import AccuracyJob, CombinationsJob, Job, LeftOut, OnEvent, PointJob
+from inferplan.profilers.jobs import AccuracyJob, CombinationsJob, InterferenceJob, Job, LeftOut, OnEvent, PointJob
+from inferplan.profilers.metrics import computed_metrics, with_metrics
+from inferplan.profilers.neighbours import Room, interference_jobs
 from inferplan.profilers.points import PointTask
 from inferplan.profilers.process import Limits
 from inferplan.profilers.provision import providers, require_runtimes, resolve_device, thread_counts, used_runtimes
@@ -79,6 +81,7 @@ class Planner:
             subjects = casting.subjects(self._known, self._on_event)
             self._left_out += casting.left_out
             jobs: list[Job] = []
+            alone: list[PointJob] = []
             unrunnable: list[tuple[PointJob | AccuracyJob, Inspection]] = []
             for subject in subjects:
                 made: list[PointJob | AccuracyJob] = []
@@ -87,9 +90,12 @@ class Planner:
                 made += self._points(subject, threads)
                 if subject.found.status == "ok":
                     jobs += made
+                    # Side by side, a choice is measured on the provider that it has been evaluated on.
+                    alone += [job for job in made if isinstance(job, PointJob) and subject.primary]
                 else:
                     unrunnable += [(job, subject.found) for job in made]
             jobs += self._combinations(inspector, subjects, offered.common, threads[0])
+        jobs += self._interference(alone)
         jobs.sort(key=lambda job: job.level)
         able = {(s.stage, s.choice.name) for s in subjects if s.found.status == "ok" and _joins(s, offered.common)}
         broken = {(subject.stage, subject.choice.name) for subject in subjects} - able
@@ -155,7 +161,8 @@ class Planner:
             return []
         found = subject.found
         requests = [self._pipeline_sha256()] if subject.requests else []
-        evidence = combined_sha256(*_evidence(subject), found.data_sha256, *requests)
+        metrics = computed_metrics(stage.metric) if metric is not None else ()
+        inference = combined_sha256(*_evidence(subject), found.data_sha256, *requests)
         estimate_s = PROCESS_START_S + found.load_s + found.inputs_s + found.count * found.call_s
         return [
             AccuracyJob(
@@ -167,9 +174,10 @@ class Planner:
                 self._accuracy_batch(),
                 metric,
                 targets,
-                evidence,
+                with_metrics(inference, metrics, self.workload.root),
                 (_EVALUATE_LEVEL, subject.rank),
                 estimate_s,
+                metrics,
             )
         ]
 
@@ -185,10 +193,11 @@ class Planner:
         edges = [(edge.source, edge.target) for edge in self.workload.pipeline.edges]
         common = combined_sha256(self._pipeline_sha256(), data_sha256, sorted(edges))
         cast = {(subject.stage, subject.choice.name): subject for subject in subjects if subject.primary}
+        metrics = computed_metrics(accuracy.metric)
 
         def evidence(combination: Mapping[str, str]) -> str:
             parts = [(stage, name, *_evidence(cast[stage, name])) for stage, name in combination.items()]
-            return combined_sha256(common, sorted(parts))
+            return with_metrics(combined_sha256(common, sorted(parts)), metrics, self.workload.root)
 
         order = self.workload.pipeline.order()
         return [
@@ -205,8 +214,16 @@ class Planner:
                 {combination_text(combination): evidence(combination) for combination in wanted},
                 (_COMBINATIONS_LEVEL,),
                 _combinations_s(wanted, order, cast, count),
+                metrics,
             )
         ]
+
+    def _interference(self, points: Sequence[PointJob]) -> list[InterferenceJob]:
+        device = self.workload.devices()[self.device]
+        room = Room(self.device, device.cores, device.reserved_cores, len(self._cores))
+        jobs, left_out = interference_jobs(points, self._settings, room)
+        self._left_out += left_out
+        return jobs
 
     def _accuracy_batch(self) -> int:
         fitting = [batch for batch in self._settings.batch_sizes if batch <= ACCURACY_BATCH]

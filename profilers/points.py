@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inferplan.profilers.gpu_sensors import GpuWatch, GpuWindow, gpu_columns
+from inferplan.profilers.gpu_sensors import GPU_PROVIDERS, GpuWatch, GpuWindow, gpu_columns
 from inferplan.profilers.inputs import PipelineSpec
 from inferplan.profilers.process import Limits, WorkerFailure, WorkerProcess
 from inferplan.profilers.runtimes.executor import ExecutorSpec
@@ -40,6 +40,11 @@ class PointTask:
     cores: tuple[int, ...] = ()
     lineage: str = ""
     """What the rows say of the variant's making: JSON, or empty."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU runs the model."""
+        return self.key.provider in GPU_PROVIDERS
 
 
 @dataclass(slots=True)
@@ -103,24 +108,35 @@ def run_process(task: PointTask, share: StoppingRule, process: int, progress: Pr
     Raises WorkerFailure.
     """
     run = ProcessRun()
-    key = task.key
     with (
-        WorkerProcess(task.limits, key.threads, pinned(task, process), key.provider == "cpu") as worker,
-        GpuWatch(key.provider, worker.pid) as watch,
+        point_process(task, pinned(task, process)) as worker,
+        GpuWatch(task.key.provider, worker.pid) as watch,
     ):
-        opened = worker.call(
-            "open", "opened", spec=task.spec.to_json(), provider=key.provider, threads=key.threads
-        ).data
-        if opened["version"] != key.runtime_version or opened["provider"] != key.provider:
-            raise WorkerFailure("failed", "the runtime changed while it was being measured; profile again")
-        run.load_s = float(opened["load_s"])
-        worker.call("load_inputs", "inputs", requests=requests_json(task.requests))
-        seed = [int(key.id(), 16) % 2**32, process]
-        run.first_s = float(worker.call("begin", "begun", batch=key.batch, seed=seed).data["first_s"])
+        run.load_s, run.first_s = begin_point(worker, task, process)
         progress(0.0)
         while not _finished(run, share, progress):
             _take_slice(worker, watch, run, share)
     return run
+
+
+def point_process(task: PointTask, cores: Sequence[int]) -> WorkerProcess:
+    """A fresh measuring process for a point, pinned to `cores`."""
+    return WorkerProcess(task.limits, task.key.threads, cores, not task.on_gpu)
+
+
+def begin_point(worker: WorkerProcess, task: PointTask, process: int) -> tuple[float, float]:
+    """Load the model and the inputs, run the first batch: seconds of loading, seconds of that batch.
+
+    Raises WorkerFailure, also where a runtime or provider other than the key's runs the model.
+    """
+    key = task.key
+    opened = worker.call("open", "opened", spec=task.spec.to_json(), provider=key.provider, threads=key.threads).data
+    if opened["version"] != key.runtime_version or opened["provider"] != key.provider:
+        raise WorkerFailure("failed", "the runtime changed while it was being measured; profile again")
+    worker.call("load_inputs", "inputs", requests=requests_json(task.requests))
+    seed = [int(key.id(), 16) % 2**32, process]
+    begun = worker.call("begin", "begun", batch=key.batch, seed=seed).data
+    return float(opened["load_s"]), float(begun["first_s"])
 
 
 def _take_slice(worker: WorkerProcess, watch: GpuWatch, run: ProcessRun, share: StoppingRule) -> None:
@@ -225,8 +241,10 @@ def pinned(task: PointTask, process: int) -> tuple[int, ...]:
     A process on a GPU is not pinned: its driver has threads of its own.
     """
     count, cores = task.key.threads, task.cores
-    if task.key.provider != "cpu" or count >= len(cores):
-        return cores if task.key.provider == "cpu" else ()
+    if task.on_gpu:
+        return ()
+    if count >= len(cores):
+        return cores
     windows = len(cores) // count
     start = len(cores) - count * (process % windows + 1)
     return cores[start : start + count]

@@ -8,11 +8,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from inferplan.profilers.jobs import AccuracyJob, CombinationsJob, Failed, Job, PointJob
+from inferplan.profilers.jobs import AccuracyJob, CombinationsJob, Failed, InterferenceJob, Job, PointJob
 from inferplan.profilers.statistics import CONFIDENCE, least_count
 from inferplan.profilers.store import ProfileStore
 from inferplan.spec.profile import Profile
-from inferplan.spec.rows import AccuracyRow, FlowRow, Measurement, PointKey, choice_name
+from inferplan.spec.rows import AccuracyRow, FlowRow, Measurement, PointKey, choice_name, inference_sha256
 
 _SHORT_S = 2.0
 _PRIOR_S = 2.0
@@ -44,6 +44,7 @@ class Done:
         self._points = {row.key.id(): row for row in (profile.measurements if profile else ())}
         self._stages = _grouped(row for row in (profile.accuracy if profile else ()) if row.scope == "stage")
         self._pipelines = _grouped(row for row in (profile.accuracy if profile else ()) if row.scope == "pipeline")
+        self._beside = {row.id(): row for row in (profile.interference if profile else ())}
         self._flows: Mapping[tuple[str, str, str], FlowRow] = {
             (row.source, row.target, choice_name(row.variant, row.modalities)): row
             for row in (profile.flows if profile else ())
@@ -55,6 +56,9 @@ class Done:
             return self._has_point(job.task.key)
         if isinstance(job, AccuracyJob):
             return self._has_evaluation(job)
+        if isinstance(job, InterferenceJob):
+            row = self._beside.get(job.where.row().id())
+            return row is not None and not (row.status != "ok" and self._retry_failed)
         return not self.missing(job)
 
     def missing(self, job: CombinationsJob) -> list[str]:
@@ -73,6 +77,10 @@ class Done:
         if isinstance(job, AccuracyJob):
             rows = self._stages.get(_full_name(job.spec.stage, job.spec.choice), [])
             return [Failed(job.name, row.status, row.reason) for row in rows if row.status != "ok"]
+        if isinstance(job, InterferenceJob):
+            beside = self._beside.get(job.where.row().id())
+            failed = beside is not None and beside.status != "ok"
+            return [Failed(job.name, beside.status, beside.reason)] if beside is not None and failed else []
         return [
             Failed(combination_name(text), row.status, row.reason)
             for text in job.evidence
@@ -105,7 +113,8 @@ class Done:
     def _has_evaluation(self, job: AccuracyJob) -> bool:
         rows = self._stages.get(_full_name(job.spec.stage, job.spec.choice), [])
         flows = [self._flows.get((job.spec.stage, target, job.spec.choice)) for target in job.targets]
-        flowing = all(flow is not None and flow.evidence_sha256 == job.evidence_sha256 for flow in flows)
+        inference = inference_sha256(job.evidence_sha256)
+        flowing = all(flow is not None and flow.evidence_sha256 == inference for flow in flows)
         if job.metric is None and flowing:
             return True
         scored = any(row.metric == (job.metric or "") for row in rows)

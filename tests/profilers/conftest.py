@@ -116,6 +116,8 @@ QUICK: dict[str, Any] = {
     "max_time_s": 2.0,
     "load_timeout_s": 20.0,
     "memory_limit_bytes": 2**30,
+    "tolerance": 0.0,
+    "neighbours": "none",
 }
 
 
