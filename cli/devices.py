@@ -53,6 +53,7 @@ def _print(inventory: Inventory) -> None:
         LISTED_ONLY,
         graphics_tables,
         libraries_table,
+        lines_table,
         memory_table,
         processor_table,
         standings_table,
@@ -63,12 +64,14 @@ def _print(inventory: Inventory) -> None:
         show(table)
         say()
     show(libraries_table(inventory.libraries))
-    say(LISTED_ONLY)
-    if inventory.standings is not None:
+    if any(library.providers is not None for library in inventory.libraries):
+        say(LISTED_ONLY)
+    standings = inventory.standings
+    if standings is not None:
         say()
-        show(standings_table(inventory.standings))
-        if inventory.standings.unclear:
-            say(inventory.standings.unclear)
-    for warning in inventory.warnings:
+        show(standings_table(standings))
+        if standings.unclear:
+            say(standings.unclear)
+    if inventory.warnings:
         say()
-        say(f"warning: {warning}")
+        show(lines_table("WARNING", inventory.warnings))

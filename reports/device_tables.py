@@ -17,7 +17,7 @@ from inferplan.spec.inventory import (
     Standings,
 )
 
-LISTED_ONLY = "A provider listed is what the library was built with; whether it works shows when a model is loaded."
+LISTED_ONLY = "Listed is what a library was built with; loading a model shows what works."
 
 
 def processor_table(processor: Processor) -> Table:
@@ -80,6 +80,11 @@ def standings_table(standings: Standings) -> Table:
     return Table(left(f"DEVICE of {standings.workload}", "kind", "can be", "threads", "but"), rows, impossible)
 
 
+def lines_table(title: str, lines: Sequence[str]) -> Table:
+    """Sentences under a title: on a terminal they break between words."""
+    return Table(left(title), [[line] for line in lines])
+
+
 def _gpu_table(gpu: GpuItem, graphics: Graphics) -> Table:
     shown = f"device {gpu.cuda_index}" if gpu.cuda_index is not None else "not shown to processes started here"
     clocks = _range_hz(gpu.clock_hz, None)
@@ -93,7 +98,7 @@ def _gpu_table(gpu: GpuItem, graphics: Graphics) -> Table:
         ("clock now", f"{clocks} of at most {_range_hz(gpu.clock_max_hz, None)}"),
         ("held back by", " ".join(gpu.throttle) or ("nothing" if "throttle" not in gpu.gaps else DASH)),
         ("power now", f"{_watts(gpu.power_w)} of at most {_watts(gpu.power_limit_w)}"),
-        ("energy", "counted" if gpu.energy_counter else "from sampled power" if gpu.power_w is not None else DASH),
+        ("energy", _energy(gpu)),
         ("temperature", _celsius(gpu.temperature_c)),
         ("in use", f"{percent(gpu.utilisation)}, processes: {DASH if gpu.processes is None else gpu.processes}"),
         *(("not known", f"{what}: {why}") for what, why in sorted(gpu.gaps.items())),
@@ -139,6 +144,14 @@ def _mig(gpu: GpuItem) -> str:
     if gpu.mig_enabled is None:
         return DASH
     return f"on, {_counted(len(gpu.instances), 'instance')}" if gpu.mig_enabled else "off"
+
+
+def _energy(gpu: GpuItem) -> str:
+    if gpu.mig_enabled:
+        return "of no instance alone: what there is counts the whole GPU"
+    if gpu.energy_counter:
+        return "counted"
+    return "from sampled power" if gpu.power_w is not None else "not available"
 
 
 def _range_hz(least: float | None, most: float | None) -> str:
