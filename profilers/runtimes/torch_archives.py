@@ -27,7 +27,7 @@ import pickletools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from inferplan.profilers.runtimes.base import ModelError
 
@@ -192,8 +192,6 @@ class _ProgramCheck:
                     continue  # notes of a node: kept as texts, never evaluated
                 self.value(inner, name)
         elif isinstance(value, list):
-            if key == "guards_code" and value:
-                self._refuse("guards_code", value[0])
             for inner in value:
                 self.value(inner, key)
         elif isinstance(value, str):
@@ -202,6 +200,8 @@ class _ProgramCheck:
     def _named(self, key: str, text: str) -> None:
         if key == "expr_str":
             self._expression(text)
+        elif key == "guards_code":
+            self._expression(text, guard=True)
         elif key in ("target", "as_operator"):
             self._operator(text)
         elif key in ("in_spec", "out_spec"):
@@ -227,21 +227,15 @@ class _ProgramCheck:
             return
         self._refuse("operator", target)
 
-    def _expression(self, text: str) -> None:
-        """A shape expression: numbers, symbols, and functions of them; sympy would evaluate anything."""
+    def _expression(self, text: str, guard: bool = False) -> None:
+        """A shape expression: numbers, symbols, and functions of them (sympy would evaluate anything); or a guard:
+        a comparison of what `L['input'].size()[0]` and the like give (torch makes a Python function of it)."""
         try:
             nodes = list(ast.walk(ast.parse(text, mode="eval")))
         except (SyntaxError, ValueError, RecursionError):
             self._refuse("expression", text)
         for node in nodes:
-            known = isinstance(node, _EXPRESSION_NODES)
-            if isinstance(node, ast.Call):
-                known = isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS
-            elif isinstance(node, ast.Name):
-                known = node.id in _FUNCTIONS or _SYMBOL.fullmatch(node.id) is not None
-            elif isinstance(node, ast.Constant):
-                known = not isinstance(node.value, str) or _SYMBOL.fullmatch(node.value) is not None
-            if not known:
+            if not (_plain_node(node) or (guard and _guard_node(node))):
                 self._refuse("expression", text)
 
     def _tree(self, text: str) -> None:
@@ -264,5 +258,27 @@ class _ProgramCheck:
         except (ValueError, KeyError, TypeError):
             self._refuse("structure", text)
 
-    def _refuse(self, what: str, text: str) -> None:
+    def _refuse(self, what: str, text: str) -> NoReturn:
         raise ModelError(f"{self._path}: its {what} {text[:100]!r} is none that a plain exported program has")
+
+
+def _plain_node(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS
+    if isinstance(node, ast.Name):
+        return node.id in _FUNCTIONS or _SYMBOL.fullmatch(node.id) is not None
+    if isinstance(node, ast.Constant):
+        return not isinstance(node.value, str) or _SYMBOL.fullmatch(node.value) is not None
+    return isinstance(node, _EXPRESSION_NODES)
+
+
+def _guard_node(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Attribute) and not node.args and not node.keywords
+    if isinstance(node, ast.Attribute):
+        return node.attr in ("size", "stride", "storage_offset")
+    if isinstance(node, ast.Name):
+        return node.id == "L"
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, str) and node.value.isidentifier()
+    return isinstance(node, ast.Subscript)

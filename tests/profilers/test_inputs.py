@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ from hypothesis import strategies as st
 from inferplan.profilers.inputs import StageInputs, examples_sha256
 from inferplan.profilers.points import PointTask, pinned
 from inferplan.profilers.process import Limits
-from inferplan.profilers.runtimes.executor import ExecutorSpec
+from inferplan.profilers.runtimes.executor import Executor, ExecutorSpec
 from inferplan.profilers.scoring import payload_bytes
 from inferplan.spec.rows import PointKey
+from inferplan.spec.stage import Choice, Sizes, Stage, Variant
 from inferplan.spec.stagecode import Example
 
 
@@ -36,6 +39,20 @@ def test_other_seeds_give_other_orders() -> None:
     first = next(numbered(100).batches(100, [1]))
     second = next(numbered(100).batches(100, [2]))
     assert first != second
+
+
+def test_the_shape_of_made_up_inputs_has_the_distribution(tmp_path: Path, make_model: Callable[..., Path]) -> None:
+    make_model(shape=["N", "W"])
+    sizes = Sizes(values=[2, 5], weights=[1, 3])
+    stage = Stage(variants={"v": Variant(model="model.onnx", input_dims={"W": sizes}), "s": Variant(runtime="skip")})
+    with Executor.open(tmp_path, "s", stage, Choice("v")) as executor:
+        inputs = StageInputs.of(executor, None)
+        assert inputs.made_up
+        assert inputs.shape(executor, 4) == {"x": [4, {"name": "W", "values": [2, 5], "weights": [1.0, 3.0]}]}
+        data = StageInputs((Example("0", {"x": np.zeros(3, np.float32)}),), True)
+        assert data.shape(executor, 2) == {"x": [2, 3]}
+    with Executor.open(tmp_path, "s", stage, Choice("s")) as executor:
+        assert numbered(3).shape(executor, 2) == {}
 
 
 def test_the_hash_of_data_follows_inputs_and_truths() -> None:

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from inferplan.spec.errors import InputError
-from inferplan.spec.stagecode import Context, load_class, pipeline_adapter, stage_adapter
+from inferplan.spec.stagecode import (
+    Context,
+    ModelInfo,
+    TensorInfo,
+    load_class,
+    load_function,
+    pipeline_adapter,
+    stage_adapter,
+)
 
 
 def code(root: Path, text: str, name: str = "stages") -> None:
@@ -27,6 +35,36 @@ def test_without_code_tensors_pass_through(tmp_path: Path) -> None:
     requests = pipeline.decode({"x": batch["x"]})
     assert [request["x"].tolist() for request in requests] == [[1.0, 2.0], [3.0, 4.0]]
     assert pipeline.encode(predictions)["y"].shape == (2, 2)
+
+
+def text_context(root: Path) -> Context:
+    ids = TensorInfo("ids", "int64", (None, None, 2), ("batch", "length", ""))
+    return Context(root, stage="a", model=ModelInfo((ids, TensorInfo("words", "object", (None, None))), ()))
+
+
+def test_items_that_differ_in_a_free_dimension_are_filled_up(tmp_path: Path) -> None:
+    stage = stage_adapter(None, text_context(tmp_path))
+    items = [{"ids": np.full((length, 2), 7), "words": np.array(["a"] * length, dtype=object)} for length in (1, 3)]
+    batch = stage.preprocess(items)
+    assert batch["ids"].tolist() == [[[7, 7], [0, 0], [0, 0]], [[7, 7]] * 3]
+    assert batch["ids"].dtype == np.int64
+    assert batch["words"].tolist() == [["a", "", ""], ["a", "a", "a"]]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "problem"),
+    [
+        (((2, 2), (2, 3)), r"differ in dimension 2 of ids, which the model has fixed at 2"),
+        (((2, 2), (2,)), r"differ in the shape of ids"),
+    ],
+)
+def test_items_that_differ_elsewhere_are_refused(
+    tmp_path: Path, shapes: tuple[tuple[int, ...], ...], problem: str
+) -> None:
+    for context in (text_context(tmp_path), Context(tmp_path, stage="a")):
+        expected = problem if context.model else r"differ in the shape of ids"
+        with pytest.raises(InputError, match=r"stage a: the items of a batch " + expected):
+            stage_adapter(None, context).preprocess([{"ids": np.zeros(shape)} for shape in shapes])
 
 
 def test_scores_are_means_or_ratios_of_sums(tmp_path: Path) -> None:
@@ -92,3 +130,11 @@ def test_code_may_import_its_neighbours(tmp_path: Path) -> None:
     code(tmp_path, "VALUE = 7\n", "neighbour_of_stage")
     code(tmp_path, "from neighbour_of_stage import VALUE\nclass Stage:\n    value = VALUE\n")
     assert load_class("stages:Stage", tmp_path).__dict__["value"] == 7
+
+
+def test_functions_are_found_by_name(tmp_path: Path) -> None:
+    code(tmp_path, "def double(x): return 2 * x\nnumber = 3\n", "functions")
+    assert load_function("functions:double", tmp_path)(4) == 8
+    for missing in ("number", "triple"):
+        with pytest.raises(InputError, match=f"defines no function {missing}"):
+            load_function(f"functions:{missing}", tmp_path)

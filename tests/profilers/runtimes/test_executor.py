@@ -12,7 +12,7 @@ import pytest
 
 from inferplan.profilers.runtimes.executor import Executor, ExecutorSpec
 from inferplan.spec.errors import InputError
-from inferplan.spec.stage import Choice, Stage, Variant
+from inferplan.spec.stage import Choice, Sizes, Stage, Variant
 
 MakeModel = Callable[..., Path]
 
@@ -41,6 +41,7 @@ def test_stage_code_stands_around_the_model(tmp_path: Path, make_model: MakeMode
         examples = executor.examples()
         batch = executor.execute([example.input for example in examples])
         assert batch.predictions == [0.0, 2.0, 4.0, 6.0, 8.0]
+        assert batch.elements == 20
         assert min(batch.pre_s, batch.infer_s, batch.post_s) > 0
         assert batch.service_s == batch.pre_s + batch.infer_s + batch.post_s
         assert executor.route(1.0, 2.0) == [2.0, 2.0]
@@ -57,6 +58,7 @@ def test_skip_passes_through_and_runs_no_model(tmp_path: Path) -> None:
         batch = executor.execute([1.0, 2.0])
         assert batch.predictions == [0.0, 0.0]
         assert (batch.pre_s, batch.infer_s) == (0.0, 0.0)
+        assert batch.elements == 0
         assert executor.info.inputs == ()
 
 
@@ -69,22 +71,6 @@ def test_without_code_inputs_are_made_up_in_the_models_shape(tmp_path: Path, mak
         np.testing.assert_allclose(predictions[1]["y"], 2 * inputs[1]["x"])
         again = executor.made_up_inputs(4)
         np.testing.assert_array_equal(again[3]["x"], inputs[3]["x"])
-
-
-def test_a_free_dimension_without_a_value_is_asked_for(tmp_path: Path, make_model: MakeModel) -> None:
-    make_model(shape=["N", 3, "W"])
-    executor = opened(tmp_path, Variant(model="model.onnx"))
-    with pytest.raises(InputError, match=r"\[3, \?\].*input_shapes"):
-        executor.made_up_inputs(1)
-
-
-def test_a_declared_shape_must_be_one_the_model_has(tmp_path: Path, make_model: MakeModel) -> None:
-    make_model(shape=["N", 3, "W"])
-    executor = opened(tmp_path, Variant(model="model.onnx", input_shapes={"x": [4, 7], "z": [1]}))
-    with pytest.raises(InputError) as caught:
-        executor.made_up_inputs(1)
-    assert "z, which is no input" in str(caught.value)
-    assert "[4, 7]; the model has [3, ?]" in str(caught.value)
 
 
 def test_a_fixed_batch_dimension_is_known(tmp_path: Path, make_model: MakeModel) -> None:
@@ -107,6 +93,24 @@ def test_a_stage_with_preprocessing_needs_examples(tmp_path: Path, make_model: M
 def test_a_spec_survives_json(tmp_path: Path) -> None:
     spec = ExecutorSpec.of(tmp_path, "s", Stage(variants={"v": Variant(model="m.onnx")}), Choice("v"))
     assert ExecutorSpec(**spec.to_json()) == spec
+
+
+def test_items_of_drawn_sizes_are_filled_up_to_the_largest_of_their_batch(
+    tmp_path: Path, make_model: MakeModel
+) -> None:
+    make_model(shape=["N", 3, "W"])
+    sizes = Sizes(values=[2, 5], weights=[1, 1])
+    with opened(tmp_path, Variant(model="model.onnx", input_dims={"W": sizes})) as executor:
+        inputs = executor.made_up_inputs(4)
+        assert sorted(item["x"].shape[1] for item in inputs) == [2, 2, 5, 5]
+        batch = executor.execute(inputs)
+        assert batch.elements == 4 * 3 * 5
+        for item, prediction in zip(inputs, batch.predictions, strict=True):
+            width = item["x"].shape[1]
+            np.testing.assert_allclose(prediction["y"][:, :width], 2 * item["x"])
+            assert not prediction["y"][:, width:].any()
+        drawn = {"name": "W", "values": [2, 5], "weights": [1.0, 1.0]}
+        assert executor.made_up_shape(8) == {"x": [8, 3, drawn]}
 
 
 def test_importing_it_is_light() -> None:
