@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import signal, stats
 
 from inferplan.profilers.statistics import (
     binomial_cdf,
@@ -15,9 +15,11 @@ from inferplan.profilers.statistics import (
     drift,
     interval,
     least_count,
+    mean_interval,
     most_over,
     process_spread,
     quantiles,
+    t_quantile,
     upper_bound,
     wilson,
 )
@@ -87,6 +89,61 @@ def test_percentiles_are_null_below_the_least_count_and_ordered_above(times: lis
 
 def test_no_samples_give_no_numbers() -> None:
     assert quantiles(np.array([])).mean_s is None
+    assert quantiles(np.array([1.0])).mean_upper_s is None
+
+
+def test_bounds_hold_with_the_confidence_asked_for() -> None:
+    times = np.random.default_rng(0).random(400)
+    assert quantiles(times).p99_upper_s is None
+    assert quantiles(times, 0.9).p99_upper_s is not None
+    for confidence in (0.8, 0.95, 0.99):
+        n = least_count(90.0, confidence=confidence)
+        assert quantiles(times[:n], confidence).p90_upper_s is not None
+        assert quantiles(times[: n - 1], confidence).p90_upper_s is None
+    assert quantiles(times, 0.999).p50_upper_s > quantiles(times, 0.9).p50_upper_s
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])
+def test_students_t_is_scipys(confidence: float) -> None:
+    found = [t_quantile(freedom, confidence) for freedom in range(1, 60)]
+    np.testing.assert_allclose(found, stats.t.ppf(0.5 + confidence / 2, np.arange(1, 60)), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("processes", "correlation", "between", "least", "most"),
+    [
+        (1, 0.0, 0.0, 0.935, 0.965),  # batch means of one process
+        (1, 0.8, 0.0, 0.92, 0.96),
+        (3, 0.0, 1.0, 0.935, 0.965),  # processes that differ: Student's t of their means
+        (5, 0.8, 1.0, 0.935, 0.97),
+        (3, 0.0, 0.1, 0.95, 1.0),  # processes that hardly differ: on the safe side
+        (3, 0.8, 0.0, 0.95, 1.0),
+    ],
+)
+def test_the_interval_of_a_mean_covers_it(
+    processes: int, correlation: float, between: float, least: float, most: float
+) -> None:
+    """Series of 300 with normal noise of one, correlated from call to call, in processes apart by `between`."""
+    generator = np.random.default_rng(11)
+    which = np.repeat(np.arange(processes, dtype=np.int32), 300)
+    covered = 0
+    for _ in range(1500):
+        noise = signal.lfilter([1.0], [1.0, -correlation], generator.normal(size=(processes, 500)), axis=1)
+        times = 100 + noise[:, -300:] + between * generator.normal(size=(processes, 1))
+        lower, upper = mean_interval(times.ravel(), which)
+        covered += lower <= 100 <= upper
+    assert least <= covered / 1500 <= most
+
+
+def test_the_interval_of_a_mean_lies_around_it() -> None:
+    times = np.random.default_rng(2).exponential(0.01, 700)
+    which = np.repeat(np.array([0, 1, 2], np.int32), [100, 250, 350])
+    found = quantiles(times, process=which)
+    assert found.mean_lower_s < found.mean_s < found.mean_upper_s
+    assert (found.mean_lower_s, found.mean_upper_s) == mean_interval(times, which)
+    assert mean_interval(np.array([0.0, 1e-9, 0.1])) >= (0.0, 0.0)
+    # A process with one sample has a mean to compare, but no variance of its own.
+    assert mean_interval(np.array([1.0, 1.0, 2.0]), np.array([0, 0, 1], np.int32))[1] > 2
 
 
 @given(n=st.integers(1, 2000), data=st.data())
