@@ -12,12 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import yaml
 from onnx import TensorProto, helper
 
 from inferplan.spec.document import LoadedWorkload, load_workload
+from inferplan.spec.rows import AccuracyRow, FlowRow, InterferenceRow, Measurement, PointKey, Quantiles, Samples
+from inferplan.spec.tables import AnyRow
 
 Shape = Sequence[int | str | None]
 
@@ -185,7 +188,7 @@ def build_nvml(folder: Path, *options: str) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def with_nvml(nvml_stand_in: Path) -> Callable[..., Any]:
     """Runs Python code in a process that finds the stand-in driver; returns what it prints as JSON.
 
@@ -207,3 +210,36 @@ def with_nvml(nvml_stand_in: Path) -> Callable[..., Any]:
         return json.loads(done.stdout)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def some_rows() -> Callable[[int], list[AnyRow]]:
+    """Rows of every table, `count` things of each: points, accuracies, flows, slow-downs."""
+
+    def made(count: int) -> list[AnyRow]:
+        when = "2026-01-01"
+        rows: list[AnyRow] = []
+        for index in range(count):
+            key = PointKey("s", "v", "", "00", "", "onnxruntime", "1", "{}", "cpu", "edge/box", "ff", 2**index, 1, "{}")
+            rows += [
+                Measurement(key, "ok", n=3, service=Quantiles(mean_s=0.002, p50_s=0.001), measured_at=when),
+                AccuracyRow(
+                    "stage", "s", f"v{index}", "{}", "", "top1", 0.5, 0.4, 0.6, 9, "wilson", "aa", measured_at=when
+                ),
+                FlowRow("s", f"t{index}", "v", "", 2.0, "[2]", 10.0, 1, "aa", when),
+                InterferenceRow(key, '[["s", "v", 1, 1]]', "bb", 1.2, 1.1, 1.3, 1.4, 8, 100, measured_at=when),
+            ]
+        return rows
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def samples_of() -> Callable[[Measurement], Samples]:
+    """Three raw times of a point."""
+
+    def made(row: Measurement) -> Samples:
+        times = np.array([0.001, 0.002, 0.003])
+        return Samples(row.key.id(), np.zeros(3, np.int32), times, times / 2, np.ones(3, np.int64))
+
+    return made

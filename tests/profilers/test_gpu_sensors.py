@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferplan.profilers.gpu_sensors import GpuReading, GpuWatch, GpuWindow, gpu_columns
+from inferplan.profilers.process import Limits, WorkerProcess
 from inferplan.spec.rows import Measurement
 
 Run = Callable[..., Any]
@@ -170,6 +172,13 @@ def test_windows_taken_together() -> None:
 def test_a_window_too_short_for_the_counter_has_no_energy() -> None:
     columns = gpu_columns([GpuWindow(0.1, 5.0, 1e9, 1e9)], 4)
     assert (columns["energy_j"], columns["mean_power_w"], columns["gpu_clock_min_hz"]) == (None, None, 1e9)
+
+
+def test_measuring_processes_number_gpus_as_the_driver_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    with WorkerProcess(Limits(20.0, 2**30), 1) as worker:
+        variables = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
+    assert b"CUDA_DEVICE_ORDER=PCI_BUS_ID" in variables
 
 
 POINT = """

@@ -27,7 +27,7 @@ READINGS = {
     "processes": ("nvmlDeviceGetComputeRunningProcesses_v3", "processes"),
 }
 
-READ = f"""
+_READ_ALL = f"""
 import dataclasses, json
 from inferplan.profilers.nvml import NoDriver, open_driver
 
@@ -42,16 +42,27 @@ def read(gpu):
     values = {{name: plain(getattr(gpu, name)()) for name in {sorted([*READINGS, "mig_enabled"])!r}}}
     return {{"name": gpu.name, "uuid": gpu.uuid, **values, "gaps": gpu.gaps}}
 
-try:
+def read_all():
     with open_driver() as driver:
-        found = driver.gpus()
-        print(json.dumps({{
+        return {{
             "driver": driver.version(),
             "cuda": driver.cuda_version(),
-            "gpus": [{{**read(gpu), "instances": [read(one) for one in gpu.instances()]}} for gpu in found],
-        }}))
+            "gpus": [{{**read(gpu), "instances": [read(one) for one in gpu.instances()]}} for gpu in driver.gpus()],
+        }}
+"""
+READ = f"""{_READ_ALL}
+try:
+    print(json.dumps(read_all()))
 except NoDriver as error:
     print(json.dumps({{"no driver": str(error)}}))
+"""
+READ_WITH_FAILURES = f"""{_READ_ALL}
+import os
+found = {{}}
+for failure in os.environ["FAILURES"].split():
+    os.environ["NVML_FAIL"] = failure
+    found[failure] = read_all()["gpus"][0]
+print(json.dumps(found))
 """
 PROCESSES = {"NVML_PROCESSES": "self:1048576,4242:2097152,77:na", "NVML_DRAWING": "4242:5,900:7"}
 
@@ -103,13 +114,22 @@ def test_a_gap_of_the_gpu_is_one_of_its_instances(with_nvml: Run) -> None:
     assert {instance["gaps"]["clock"] for instance in two["instances"]} == {"no permission"}
 
 
+@pytest.fixture(scope="module")
+def failing(with_nvml: Run) -> Any:
+    """What GPU 0 shows with each function failing alone, by failure. One process reads them all."""
+    failures = " ".join(f"{function}={code}" for function, _ in READINGS.values() for code in _WHY)
+    return with_nvml(READ_WITH_FAILURES, FAILURES=failures, NVML_GPUS="1")
+
+
+_WHY = {3: "not supported by this GPU", 4: "no permission"}
+
+
 @pytest.mark.parametrize("reading", sorted(READINGS))
-@pytest.mark.parametrize(("code", "why"), [(3, "not supported by this GPU"), (4, "no permission")])
-def test_each_reading_may_be_missing_alone(with_nvml: Run, reading: str, code: int, why: str) -> None:
+@pytest.mark.parametrize("code", _WHY)
+def test_each_reading_may_be_missing_alone(failing: Any, reading: str, code: int) -> None:
     function, gap = READINGS[reading]
-    one = with_nvml(READ, NVML_FAIL=f"{function}={code}", NVML_GPUS="1")["gpus"][0]
-    assert one[reading] is None
-    assert why in one["gaps"][gap]
+    one = failing[f"{function}={code}"]
+    assert one["gaps"] == {gap: _WHY[code]}
     assert {name for name in READINGS if one[name] is None} == {reading}
 
 
@@ -184,36 +204,32 @@ def test_no_binding(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-@pytest.mark.parametrize(
-    ("visible", "names"),
-    [
-        (None, ["Stand-in Two MIG 3g.20gb"]),  # the first instance, and nothing beside it
-        ("", []),
-        ("-1", []),
-        ("0", ["Stand-in One"]),
-        ("0,7,1", ["Stand-in One"]),
-        ("1,0", ["Stand-in Two MIG 3g.20gb"]),
-        ("GPU-1111", ["Stand-in One"]),
-        ("GPU-", []),
-        (" MIG-44444444-dddd , 0", ["Stand-in Two MIG 1g.5gb"]),
-    ],
-)
-def test_what_cuda_shows(with_nvml: Run, visible: str | None, names: list[str]) -> None:
-    variables = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    assert with_nvml(FOR_CUDA, **variables) == names
+_FIRST, _SECOND = "Stand-in Two MIG 3g.20gb", "Stand-in Two MIG 1g.5gb"
 
 
-def test_what_cuda_shows_without_mig(with_nvml: Run) -> None:
-    assert with_nvml(FOR_CUDA, NVML_NO_MIG="1") == ["Stand-in One", "Stand-in Two"]
-    assert with_nvml(FOR_CUDA, NVML_NO_MIG="1", CUDA_VISIBLE_DEVICES="1,0") == ["Stand-in Two", "Stand-in One"]
-
-
-FOR_CUDA = """
+@pytest.mark.parametrize("mig", [True, False])
+def test_what_cuda_shows(with_nvml: Run, mig: bool) -> None:
+    expected = {
+        None: [_FIRST] if mig else ["Stand-in One", "Stand-in Two"],  # an instance, and nothing beside it
+        "": [],
+        "-1": [],
+        "0": ["Stand-in One"],
+        "0,7,1": ["Stand-in One"],  # the list ends at the first that is none
+        "1,0": [_FIRST] if mig else ["Stand-in Two", "Stand-in One"],
+        "GPU-1111": ["Stand-in One"],
+        "GPU-": [],
+        " MIG-44444444-dddd , 0": [_SECOND] if mig else [],
+    }
+    code = f"""
 import json
 from inferplan.profilers.nvml import open_driver
 with open_driver() as driver:
-    print(json.dumps([gpu.name for gpu in driver.for_cuda()]))
+    cases = [{{}} if value is None else {{"CUDA_VISIBLE_DEVICES": value}} for value in {list(expected)!r}]
+    print(json.dumps([[gpu.name for gpu in driver.for_cuda(case)] for case in cases]))
 """
+    found = with_nvml(code, **({} if mig else {"NVML_NO_MIG": "1"}))
+    assert dict(zip(expected, found, strict=True)) == expected
+
 
 USE = """
 import json, os, sys
