@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def devices(
     workload: Annotated[
         Path | None,
-        typer.Argument(metavar="[WORKLOAD]", help="workload.yaml, or its folder: which of its devices this can be."),
+        typer.Argument(metavar="WORKLOAD", help="workload.yaml, or its folder: which of its devices this can be."),
     ] = None,
     set_: SetOption = None,
     ask_runtimes: Annotated[
