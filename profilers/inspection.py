@@ -1,4 +1,4 @@
-"""A look at every variant before anything is measured: does it load, what is it fed with, how slow is it."""
+"""A look at every choice before anything is measured: does it load, what is it fed with, how slow is it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from inferplan.spec.rows import Status
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a look at a variant found. `shapes` has the JSON of what the model is fed with, per batch size.
+    """What a look at a choice found. `shapes` has the JSON of what the model is fed with, per batch size.
 
-    Where `status` is not ok the variant cannot be run at all, `reason` says why, and the rest is empty.
+    Where `status` is not ok the choice cannot be run at all, `reason` says why, and the rest is empty.
     """
 
     status: Status = "ok"
@@ -39,7 +39,7 @@ class Inspection:
 
 
 class Inspector:
-    """Looks at variants one after another in one measuring process, a fresh one after a failure."""
+    """Looks at choices one after another in one measuring process, a fresh one after a failure."""
 
     def __init__(self, limits: Limits, bounded_data: bool = True) -> None:
         self._limits = limits
@@ -80,7 +80,7 @@ class Inspector:
     def variant(
         self, spec: ExecutorSpec, requests: PipelineSpec | None, provider: str, batches: Sequence[int]
     ) -> Inspection:
-        """Look at a variant. A model that does not load or run is a finding.
+        """Look at a choice. A model that does not load or run is a finding.
 
         Raises InputError where the fault is in the user's code or data: nothing could be measured then.
         """
@@ -91,7 +91,7 @@ class Inspector:
             self.close()
             before_the_model = not found.loaded_code or (found.opened is not None and found.inputs is None)
             if failure.raised and before_the_model:
-                raise InputError(f"stage {spec.stage}, variant {spec.variant}: {failure.reason}") from failure
+                raise InputError(_named(spec, failure.reason)) from failure
             return Inspection(failure.status, failure.reason, found.version)
         return found.inspection()
 
@@ -123,6 +123,12 @@ class Inspector:
         if self._worker is None:
             self._worker = WorkerProcess(self._limits, 1, (), self._bounded_data)
         return self._worker
+
+
+def _named(spec: ExecutorSpec, reason: str) -> str:
+    """A reason that says whose it is, once."""
+    known = reason.startswith(f"stage {spec.stage}")
+    return reason if known else f"stage {spec.stage}, variant {spec.choice}: {reason}"
 
 
 @dataclass(slots=True)

@@ -3,6 +3,9 @@
 Commands come as lines of JSON on standard input; answers go as frames over the results pipe. What the user's
 code prints goes to standard error, whose end the parent keeps for the reason of a failure. The process ends
 when its commands end, and is ended when the parent is gone (the lifeline pipe closes), whatever it is doing.
+
+What only evaluations need (pydantic, metrics) is imported by them: every point starts several processes, and
+their memory is measured.
 """
 
 from __future__ import annotations
@@ -24,12 +27,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from inferplan.profilers.combinations import evaluate_combinations
 from inferplan.profilers.frames import Frame, encode, says_memory
 from inferplan.profilers.inputs import PipelineSpec, StageInputs, examples_sha256
 from inferplan.profilers.runtimes.executor import Executor, ExecutorSpec
 from inferplan.profilers.runtimes.registry import runtime
-from inferplan.profilers.scoring import rescore, score_stage
 from inferplan.profilers.sensors import Window, peak_resident_bytes, read_sensors
 from inferplan.spec import errors
 from inferplan.spec.errors import InferplanError
@@ -65,9 +66,9 @@ class Worker:
             "burn": self._burn,
             "rest": self._rest,
             "score": self._score,
-            "rescore": rescore,
+            "rescore": self._rescore,
             "requests": self._requests,
-            "combinations": evaluate_combinations,
+            "combinations": self._combinations,
         }
         yield from actions[command["do"]](command)
 
@@ -151,7 +152,21 @@ class Worker:
 
     def _score(self, command: Command) -> Iterator[Frame]:
         """The open variant on all its inputs."""
+        from inferplan.profilers.scoring import score_stage
+
         yield from score_stage(self._opened(), self._loaded(), command["batch"], command["metrics"])
+
+    def _rescore(self, command: Command) -> Iterator[Frame]:
+        """Metrics of predictions that were kept."""
+        from inferplan.profilers.scoring import rescore
+
+        yield from rescore(command)
+
+    def _combinations(self, command: Command) -> Iterator[Frame]:
+        """Whole pipelines on their labelled requests."""
+        from inferplan.profilers.combinations import evaluate_combinations
+
+        yield from evaluate_combinations(command)
 
     def _requests(self, command: Command) -> Iterator[Frame]:
         """How many labelled requests the pipeline has, and their hash."""
