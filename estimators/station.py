@@ -82,28 +82,30 @@ def _unequal(arrivals_s: Floats, station: Station, uniforms: Floats) -> Served:
     assert station.service is not None
     limit, delay, count = station.max_batch, station.max_queue_delay_s, len(arrivals_s)
     pools = [[0.0], *(station.service.draws_s(size).tolist() for size in range(1, limit + 1))]
+    lengths = [len(pool) for pool in pools]
     times, picks = arrivals_s.tolist(), uniforms.tolist()
     frees = [(0.0, factor) for factor in sorted(station.slowdowns)]
     starts: list[float] = []
     sizes: list[int] = []
     services: list[float] = []
-    first = 0
+    first = batch = 0
     while first < count:
         start = times[first] + delay
         last = first + limit - 1
         if last < count and times[last] < start:
             start = times[last]
         free, factor = frees[0]
-        start = max(start, free)
-        beyond = bisect_right(times, start, first, min(last + 1, count))
+        if free > start:
+            start = free
+        beyond = bisect_right(times, start, first, min(last + 1, count)) if limit > 1 else first + 1
         size = beyond - first
-        pool = pools[size]
-        service = pool[int(picks[len(starts)] * len(pool))] * factor
+        service = pools[size][int(picks[batch] * lengths[size])] * factor
         heapreplace(frees, (start + service, factor))
         starts.append(start)
         sizes.append(size)
         services.append(service)
         first = beyond
+        batch += 1
     begun, taken, spent = np.array(starts), np.array(sizes, dtype=np.int64), np.array(services)
     return Served(np.repeat(begun + spent, taken), begun, taken, spent)
 

@@ -18,6 +18,7 @@ FINAL = Effort(calls=6_000_000)
 GLANCE = Effort(calls=150_000)
 
 
+SETTLING = Effort(calls=60_000)
 PASSES = 4
 SETTLED = 5e-3
 
@@ -105,7 +106,7 @@ class Judge:
             network = network_of(self.problem, solution.columns, slow)
             if not slow or network.unstable():
                 break
-            seen = simulate(network, self.seed, GLANCE).stations
+            seen = simulate(network, self.seed, SETTLING).stations
             busy = {name: station.utilisation for name, station in seen.items()}
             again = interference.slowdowns(beside, machines, busy)
             settled = _apart(slow, again) <= SETTLED

@@ -169,16 +169,16 @@ class Search:
             return None
         found = list(spreads(self.problem, plan, self.ask.counts, most))
         # The further apart, the faster: the last one decides whether any is certified, bisection which is the first.
-        if not found or self.judge.certain(found[-1]).verdict != "met":
+        if not found or self.judge.judge(found[-1]).verdict == "missed":
             return None
         low, high = 0, len(found) - 1
-        while low < high:
+        while low < high and time.monotonic() < self.deadline:
             middle = (low + high) // 2
-            if self.judge.certain(found[middle]).verdict == "met":
+            if self.judge.judge(found[middle]).verdict == "met":
                 high = middle
             else:
                 low = middle + 1
-        return found[low]
+        return found[high] if self.judge.certain(found[high]).verdict == "met" else None
 
     def _polish(self) -> None:
         """Of plans as good as the incumbent, take the one that the ties prefer, if it is certified too."""

@@ -14,7 +14,7 @@ import yaml
 
 from inferplan.spec.document import LoadedWorkload, load_workload
 from inferplan.spec.profile import Profile
-from inferplan.spec.rows import AccuracyRow, FlowRow, Measurement, PointKey, Quantiles, Samples
+from inferplan.spec.rows import AccuracyRow, FlowRow, InterferenceRow, Measurement, PointKey, Quantiles, Samples
 
 MODEL = b"model"
 MODEL_SHA256 = hashlib.sha256(MODEL).hexdigest()
@@ -29,22 +29,36 @@ class SyntheticProfile(Profile):
 
 def measurement(stage: str, variant: str, batch: int, mean_s: float, **options: Any) -> Measurement:
     values = {"model_sha256": MODEL_SHA256, "device": "edge/cpu", "threads": 1, "provider": "cpu", **options}
+    origin, source = values.pop("origin", "measured"), values.pop("source", "")
+    variant, _, modalities = variant.partition("@")
     std = values.pop("std_s", 0.05 * mean_s)
     memory = values.pop("memory_bytes", 100 * 2**20)
     status, reason = values.pop("status", "ok"), values.pop("reason", "")
     measured_at = values.pop("measured_at", "2026-01-01T00:00:00Z")
     key = PointKey(
-        stage, variant, "", values["model_sha256"], "", "onnxruntime", "1.0", "{}", values["provider"],
+        stage, variant, modalities, values["model_sha256"], "", values.get("runtime", "onnxruntime"),
+        values.get("runtime_version", "1.0"), values.get("options", "{}"), values["provider"],
         values["device"], values.get("device_fingerprint", "f"), batch, values["threads"], "{}",
     )  # fmt: skip
     service = Quantiles(mean_s=mean_s, std_s=std)
-    return Measurement(key, status, reason, n=1000, service=service, peak_rss_bytes=memory, measured_at=measured_at)
+    return Measurement(
+        key, status, reason, n=1000 if origin == "measured" else 0, service=service, peak_rss_bytes=memory,
+        measured_at=measured_at, origin=origin, source=source,
+    )  # fmt: skip
 
 
 def stage_accuracy(stage: str, variant: str, value: float, width: float = 0.01) -> AccuracyRow:
+    variant, _, modalities = variant.partition("@")
     return AccuracyRow(
-        "stage", stage, variant, "{}", "", "acc", value, value - width, value + width, 1000, "wilson", ""
+        "stage", stage, variant, "{}", modalities, "acc", value, value - width, value + width, 1000, "wilson", ""
     )
+
+
+def interference(stage: str, variant: str, neighbours: Sequence[tuple[str, str]], slowdown: float) -> InterferenceRow:
+    """A slow-down at batch 1, beside neighbours (stage, choice) at batch 1, one thread each."""
+    key = measurement(stage, variant, 1, 0.01).key
+    listed = json.dumps(sorted([other, choice, 1, 1] for other, choice in neighbours))
+    return InterferenceRow(key, listed, hashlib.sha256(listed.encode()).hexdigest(), slowdown, blocks=9, n=1000)
 
 
 def end_to_end(variants: Mapping[str, str], value: float, width: float = 0.01) -> AccuracyRow:
@@ -56,7 +70,8 @@ def end_to_end(variants: Mapping[str, str], value: float, width: float = 0.01) -
 
 def flow(source: str, target: str, variant: str, counts: Sequence[int]) -> FlowRow:
     mean = sum(counts) / len(counts)
-    return FlowRow(source, target, variant, "", mean, json.dumps(list(counts)), None, len(counts), "")
+    variant, _, modalities = variant.partition("@")
+    return FlowRow(source, target, variant, modalities, mean, json.dumps(list(counts)), None, len(counts), "")
 
 
 @dataclasses.dataclass
@@ -74,9 +89,13 @@ class Instances:
         devices: Mapping[str, Mapping[str, Any]] | None = None,
         **rest: Any,
     ) -> LoadedWorkload:
-        """Write and load a workload; variants named skip are skip variants; every stage has the metric acc."""
+        """Write and load a workload; variants named skip are skip variants; every stage has the metric acc.
+
+        `specs`: fields of single variants, by name.
+        """
         (self.folder / "model.onnx").write_bytes(MODEL)
-        delays = rest.pop("delays", [0.0])
+        delays, specs = rest.pop("delays", [0.0]), rest.pop("specs", {})
+        modalities = sorted({name for spec in specs.values() for name in spec.get("modalities", {}).get("reads", [])})
         document = {
             "apiVersion": "inferplan/v1",
             "name": "synthetic",
@@ -85,8 +104,10 @@ class Instances:
                     stage: {
                         "metric": {"name": "acc"},
                         "max_queue_delays_s": delays,
+                        "modalities": modalities,
                         "variants": {
-                            v: {"runtime": "skip"} if v == "skip" else {"model": "model.onnx"} for v in variants
+                            v: {"runtime": "skip"} if v == "skip" else {"model": "model.onnx", **specs.get(v, {})}
+                            for v in variants
                         },
                     }
                     for stage, variants in stages.items()
@@ -109,6 +130,7 @@ class Instances:
         rows: Sequence[Measurement] = (),
         combinations: Sequence[AccuracyRow] = (),
         flows: Sequence[FlowRow] = (),
+        beside: Sequence[InterferenceRow] = (),
         **options: Any,
     ) -> SyntheticProfile:
         """A profile of mean service times (stage, variant) -> batch -> seconds on edge/cpu."""
@@ -119,8 +141,9 @@ class Instances:
         ]
         scored = [stage_accuracy(s, v, value) for (s, v), value in (accuracy or {}).items()]
         return SyntheticProfile(
-            self.folder, (*measured, *rows), (*scored, *combinations), tuple(flows), hashlib.sha256(b"p").hexdigest()
-        )
+            self.folder, (*measured, *rows), (*scored, *combinations), tuple(flows), hashlib.sha256(b"p").hexdigest(),
+            (), tuple(beside),
+        )  # fmt: skip
 
 
 @pytest.fixture
@@ -132,3 +155,9 @@ def instances(tmp_path: Path) -> Instances:
 def module_instances(tmp_path_factory: pytest.TempPathFactory) -> Instances:
     """For property tests, which share one folder over their examples."""
     return Instances(tmp_path_factory.mktemp("instances"))
+
+
+@pytest.fixture(scope="session")
+def slowed() -> Any:
+    """slowed(stage, choice, neighbours, slow-down): an interference row."""
+    return interference
