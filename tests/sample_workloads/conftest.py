@@ -70,7 +70,7 @@ def shortened() -> Callable[..., None]:
         for variant in stage["variants"].values():
             if variant.get("parent") not in variants:
                 variant.pop("parent", None)
-        document["profile"] = {"batch_sizes": [1, 4], "threads": [1], "processes": 1, "neighbours": "none"}
+        document["profile"] = {"batch_sizes": [2], "threads": [1], "processes": 1, "neighbours": "none"}
         document["profile"] |= {"min_time_s": 0.05, "max_time_s": 0.5}
         file.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
