@@ -138,22 +138,18 @@ def _report_dry_run(campaign: Campaign, json: bool) -> None:
 
 
 def _report(loaded: LoadedWorkload, profile: Profile, summary: CampaignSummary) -> None:
-    from inferplan.cli.output import heading, say, show
-    from inferplan.reports.profile_tables import combinations_table, variants_table
+    from inferplan.cli.output import heading, say
+    from inferplan.cli.profile_show import show_view
+    from inferplan.reports.profile_view import view
     from inferplan.reports.quantities import clock
 
     workload = loaded.workload
+    beside = f"{summary.beside} side by side, " if summary.beside else ""
     heading(f"Profile of {workload.name} on {summary.device}")
-    show(variants_table(workload, profile), indent=2)
-    if workload.accuracy is not None:
-        combinations = combinations_table(profile, workload.accuracy.metric.name)
-        if combinations.rows:
-            say()
-            heading("Whole combinations, end to end")
-            show(combinations, indent=2)
+    show_view(view(profile, workload), workload)
     say()
     say(
-        f"{summary.measured} points measured, {summary.evaluated} evaluations, {summary.resumed} there already, "
+        f"{summary.measured} points measured, {summary.evaluated} evaluations, {beside}{summary.resumed} there already, "
         f"{len(summary.failed)} failed, in {clock(summary.seconds)}: {profile.path}"
     )
     for failed in (*summary.failed, *summary.failed_before):

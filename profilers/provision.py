@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from inferplan.profilers.fingerprint import Machine
+from inferplan.profilers.runtimes.versions import runtime_versions
 from inferplan.spec.errors import InputError, MissingExtraError
 from inferplan.spec.workload import ProfileSettings, Workload
 
 BY_KIND: Mapping[str, tuple[str, ...]] = {"cpu": ("cpu", "openvino"), "gpu": ("cuda", "tensorrt")}
 """Providers that make sense on a kind of device. The first is every runtime's."""
-_DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
-    "torch": ("torch",),
-}
 _EXTRAS = {"onnxruntime": ("cpu", "running ONNX models"), "torch": ("torch", "running torch models")}
 
 
@@ -106,12 +101,12 @@ def resolve_device(workload: Workload, machine: Machine, wanted: str | None) -> 
     raise InputError(f"which device does this machine stand for? --device {' | '.join(fitting)}")
 
 
-def installed_version(runtime: str) -> str:
-    """Version of the installed library behind a runtime, without importing it; empty where there is none."""
-    for distribution in _DISTRIBUTIONS.get(runtime, ()):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(distribution)
-    return ""
+def installed_versions(runtime: str) -> tuple[str, ...]:
+    """Versions that the library behind a runtime may have, told without importing it: several where several of
+    its packages are installed. The runtime that runs nothing has the empty version."""
+    if runtime == "skip":
+        return ("",)
+    return tuple(package.version for package in runtime_versions().get(runtime, ()))
 
 
 def require_runtimes(runtimes: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from inferplan.profilers.inputs import PipelineSpec
 from inferplan.profilers.inspection import Inspection, Inspector
 from inferplan.profilers.jobs import Inspecting, LeftOut, OnEvent
-from inferplan.profilers.provision import Providers, installed_version
+from inferplan.profilers.provision import Providers, installed_versions
 from inferplan.profilers.runtimes.executor import ExecutorSpec
 from inferplan.spec.errors import InputError
 from inferplan.spec.evidence import code_sha256
@@ -134,7 +134,7 @@ class Casting:
                 key.stage, key.variant, key.modalities, key.model_sha256, key.code_sha256,
                 key.options, key.provider, key.device, key.device_fingerprint, key.input_shape,
             )  # fmt: skip
-            current = key.runtime_version == installed_version(key.runtime)
+            current = key.runtime_version in installed_versions(key.runtime)
             if row.status != "ok" and known == wanted and current:
                 return Inspection(row.status, row.reason, key.runtime_version)
         return None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from inferplan.profilers.provision import (
-    installed_version,
+    installed_versions,
     providers,
     require_runtimes,
     thread_counts,
@@ -70,8 +70,8 @@ def test_the_runtimes_in_use(make_workload: MakeWorkload, monkeypatch: pytest.Mo
         assert caught.value.extra == extra
 
 
-def test_versions_are_those_of_whichever_distribution_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = {"onnxruntime-openvino": "1.20", "torch": "2.9"}
+def test_versions_are_those_of_the_packages_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"onnxruntime-openvino": "1.20", "onnxruntime": "1.23", "torch": "2.9"}
 
     def version(name: str) -> str:
         if name not in there:
@@ -79,7 +79,8 @@ def test_versions_are_those_of_whichever_distribution_is_there(monkeypatch: pyte
         return there[name]
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert [installed_version(name) for name in ("onnxruntime", "torch", "skip")] == ["1.20", "2.9", ""]
+    assert installed_versions("onnxruntime") == ("1.23", "1.20")
+    assert (installed_versions("torch"), installed_versions("skip")) == (("2.9",), ("",))
 
 
 def test_threads_beyond_the_cores() -> None:
