@@ -15,7 +15,7 @@ def test_every_resample_has_as_many_examples(n: int) -> None:
     assert counts.shape == (1000, n)
     assert np.all(counts.sum(axis=1) == n)
     # Each example comes up once on average, with variance 1 - 1/n.
-    assert counts.var() == pytest.approx(1 - 1 / n, abs=0.02)
+    assert counts.var() == pytest.approx(1 - 1 / n, abs=0.06)
 
 
 def test_the_same_seed_draws_in_pairs() -> None:
@@ -34,4 +34,4 @@ def test_means_of_resamples() -> None:
 
 def test_the_interval_leaves_out_what_has_no_value() -> None:
     draws = np.concatenate([np.arange(101.0), [np.nan] * 50])
-    assert percentile_interval(draws, 0.9) == (5.0, 95.0)
+    assert percentile_interval(draws, 0.9) == pytest.approx((5.0, 95.0))
