@@ -149,8 +149,8 @@ def _report(loaded: LoadedWorkload, profile: Profile, summary: CampaignSummary) 
     show_view(view(profile, workload), workload)
     say()
     say(
-        f"{summary.measured} points measured, {summary.evaluated} evaluations, {beside}{summary.resumed} there already, "
-        f"{len(summary.failed)} failed, in {clock(summary.seconds)}: {profile.path}"
+        f"{summary.measured} points measured, {summary.evaluated} evaluations, {beside}"
+        f"{summary.resumed} there already, {len(summary.failed)} failed, in {clock(summary.seconds)}: {profile.path}"
     )
     for failed in (*summary.failed, *summary.failed_before):
         say(f"  {failed.status}: {failed.name}: {failed.reason}")
