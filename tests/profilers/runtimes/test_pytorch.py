@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +161,17 @@ def test_arrays_that_torch_does_not_take_as_they_are_are_copied(torch: Any, net:
 def test_threads_are_set(torch: Any, tmp_path: Path, threads: int) -> None:
     load(factory(tmp_path), threads)
     assert torch.get_num_threads() == threads
+
+
+def test_waiting_threads_sleep(tmp_path: Path) -> None:
+    """The variable is read when torch is loaded, so a fresh process has to show it."""
+    pytest.importorskip("torch")
+    code = (
+        "import os; os.environ.pop('OMP_WAIT_POLICY', None)\n"
+        "from inferplan.profilers.runtimes.registry import runtime; runtime('torch').version()\n"
+        "print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "PASSIVE\n"
 
 
 @pytest.mark.parametrize(("autocast", "tolerance"), [("bf16", 0.1), ("fp16", 0.02)])
