@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import monotonic
 
 from inferplan.profilers import accuracy
+from inferplan.profilers.agenda import Agenda, Outlook
 from inferplan.profilers.fingerprint import Machine
+from inferplan.profilers.glances import read_glances, take_glances, write_glances
 from inferplan.profilers.inspection import Inspection
 from inferplan.profilers.interference import measure_interference
 from inferplan.profilers.jobs import (
@@ -20,6 +21,7 @@ from inferplan.profilers.jobs import (
     CombinationsJob,
     Event,
     Failed,
+    GlanceJob,
     InterferenceJob,
     Job,
     JobFinished,
@@ -49,15 +51,18 @@ def ignore(event: Event) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PlannedJob:
-    """A job that will be done, and how long it is expected to take."""
+    """A job that will be done, and how long it is expected to take. A point that is not `certain` is interpolated
+    instead where its prediction turns out to be good enough."""
 
     name: str
     estimate_s: float
+    certain: bool = True
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """What is missing in a profile, in the order in which it will be measured. `resumed` is there already."""
+    """What is missing in a profile, in the order in which it will be measured. `resumed` is there already;
+    `conditional` names points of `jobs` that are measured only where they cannot be interpolated."""
 
     path: Path
     workload: str
@@ -72,6 +77,8 @@ class Campaign:
     time_budget_s: float | None
     retry_failed: bool
     listed: JobList = field(repr=False)
+    outlook: Outlook = field(repr=False)
+    conditional: frozenset[str] = frozenset()
 
     @property
     def fitted(self) -> Fit:
@@ -82,7 +89,9 @@ class Campaign:
     def planned(self) -> tuple[PlannedJob, ...]:
         """Jobs that will be done, with expected times under the time budget."""
         fitted = self.fitted
-        return tuple(PlannedJob(job.name, fitted.duration_s(job)) for job in fitted.kept)
+        return tuple(
+            PlannedJob(job.name, fitted.duration_s(job), job.name not in self.conditional) for job in fitted.kept
+        )
 
     @property
     def over_budget(self) -> tuple[str, ...]:
@@ -92,8 +101,13 @@ class Campaign:
 
     @property
     def estimate_s(self) -> float:
-        """Expected time of all that will be done."""
+        """Expected time of all that may be done."""
         return sum(job.estimate_s for job in self.planned)
+
+    @property
+    def certain_s(self) -> float:
+        """Expected time of what is done whatever the points find."""
+        return sum(job.estimate_s for job in self.planned if job.certain)
 
 
 def plan_campaign(
@@ -119,7 +133,9 @@ def plan_campaign(
     confidence = loaded.workload.profile.confidence
     done = Done(profile, ProfileStore(path), time_budget_s is not None, retry_failed, confidence)
     everything: list[Job] = [*listed.jobs, *(job for job, _ in listed.unrunnable)]
-    missing = tuple(job for job in listed.jobs if not done.has(job))
+    outlook = Outlook.of(loaded.workload, planner.device)
+    agenda = Agenda(outlook, listed.jobs, done.has, profile, read_glances(path))
+    missing = tuple(agenda.remaining())
     return Campaign(
         path=path,
         workload=loaded.workload.name,
@@ -134,6 +150,8 @@ def plan_campaign(
         time_budget_s=time_budget_s,
         retry_failed=retry_failed,
         listed=listed,
+        outlook=outlook,
+        conditional=frozenset(job.name for job in missing if not agenda.is_certain(job)),
     )
 
 
@@ -171,36 +189,51 @@ class _Run:
         confidence = campaign.settings.confidence
         self._before = store.profile()
         self._done = Done(self._before, store, final, campaign.retry_failed, confidence)
-        self._jobs = [job for job in campaign.listed.jobs if not self._done.has(job)]
+        self._agenda = Agenda(
+            campaign.outlook, campaign.listed.jobs, self._done.has, self._before, read_glances(campaign.path)
+        )
         self._unrunnable = [(job, found) for job, found in campaign.listed.unrunnable if not self._done.has(job)]
-        self._total = len(self._jobs) + len(self._unrunnable)
+        everything = [*campaign.listed.jobs, *(job for job, _ in campaign.listed.unrunnable)]
+        self._resumed = sum(self._done.has(job) for job in everything)
         self._finished = 0
 
     def all(self) -> CampaignSummary:
-        for unrunnable, found in self._unrunnable:
-            self._give_up(unrunnable, found)
-        remaining = list(self._jobs)
-        while remaining:
+        while self._unrunnable:
+            self._give_up(*self._unrunnable.pop(0))
+        while remaining := self._agenda.remaining():
             fitted = fit(remaining, self._time_left_s(), self._campaign.settings.max_time_s)
-            job = remaining.pop(0)
+            job = remaining[0]
             if any(kept is job for kept in fitted.kept):
-                self._do(job, fitted, remaining)
+                self._do(job, fitted)
             else:
-                self._leave_out(job.name)
-        everything = len(self._campaign.listed.jobs) + len(self._campaign.listed.unrunnable)
+                self._leave_out(job)
+        interpolated = self._interpolate()
         return CampaignSummary(
             measured=self._measured,
             evaluated=self._evaluated,
-            resumed=everything - self._total,
+            resumed=self._resumed,
             failed=tuple(self._failed),
             failed_before=self._campaign.failed_before,
-            left_out=tuple(self._left_out),
+            left_out=tuple(item for item in self._left_out if item.name not in interpolated),
             damaged=self._store.moved_aside,
             seconds=monotonic() - self._start,
             device=self._campaign.device,
             notes=tuple(self._notes),
             beside=self._beside,
+            interpolated=len(interpolated),
         )
+
+    def _interpolate(self) -> set[str]:
+        """Write the points that are predicted, as far as they are not there like this; names of all of them."""
+        for row in self._agenda.interpolated():
+            self._store.add_measurement(row, None)
+        self._left_out += self._agenda.unused()
+        return self._agenda.interpolated_names()
+
+    @property
+    def _total(self) -> int:
+        """Jobs done and to do, as far as is known now."""
+        return self._finished + len(self._unrunnable) + len(self._agenda.remaining())
 
     def _time_left_s(self) -> float | None:
         """Time left of the budget, in expected seconds."""
@@ -214,14 +247,16 @@ class _Run:
             self._store.add_evaluation(accuracy.failed_stage(job, found.status, found.reason), [])
         self._failed.append(Failed(job.name, found.status, found.reason))
         self._finished += 1
-        self._tell_finished(job.name, found.status, found.reason, 0.0, self._jobs)
+        self._tell_finished(job.name, found.status, found.reason, 0.0)
 
-    def _leave_out(self, name: str) -> None:
-        self._left_out.append(LeftOut(name, OVER_BUDGET))
-        self._on_event(JobLeftOut(name, OVER_BUDGET))
+    def _leave_out(self, job: Job) -> None:
+        if not isinstance(job, GlanceJob):
+            self._left_out.append(LeftOut(job.name, OVER_BUDGET))
+        self._on_event(JobLeftOut(job.name, OVER_BUDGET))
+        self._agenda.drop(job)
         self._finished += 1
 
-    def _do(self, job: Job, fitted: Fit, remaining: Sequence[Job]) -> None:
+    def _do(self, job: Job, fitted: Fit) -> None:
         expected_s = fitted.duration_s(job)
         after_s = sum(fitted.duration_s(other) for other in fitted.kept) - expected_s
         self._on_event(JobStarted(job.name, self._finished, self._total, (expected_s + after_s) * self._pace.factor))
@@ -240,16 +275,18 @@ class _Run:
             failures = self._evaluate(job, progress)
         elif isinstance(job, InterferenceJob):
             failures = self._measure_beside(job, progress)
+        elif isinstance(job, GlanceJob):
+            failures = self._glance(job, progress)
         else:
             failures = self._combine(job, progress)
         self._failed += failures
         self._finished += 1
         self._pace.note(expected_s, monotonic() - start)
         status, reason = (failures[0].status, failures[0].reason) if failures else ("ok", "")
-        self._tell_finished(job.name, status, reason, monotonic() - start, remaining)
+        self._tell_finished(job.name, status, reason, monotonic() - start)
 
-    def _tell_finished(self, name: str, status: Status, reason: str, seconds: float, remaining: Sequence[Job]) -> None:
-        fitted = fit(remaining, self._time_left_s(), self._campaign.settings.max_time_s)
+    def _tell_finished(self, name: str, status: Status, reason: str, seconds: float) -> None:
+        fitted = fit(self._agenda.remaining(), self._time_left_s(), self._campaign.settings.max_time_s)
         left_s = sum(fitted.duration_s(job) for job in fitted.kept) * self._pace.factor
         self._on_event(JobFinished(name, status, reason, seconds, self._finished, self._total, left_s))
 
@@ -260,18 +297,28 @@ class _Run:
         cut_short_by = BUDGET if within_budget else "time"
         row, samples = measure_point(job.task, rule, cut_short_by, progress)
         self._store.add_measurement(row, samples)
+        self._agenda.finish(job, row)
         self._measured += row.status == "ok"
         return [] if row.status == "ok" else [Failed(job.name, row.status, row.reason)]
+
+    def _glance(self, job: GlanceJob, progress: Progress) -> list[Failed]:
+        """See how long batches take. What fails is measured, and its row says why."""
+        seen = take_glances(job.tasks, progress)
+        write_glances(self._campaign.path, seen)
+        self._agenda.finish(job, seen=seen)
+        return []
 
     def _measure_beside(self, job: InterferenceJob, progress: Progress) -> list[Failed]:
         row = measure_interference(job.where, job.blocks, progress)
         self._store.add_interference(row)
+        self._agenda.finish(job)
         self._beside += row.status == "ok"
         return [] if row.status == "ok" else [Failed(job.name, row.status, row.reason)]
 
     def _evaluate(self, job: AccuracyJob, progress: Progress) -> list[Failed]:
         found = accuracy.evaluate_stage(job, progress, accuracy.kept_predictions(self._before, job))
         self._keep(found, job.name)
+        self._agenda.finish(job, accuracies=found.rows)
         return [Failed(job.name, row.status, row.reason) for row in found.rows if row.status != "ok"]
 
     def _keep(self, found: accuracy.Evaluation, name: str) -> None:
@@ -306,4 +353,5 @@ class _Run:
                 evaluations.close()
                 break
         self._left_out += [LeftOut(combination_name(text), OVER_BUDGET) for text in sorted(waiting)]
+        self._agenda.finish(job)
         return failures

@@ -101,15 +101,20 @@ def decide(candidates: Sequence[Candidate], tolerance: float, limit_s: float = m
 
 
 def _everything(candidates: Sequence[Candidate]) -> list[Wanted]:
-    """Every open cell: smallest batches, largest ones, those between; more threads later."""
+    """Every open cell."""
     found = []
     for index, candidate in enumerate(candidates):
-        batches = [cell.batch for cell in (*candidate.open, *candidate.series.measured)]
         for cell in candidate.open:
-            size_rank = 0 if cell.batch == min(batches) else 1 if cell.batch == max(batches) else 2
             wanted = Wanted(candidate.series.name, cell.threads, cell.batch, "every point is measured")
-            found.append(((cell.threads, size_rank, cell.batch, index), wanted))
+            found.append((_plain_order(candidate, cell, index), wanted))
     return [wanted for _, wanted in sorted(found, key=lambda pair: pair[0])]
+
+
+def _plain_order(candidate: Candidate, cell: Cell, index: int) -> tuple[int, ...]:
+    """Smallest batches, largest ones, those between; more threads later."""
+    batches = [other.batch for other in (*candidate.open, *candidate.series.measured)]
+    size_rank = 0 if cell.batch == min(batches) else 1 if cell.batch == max(batches) else 2
+    return cell.threads, size_rank, cell.batch, index
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,17 +247,15 @@ class _Deciding:
             gain = len(rows[name, need.cell.threads]) + sum(_teaches(need, other) for other in needs) / LEAST_CASES
             return -gain / max(need.candidate.open[need.cell], 1e-9), order[name], need.cell
 
-        first = sorted((_most_telling(row) for row in rows.values()), key=merit)
+        first = sorted((_most_telling(row) for row in rows.values() if row[0].prediction is not None), key=merit)
         chosen = {(need.candidate.series.name, need.cell) for need in first}
-        rest = sorted(
-            (need for need in needs if (need.candidate.series.name, need.cell) not in chosen),
-            key=lambda need: (need.cell.threads, order[need.candidate.series.name], need.cell),
-        )
+        rest = [need for need in needs if (need.candidate.series.name, need.cell) not in chosen]
+        rest.sort(key=lambda need: _plain_order(need.candidate, need.cell, order[need.candidate.series.name]))
         return [need.wanted(self._reason(need)) for need in (*first, *rest)]
 
     def _reason(self, need: _Need) -> str:
         if need.prediction is None:
-            return "nothing to predict it from"
+            return "it was not glanced at"
         if need.unknown:
             return "how well glances predict such batches is not known yet"
         allowed = self._allowed(need.candidate, need.prediction)

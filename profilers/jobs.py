@@ -116,7 +116,24 @@ class InterferenceJob:
         return f"{subject.key.stage}={subject.spec.choice} batch {subject.key.batch}{threads} beside {others}"
 
 
-Job = PointJob | AccuracyJob | CombinationsJob | InterferenceJob
+@dataclass(frozen=True, slots=True)
+class GlanceJob:
+    """Glance at the points of one choice, provider and thread count, all batch sizes in one process."""
+
+    tasks: tuple[PointTask, ...]
+    level: Level
+    estimate_s: float
+
+    @property
+    def name(self) -> str:
+        """What is glanced at, for people."""
+        first = self.tasks[0]
+        threads = f", {first.key.threads} threads" if first.key.threads > 1 else ""
+        provider = f", {first.key.provider}" if first.key.provider != "cpu" else ""
+        return f"{first.key.stage}={first.spec.choice} a glance{threads}{provider}"
+
+
+Job = PointJob | AccuracyJob | CombinationsJob | InterferenceJob | GlanceJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,3 +225,5 @@ class CampaignSummary:
     notes: tuple[str, ...] = field(default=())
     beside: int = 0
     """Measured beside neighbours."""
+    interpolated: int = 0
+    """Points that the profile holds as predicted from others."""

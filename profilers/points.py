@@ -129,14 +129,24 @@ def begin_point(worker: WorkerProcess, task: PointTask, process: int) -> tuple[f
 
     Raises WorkerFailure, also where a runtime or provider other than the key's runs the model.
     """
+    load_s = open_point(worker, task)
+    return load_s, begin_batches(worker, task, process)
+
+
+def open_point(worker: WorkerProcess, task: PointTask) -> float:
+    """Load the model and the inputs: seconds that the model took. Raises WorkerFailure like `begin_point`."""
     key = task.key
     opened = worker.call("open", "opened", spec=task.spec.to_json(), provider=key.provider, threads=key.threads).data
     if opened["version"] != key.runtime_version or opened["provider"] != key.provider:
         raise WorkerFailure("failed", "the runtime changed while it was being measured; profile again")
     worker.call("load_inputs", "inputs", requests=requests_json(task.requests))
-    seed = [int(key.id(), 16) % 2**32, process]
-    begun = worker.call("begin", "begun", batch=key.batch, seed=seed).data
-    return float(opened["load_s"]), float(begun["first_s"])
+    return float(opened["load_s"])
+
+
+def begin_batches(worker: WorkerProcess, task: PointTask, process: int) -> float:
+    """Run a point's first batch, in what was opened: its seconds. `process` decides which inputs come in turn."""
+    seed = [int(task.key.id(), 16) % 2**32, process]
+    return float(worker.call("begin", "begun", batch=task.key.batch, seed=seed).data["first_s"])
 
 
 def _take_slice(worker: WorkerProcess, watch: GpuWatch, run: ProcessRun, share: StoppingRule) -> None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from inferplan.profilers.jobs import AccuracyJob, CombinationsJob, Failed, InterferenceJob, Job, PointJob
+from inferplan.profilers.jobs import AccuracyJob, CombinationsJob, Failed, GlanceJob, InterferenceJob, Job, PointJob
 from inferplan.profilers.statistics import CONFIDENCE, least_count
 from inferplan.profilers.store import ProfileStore
 from inferplan.spec.profile import Profile
@@ -59,7 +59,7 @@ class Done:
         if isinstance(job, InterferenceJob):
             row = self._beside.get(job.where.row().id())
             return row is not None and not (row.status != "ok" and self._retry_failed)
-        return not self.missing(job)
+        return not isinstance(job, GlanceJob) and not self.missing(job)
 
     def missing(self, job: CombinationsJob) -> list[str]:
         """Combinations (as JSON) without rows, or with stale ones."""
@@ -81,6 +81,8 @@ class Done:
             beside = self._beside.get(job.where.row().id())
             failed = beside is not None and beside.status != "ok"
             return [Failed(job.name, beside.status, beside.reason)] if beside is not None and failed else []
+        if isinstance(job, GlanceJob):
+            return []
         return [
             Failed(combination_name(text), row.status, row.reason)
             for text in job.evidence

@@ -45,6 +45,8 @@ from inferplan.spec.tables import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+GLANCES = "glances"
+"""Folder beside the tables in which `profilers.glances` keeps what it saw."""
 _LOCK = ".lock"
 _PARTIAL = ".partial"
 _DAMAGED = ".damaged"
@@ -188,7 +190,7 @@ class ProfileStore:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file; a profile is a folder")
         if self.path.is_dir() and not (self.path / MARKER).exists():
-            known = {*TABLES, _LOCK, MARKER + _PARTIAL}
+            known = {*TABLES, GLANCES, _LOCK, MARKER + _PARTIAL}
             others = sorted(entry.name for entry in self.path.iterdir() if entry.name not in known)
             if others:
                 raise InputError(f"{self.path} is a folder with other things in it ({others[0]}), not a profile")

@@ -1,0 +1,98 @@
+"""Glances: a handful of calls per batch size in one process, to predict points that need not be measured.
+
+A glance is no measurement: no percentile could be had from it, and its mean is that of one process. It is kept
+beside the profile's tables (`glances/`, one small JSON file per choice, provider and thread count), so that a run
+that goes on later decides alike; lost, it is taken again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferplan.profilers.points import PointTask, begin_batches, open_point, pinned, point_process
+from inferplan.profilers.process import WorkerFailure
+from inferplan.profilers.store import GLANCES
+from inferplan.spec.evidence import combined_sha256
+
+LEAST_N = 8
+LEAST_S = 0.2
+MOST_S = 2.0
+_PROCESS = 1000
+"""Seed of the inputs: other ones than those of the measuring processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What a glance at one point saw: time of a batch, calls, most resident memory of the process so far."""
+
+    mean_s: float
+    n: int
+    peak_rss_bytes: int | None = None
+
+
+def take_glances(tasks: Sequence[PointTask], progress: Callable[[float], None]) -> dict[str, Glance]:
+    """Glance at points that differ in batch size only, smallest first, in one fresh process: by point id.
+
+    A point that cannot be run ends it: it and larger ones are missing then.
+    """
+    found: dict[str, Glance] = {}
+    ordered = sorted(tasks, key=lambda task: task.key.batch)
+    first = ordered[0]
+    with contextlib.suppress(WorkerFailure), point_process(first, pinned(first, 0)) as worker:
+        open_point(worker, first)
+        for index, task in enumerate(ordered):
+            begin_batches(worker, task, _PROCESS)
+            frame = worker.call("measure", "measured", least_n=LEAST_N, min_time_s=LEAST_S, max_time_s=MOST_S)
+            times = np.asarray(frame.arrays["times"], dtype=np.float64).sum(axis=0)
+            seen = middle_mean(times)
+            if not (math.isfinite(seen) and seen > 0):
+                break
+            found[task.key.id()] = Glance(seen, len(times), frame.data["peak_rss_bytes"])
+            progress((index + 1) / len(ordered))
+    return found
+
+
+def glance_s(start_s: float, services_s: Sequence[float]) -> float:
+    """Expected time of glancing at batches that take `services_s`, in a process that takes `start_s` to start."""
+    return start_s + sum(s + max(s, min(MOST_S, max(LEAST_S, LEAST_N * s))) for s in services_s)
+
+
+def middle_mean(times_s: NDArray[np.float64]) -> float:
+    """Mean of the middle half: one slow call out of eight does not move it, and it uses more than the median."""
+    ordered = np.sort(times_s)
+    cut = len(ordered) // 4
+    return float(ordered[cut : len(ordered) - cut].mean())
+
+
+def write_glances(profile: Path, glances: Mapping[str, Glance]) -> None:
+    """Keep what was seen. Where that is not possible it is seen again next time."""
+    if not glances:
+        return
+    folder = profile / GLANCES
+    content = json.dumps({point: asdict(glance) for point, glance in sorted(glances.items())}, indent=1)
+    name = combined_sha256(sorted(glances))[:24]
+    with contextlib.suppress(OSError):
+        folder.mkdir(exist_ok=True)
+        unfinished = folder / f"{name}.{os.getpid()}.partial"
+        unfinished.write_text(content + "\n")
+        unfinished.rename(folder / f"{name}.json")
+
+
+def read_glances(profile: Path) -> dict[str, Glance]:
+    """What was seen before, by point id. Unreadable files are passed over."""
+    found: dict[str, Glance] = {}
+    for file in sorted((profile / GLANCES).glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            read = {point: Glance(**seen) for point, seen in json.loads(file.read_text()).items()}
+            if all(glance.mean_s > 0 for glance in read.values()):
+                found.update(read)
+    return found
