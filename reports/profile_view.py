@@ -162,21 +162,29 @@ class _Sorter:
         return {group: self._newest_state(rows) for group, rows in groups.items()}
 
     def _newest_state(self, rows: list[Measurement]) -> list[Measurement]:
-        first = rows[0]
-        where = f"{first.key.stage}={first.choice} on {first.key.device}"
-        here = [row for row in rows if row.origin != "imported"]
-        if here and len(here) < len(rows):
-            self._left[f"{where}: imported, but measured as well"] += len(rows) - len(here)
-        rows = here or rows
-        newest = max((row for row in rows), key=lambda row: (row.measured_at, row.key.id()))
-        kept = [row for row in rows if _state(row) == _state(newest)]
-        for row in rows:
-            if _state(row) != _state(newest):
-                self._left[f"{where}: of {_difference(row, newest)}"] += 1
+        """One row per threads and batch: of the newest state measured here; for thread counts of which nothing was
+        measured, of the newest one imported."""
+        own = self._of_newest([row for row in rows if row.origin != "imported"])
+        threads = {row.key.threads for row in own if row.origin == "measured"}
+        foreign = [row for row in rows if row.origin == "imported"]
+        needed = [row for row in foreign if row.key.threads not in threads]
+        if len(needed) < len(foreign):
+            key = rows[0].key
+            where = f"{key.stage}={rows[0].choice} on {key.device}"
+            self._left[f"{where}: imported, but measured as well"] += len(foreign) - len(needed)
         shapes: dict[tuple[int, int], Measurement] = {}
-        for row in sorted(kept, key=lambda row: (row.measured_at, row.key.id())):
+        for row in (*self._of_newest(needed), *own):
             shapes[row.key.threads, row.key.batch] = row
         return [shapes[place] for place in sorted(shapes)]
+
+    def _of_newest(self, rows: list[Measurement]) -> list[Measurement]:
+        """Rows of the same state as the newest, oldest first, measured ones last."""
+        ordered = sorted(rows, key=lambda row: (row.origin == "measured", row.measured_at, row.key.id()))
+        for row in ordered:
+            if _state(row) != _state(ordered[-1]):
+                where = f"{row.key.stage}={row.choice} on {row.key.device}"
+                self._left[f"{where}: of {_difference(row, ordered[-1])}"] += 1
+        return [row for row in ordered if _state(row) == _state(ordered[-1])]
 
     def _places(self, stage: str, rows: dict[tuple[str, str, str, str], list[Measurement]]) -> list[Place]:
         metric = self._metric(stage)

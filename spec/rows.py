@@ -46,7 +46,7 @@ class PointKey:
 
     def id(self) -> str:
         """A short stable name of the point: the start of the hash of its fields."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        text = json.dumps({item.name: getattr(self, item.name) for item in dataclasses.fields(self)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

@@ -112,7 +112,8 @@ def to_record(row: AnyRow) -> dict[str, Any]:
         value = getattr(row, item.name)
         if isinstance(value, PointKey | Quantiles):
             prefix = "" if item.name == "key" else f"{item.name}_"
-            flat.update({prefix + name: part for name, part in dataclasses.asdict(value).items()})
+            # `dataclasses.asdict` copies deeply, which costs more than reading the file.
+            flat.update({prefix + part.name: getattr(value, part.name) for part in dataclasses.fields(value)})
         else:
             flat[item.name] = value
     return flat
