@@ -42,7 +42,8 @@ def test_all_problems_come_at_once_with_their_places(write_workload: Write) -> N
     )
     assert problems(path) == [
         "9:44: pipeline.stages.find.variants.small.colour: unknown field; known here: accuracy, factory, "
-        "input_dims, input_dtypes, input_shapes, license, modalities, model, options, params, parent, precision, recipe, runtime",
+        "input_dims, input_dtypes, input_shapes, license, modalities, model, options, params, parent, precision, "
+        "recipe, runtime",
         '21:42: tiers.edge.devices.cpu.cores: expected a whole number, got "two" (write the number alone)',
         '24:15: classes.web.rate_rps: expected a number of requests per second, got "40ms" (write the number alone)',
         "25:10: classes.web.slo: missing field 'latency_s' (seconds)",

@@ -287,3 +287,8 @@ def test_same_weights_answer_the_same_through_onnx(torch: Any, net: Any, traced:
     model.ir_version = 9
     save(model, str(tmp_path / "net.onnx"))
     check(runtime("onnxruntime").load(ModelSource(tmp_path / "net.onnx"), "cpu", 1), torch, net, 1e-5)
+
+
+def test_types_are_declared_for_torch_alone() -> None:
+    with pytest.raises(ValueError, match="'input_dtypes' belongs to runtime: torch"):
+        Variant(model="a.onnx", input_dtypes={"x": "float32"})
