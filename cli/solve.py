@@ -62,6 +62,7 @@ def print_plan(plan: Plan, output: Path | None = None) -> None:
     from inferplan.cli.output import heading, say, show
     from inferplan.reports.plan_tables import (
         alternatives_table,
+        basis_lines,
         binding_lines,
         classes_table,
         machines_table,
@@ -74,6 +75,8 @@ def print_plan(plan: Plan, output: Path | None = None) -> None:
     say(f"Proof: {proof_line(plan)}")
     if plan.certificate is not None:
         say(f"Certificate: {plan.certificate.verdict}, judged by {plan.certificate.judged_on}")
+    for line in basis_lines(plan):
+        say(line)
     for title, table in (
         ("What runs", options_table(plan)),
         ("Where it runs", machines_table(plan)),

@@ -10,7 +10,7 @@ import yaml
 from inferplan.exporters.compose_check import check_compose
 from inferplan.exporters.deployment import Deployment, Machine, build_deployment
 from inferplan.exporters.publishing import published, written_files
-from inferplan.exporters.triton import models_by_endpoint, write_repository
+from inferplan.exporters.triton import models_by_endpoint, provider_notes, write_repository
 from inferplan.exporters.triton_lint import lint_repository
 from inferplan.exporters.triton_schema import CONTAINER_IMAGE, CONTAINER_RELEASE, SERVER_VERSION
 from inferplan.spec.errors import InputError
@@ -155,5 +155,6 @@ def _readme(deployment: Deployment, machines: list[Machine], notes: list[str]) -
             "Every machine serves the pipeline, and calls models on the others over HTTP in proportion to their",
             "replicas; spread requests over the machines as you like.",
         ]
+    notes = [*notes, *provider_notes(deployment)]
     lines += ["", *notes] if notes else []
     return "\n".join(lines) + "\n"

@@ -13,8 +13,10 @@ from typing import Any
 
 from inferplan.exporters.onnx_graph import OnnxGraph, read_graph
 from inferplan.spec.errors import InputError
+from inferplan.spec.evidence import file_sha256
+from inferplan.spec.modelfiles import model_sha256
 from inferplan.spec.plan import DeployedOption, Plan
-from inferplan.spec.stage import TensorSpec
+from inferplan.spec.stage import TensorSpec, Variant
 from inferplan.spec.workload import Device, Workload
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
@@ -22,7 +24,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model to serve: an option of the plan that has a model file. `max_batch` counts stage calls."""
+    """A model to serve: an option of the plan that has a model file. `variant` names the choice (`variant`, or
+    `variant@subset`); `sha256` is that of the file `source`; `max_batch` counts stage calls."""
 
     name: str
     stage: str
@@ -38,6 +41,7 @@ class Model:
     max_queue_delay_s: float
     replicas: int
     input_shapes: Mapping[str, tuple[int, ...]]
+    graph_optimization: str = "all"
 
     @property
     def batched(self) -> bool:
@@ -57,10 +61,12 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A share of a stage's calls. `model` is None where the variant runs none (skip)."""
+    """A share of a stage's calls. `model` is None where the variant runs none (skip); `modalities` are those it is
+    given."""
 
     share: float
     variant: str
+    modalities: tuple[str, ...]
     params: Mapping[str, Any]
     max_batch: int
     model: Model | None
@@ -140,14 +146,6 @@ def build_deployment(plan: Plan, workload: Workload) -> Deployment:
     )
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _safe(name: str) -> str:
     """A name that is safe as a file name, a YAML scalar, a protobuf string and a shell word."""
     if not _NAME.fullmatch(name):
@@ -157,31 +155,34 @@ def _safe(name: str) -> str:
 
 def _model(name: str, option: DeployedOption, workload: Workload) -> Model:
     owner = f"option {_safe(name)}"
-    stage = workload.pipeline.stages.get(option.stage)
-    variant = stage.variants.get(option.variant) if stage else None
-    if variant is None:
-        raise InputError(f"{owner}: the workload has no variant {option.variant!r} of stage {option.stage!r}")
+    variant = _variant(owner, option, workload)
+    if option.runtime == "torch":
+        raise InputError(
+            f"{owner}: runtime torch cannot be exported: a TorchScript file does not say of what types and shapes its"
+            " tensors are, and the server's backend runs neither exported programs nor factories",
+            ["make an ONNX variant of it with `inferplan variants`, profile it and solve again"],
+        )
     if option.runtime != "onnxruntime" or variant.runtime != option.runtime:
         raise InputError(f"{owner}: runtime {option.runtime} cannot be exported; only onnxruntime and skip can")
-    source = workload.model_path(option.stage, option.variant)
+    source = workload.model_path(option.stage, option.choice)
     if source is None or not source.is_file():
         raise InputError(f"{owner}: there is no model file {source}")
-    if file_sha256(source) != option.model_sha256:
+    if model_sha256(workload, option.stage, option.choice) != option.model_sha256:
         raise InputError(f"{owner}: {source} is not the model that was planned with: profile and solve again")
     device = workload.devices().get(option.device)
     if device is None:
         raise InputError(f"{owner}: the workload has no device {option.device!r}")
     gpu = option.provider in ("cuda", "tensorrt")
-    if gpu != (device.kind == "gpu") and option.provider != "cpu":
+    if gpu and device.kind != "gpu":
         raise InputError(f"{owner}: provider {option.provider} does not run on {option.device}, a {device.kind}")
     graph = read_graph(source)
     _check_batch(owner, source, graph, option.max_batch)
     return Model(
         name=name,
         stage=option.stage,
-        variant=option.variant,
+        variant=option.choice,
         source=source,
-        sha256=option.model_sha256,
+        sha256=file_sha256(source),
         graph=graph,
         provider=option.provider,
         gpu=gpu,
@@ -190,8 +191,30 @@ def _model(name: str, option: DeployedOption, workload: Workload) -> Model:
         max_batch=option.max_batch,
         max_queue_delay_s=option.max_queue_delay_s,
         replicas=option.replicas,
-        input_shapes={tensor: tuple(int(size) for size in shape) for tensor, shape in variant.input_shapes.items()},
+        input_shapes=_shapes(variant),
+        graph_optimization=variant.options.graph_optimization,
     )
+
+
+def _variant(owner: str, option: DeployedOption, workload: Workload) -> Variant:
+    """The variant of an option. Raises InputError where the workload does not have it, or not with these modalities."""
+    stage = workload.pipeline.stages.get(option.stage)
+    variant = stage.variants.get(option.variant) if stage else None
+    if stage is None or variant is None or option.choice not in stage.choices():
+        raise InputError(f"{owner}: the workload has no variant {option.choice!r} of stage {option.stage!r}")
+    return variant
+
+
+def _shapes(variant: Variant) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs all of whose sizes the workload fixes; those with a size that is drawn are left out."""
+    fixed = {name: size for name, size in variant.input_dims.items() if isinstance(size, int)}
+    found: dict[str, tuple[int, ...]] = {}
+    for tensor, shape in variant.input_shapes.items():
+        sizes = [fixed.get(size) if isinstance(size, str) else size for size in shape]
+        known = tuple(size for size in sizes if size is not None)
+        if len(known) == len(sizes):
+            found[tensor] = known
+    return found
 
 
 def _check_batch(owner: str, source: Path, graph: OnnxGraph, max_batch: int) -> None:
@@ -273,7 +296,6 @@ def _routes(plan: Plan, workload: Workload, models: Mapping[str, Model]) -> tupl
 
 def _choice(option: str, share: float, plan: Plan, workload: Workload, models: Mapping[str, Model]) -> Choice:
     chosen = plan.options[option]
-    variant = workload.pipeline.stages[chosen.stage].variants.get(chosen.variant)
-    if variant is None:
-        raise InputError(f"option {option}: the workload has no variant {chosen.variant!r} of stage {chosen.stage!r}")
-    return Choice(share, chosen.variant, variant.params, chosen.max_batch, models.get(option))
+    variant = _variant(f"option {option}", chosen, workload)
+    modalities = tuple(sorted(chosen.modalities))
+    return Choice(share, chosen.variant, modalities, variant.params, chosen.max_batch, models.get(option))

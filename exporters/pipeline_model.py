@@ -52,6 +52,8 @@ class TensorInfo:
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    names: tuple[str, ...] = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Context:
     stage: str = ""
     variant: str = ""
     model: ModelInfo | None = None
+    modalities: tuple[str, ...] = ()
 
 
 class Turns:
@@ -104,7 +107,7 @@ class Choice:
             info = ModelInfo(inputs, outputs, model["metadata"])
             self._targets = [target["endpoint"] for target in model["targets"]]
             self._turns = Turns([target["weight"] for target in model["targets"]])
-        context = Context(root, spec["params"], stage, spec["variant"], info)
+        context = Context(root, spec["params"], stage, spec["variant"], info, tuple(spec["modalities"]))
         self._code = load_class(code, root)(context) if code else None
 
     async def predict(self, inputs: Sequence[Any], call: Callable[[str | None], Call]) -> list[Any]:

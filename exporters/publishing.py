@@ -14,8 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from inferplan.exporters.deployment import file_sha256
 from inferplan.spec.errors import InputError
+from inferplan.spec.evidence import file_sha256
 
 MANIFEST = "inferplan-export.json"
 

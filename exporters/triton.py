@@ -177,12 +177,24 @@ def _readme(deployment: Deployment, notes: list[str]) -> str:
             *notes,
             f"Not warmed up, for want of input shapes (`input_shapes` of the variant): {', '.join(cold)}.",
         ]
+    notes = [*notes, *provider_notes(deployment)]
     if len(deployment.machines) > 1:
         lines += ["", "Instances are those of the whole plan. On one of its machines, start the server with:", ""]
         lines += [f"    {_machine_options(deployment, machine)}" for machine in deployment.machines]
         lines += ["", "For pipelines whose stages are on different machines use `inferplan export compose`."]
     lines += ["", *notes] if notes else []
     return "\n".join(lines) + "\n"
+
+
+def provider_notes(deployment: Deployment) -> list[str]:
+    """What a reader should know of execution providers."""
+    openvino = [f"`{model.name}`" for model in deployment.models.values() if model.provider == "openvino"]
+    if not openvino:
+        return []
+    return [
+        f"OpenVINO runs {', '.join(openvino)}: the server's ONNX Runtime backend must be built with it, and it is not"
+        " told how many threads to use."
+    ]
 
 
 def _machine_options(deployment: Deployment, machine: Machine) -> str:

@@ -13,6 +13,8 @@ from inferplan.exporters.triton_schema import SERVER_VERSION
 _HEAD = f"# Written by inferplan for Triton {SERVER_VERSION}; serve with --disable-auto-complete-config.\n"
 # Up to this batch size every size is warmed up; above, powers of two and the largest.
 _WARM_EVERY = 16
+# The backend's own numbers; what it is not told is "all".
+_GRAPH_LEVELS = {"basic": -1, "extended": 1, "disabled": 2}
 
 TRITON_TYPES = {
     "bool": "TYPE_BOOL",
@@ -49,9 +51,9 @@ def model_config(model: Model, replicas: int) -> str:
     if max_batch > 1:
         fields["dynamic_batching"] = {"max_queue_delay_microseconds": round(model.max_queue_delay_s * 1e6)}
     fields["parameters"] = _parameters({"intra_op_thread_count": str(model.threads), "inter_op_thread_count": "1"})
-    accelerator = _accelerator(model, max_batch)
-    if accelerator:
-        fields["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": [accelerator]}}
+    optimization = _optimization(model, max_batch)
+    if optimization:
+        fields["optimization"] = optimization
     shapes = warm_shapes(model)
     if shapes is not None:
         fields["model_warmup"] = [_warm_sample(model, size, shapes) for size in _warm_sizes(max_batch)]
@@ -156,10 +158,24 @@ def _parameters(values: dict[str, str]) -> list[Value]:
     return [{"key": key, "value": {"string_value": value}} for key, value in values.items()]
 
 
+def _optimization(model: Model, max_batch: int) -> dict[str, Value]:
+    """Graph optimisation and accelerator, as far as they are not the backend's defaults."""
+    found: dict[str, Value] = {}
+    if model.graph_optimization in _GRAPH_LEVELS:
+        found["graph"] = {"level": _GRAPH_LEVELS[model.graph_optimization]}
+    accelerator = _accelerator(model, max_batch)
+    if accelerator:
+        side = "gpu" if model.gpu else "cpu"
+        found["execution_accelerators"] = {f"{side}_execution_accelerator": [accelerator]}
+    return found
+
+
 def _accelerator(model: Model, max_batch: int) -> dict[str, Value] | None:
     if model.provider == "cuda":
         # What the runtime does when it is profiled, said aloud.
         return {"name": "cuda", "parameters": [{"key": "cudnn_conv_algo_search", "value": "EXHAUSTIVE"}]}
+    if model.provider == "openvino":
+        return {"name": "openvino"}
     if model.provider != "tensorrt":
         return None
     values = {"precision_mode": "FP16" if model.precision == "fp16" else "FP32"}

@@ -166,6 +166,7 @@ def _choice(choice: Choice, targets: Targets) -> dict[str, Any]:
     return {
         "share": choice.share,
         "variant": choice.variant,
+        "modalities": list(choice.modalities),
         "params": choice.params,
         "max_batch": choice.max_batch,
         "model": None

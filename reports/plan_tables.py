@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from inferplan.reports.quantities import DASH, money, percent, rate, seconds, share
 from inferplan.reports.tables import Table, left, right
-from inferplan.spec.plan import Alternative, ClassPlan, Estimate, Plan
+from inferplan.spec.plan import Alternative, ClassPlan, DeployedOption, Estimate, Plan
+
+WORTH_SHOWING = 1.01
+"""Slow-downs by neighbours up to this are not shown."""
 
 
 def options_table(plan: Plan) -> Table:
     """One row per deployed option, in order of stages as planned."""
+    slowed = any(option.predicted.interference > WORTH_SHOWING for option in plan.options.values())
     columns = [
         *left("stage", "variant", "device"),
         *right("threads", "batch", "delay", "replicas", "load", "busy", "latency", "tail"),
+        *(right("neighbours") if slowed else ()),
     ]
     rows = []
     for name in sorted(plan.options, key=lambda key: (plan.options[key].stage, key)):
@@ -20,8 +27,8 @@ def options_table(plan: Plan) -> Table:
         rows.append(
             [
                 option.stage,
-                option.variant,
-                DASH if skip else option.device,
+                option.choice,
+                DASH if skip else _place(option),
                 DASH if skip else str(option.threads),
                 DASH if skip else str(option.max_batch),
                 DASH if skip else seconds(option.max_queue_delay_s),
@@ -30,9 +37,44 @@ def options_table(plan: Plan) -> Table:
                 DASH if skip else percent(predicted.utilisation),
                 seconds(predicted.latency_mean_s),
                 seconds(predicted.latency_tail_s),
+                *([_slower(predicted.interference)] if slowed else []),
             ]
         )
     return Table(columns, rows)
+
+
+def _place(option: DeployedOption) -> str:
+    """The device, with the execution provider where it is not the plain one."""
+    return option.device if option.provider == "cpu" else f"{option.device} {option.provider}"
+
+
+def _slower(interference: float) -> str:
+    """How much slower the neighbours on its machines make an option."""
+    return f"x {interference:.2f}" if interference > WORTH_SHOWING else DASH
+
+
+def basis_lines(plan: Plan) -> list[str]:
+    """What the plan rests on besides fresh measurements of just this, a line each."""
+    source = plan.profile
+    lines = []
+    if source.interpolated:
+        lines.append(f"Rests on {_counted(source.interpolated, 'interpolated point')}: {_some(source.interpolated)}")
+    if source.imported:
+        lines.append(f"Rests on {_counted(source.imported, 'imported point')}: {_some(source.imported)}")
+    if source.alone:
+        lines.append(f"Share machines, and were never measured beside others: {_some(source.alone)}")
+    return lines
+
+
+def _counted(items: Sequence[str], what: str) -> str:
+    """`1 point`, `2 points`."""
+    return f"{len(items)} {what}{'' if len(items) == 1 else 's'}"
+
+
+def _some(items: Sequence[str], most: int = 4) -> str:
+    """The first few of a list; the plan has all."""
+    more = f"; and {len(items) - most} more" if len(items) > most else ""
+    return "; ".join(items[:most]) + more
 
 
 def machines_table(plan: Plan) -> Table:

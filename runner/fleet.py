@@ -19,7 +19,6 @@ from inferplan.runner.router import Router, Routes
 from inferplan.runner.worker import Assignment
 from inferplan.spec.errors import InferplanError
 from inferplan.spec.plan import DeployedOption, LoadedPlan
-from inferplan.spec.stage import Choice
 from inferplan.spec.stagecode import Context, StageAdapter, stage_adapter
 
 MOST_RESTARTS = 5
@@ -141,7 +140,7 @@ class Fleet:
         option = self._plan.options[slot.option]
         stage = self._workload.pipeline.stages[option.stage]
         return Assignment(
-            ExecutorSpec.of(self._workload.root, option.stage, stage, Choice(option.variant, tuple(option.modalities))),
+            ExecutorSpec.of(self._workload.root, option.stage, stage, option.chosen),
             option.provider,
             max(1, option.threads),
             slot.cores,
@@ -153,7 +152,9 @@ class Fleet:
     def _skip_code(self, option: DeployedOption) -> StageAdapter:
         stage = self._workload.pipeline.stages[option.stage]
         params = stage.variants[option.variant].params
-        return stage_adapter(stage.code, Context(self._workload.root, params, option.stage, option.variant))
+        chosen = option.chosen
+        context = Context(self._workload.root, params, option.stage, chosen.variant, modalities=chosen.modalities)
+        return stage_adapter(stage.code, context)
 
 
 def _skips(option: DeployedOption) -> bool:

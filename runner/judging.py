@@ -252,7 +252,7 @@ def _option_report(option: DeployedOption, stats: PoolStats, duration_s: float, 
     per_call = predicted.utilisation * option.replicas / predicted.load_rps if predicted.load_rps else None
     return OptionReport(
         stage=option.stage,
-        variant=option.variant,
+        variant=option.choice,
         replicas=option.replicas,
         max_batch=option.max_batch,
         calls=stats.calls,

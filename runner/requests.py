@@ -12,7 +12,6 @@ from inferplan.runner.frames import dump, load
 from inferplan.runner.router import Answers
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import LoadedPlan
-from inferplan.spec.stage import Choice
 from inferplan.spec.stagecode import Context, Example, PipelineAdapter, Scores, pipeline_adapter, stage_adapter
 from inferplan.spec.workload import Workload
 
@@ -83,10 +82,10 @@ def _made_up(loaded: LoadedPlan, seed: int) -> list[Example]:
     workload = loaded.workload.workload
     entry = workload.pipeline.entry_stages()[0]
     stage = workload.pipeline.stages[entry]
-    variants = [option.variant for option in loaded.plan.options.values() if option.stage == entry]
-    spec = ExecutorSpec.of(workload.root, entry, stage, Choice(variants[0]))
+    option = next(option for option in loaded.plan.options.values() if option.stage == entry)
+    spec = ExecutorSpec.of(workload.root, entry, stage, option.chosen)
     try:
-        with Executor.from_spec(spec) as executor:
+        with Executor.from_spec(spec, "cpu" if option.provider == "none" else option.provider) as executor:
             inputs = executor.made_up_inputs(MADE_UP, seed)
     except InputError as error:
         raise InputError(

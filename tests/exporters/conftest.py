@@ -123,8 +123,7 @@ def make_plan() -> Callable[..., Any]:
     `options` is {name: fields of DeployedOption}; `machines` {device: [{option: replicas}, ...]}; `routes`
     {class: {stage: {option: share}}}, by default every option with an equal share.
     """
-    import hashlib
-
+    from inferplan.spec.modelfiles import model_sha256
     from inferplan.spec.plan import Plan
 
     latencies = ("latency_mean_s", "latency_p50_s", "latency_p90_s", "latency_p99_s")
@@ -132,12 +131,14 @@ def make_plan() -> Callable[..., Any]:
     of_option = {"load_rps": 1.0, "utilisation": 0.1, "batch_mean": 1.0, "latency_mean_s": 0.01, "latency_tail_s": 0.01}
 
     def option(workload: Any, fields: dict[str, Any], replicas: int) -> dict[str, Any]:
-        path = workload.model_path(fields["stage"], fields["variant"])
+        subset = "+".join(fields.get("modalities", []))
+        choice = f"{fields['variant']}@{subset}" if subset else fields["variant"]
+        path = workload.model_path(fields["stage"], choice)
         known = {
             "runtime": "onnxruntime" if path else "skip",
             "provider": "cpu" if path else "none",
             "device": "edge/cpu",
-            "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path else "",
+            "model_sha256": model_sha256(workload, fields["stage"], choice) if path else "",
             "threads": 1 if path else 0,
             "max_batch": 4,
             "max_queue_delay_s": 0.0,

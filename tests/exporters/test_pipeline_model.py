@@ -30,7 +30,7 @@ def model(name: str, **targets: int) -> dict[str, Any]:
 
 
 def stage(name: str, parents: list[str], children: list[str], *choices: dict[str, Any], code: str | None = None) -> Any:
-    defaults = {"share": 1.0, "variant": "v", "params": {}, "max_batch": 4, "model": None}
+    defaults = {"share": 1.0, "variant": "v", "modalities": [], "params": {}, "max_batch": 4, "model": None}
     return {
         "name": name,
         "code": code,

@@ -193,3 +193,72 @@ def test_files_can_be_read_by_the_user_a_server_runs_as(chain: Any, chain_plan: 
         os.umask(before)
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert modes == {0o644}
+
+
+LEVELS = {"all": None, "extended": 1, "basic": -1, "disabled": 2}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_graph_optimisation_is_the_backends_level(
+    level: str,
+    tmp_path: Path,
+    make_model: Callable[..., Path],
+    make_workload: Callable[..., Any],
+    make_plan: Callable[..., Any],
+) -> None:
+    make_model(
+        tmp_path / "m.onnx", {"x": ("FLOAT", ["n", 4])}, {"y": ("FLOAT", ["n", 4])}, [("Relu", ["x"], ["y"], {})]
+    )
+    variant = {"model": "m.onnx", "options": {"graph_optimization": level}}
+    workload = make_workload(tmp_path, {"stages": {"s": {"variants": {"v": variant}}}})
+    plan = make_plan(
+        workload, {"s-v": {"stage": "s", "variant": "v", "provider": "openvino"}}, {"edge/cpu": [{"s-v": 1}]}
+    )
+    export_triton(plan, workload, tmp_path / "out")
+    optimization = parsed(tmp_path / "out/s-v/config.pbtxt").optimization
+    assert optimization.HasField("graph") == (LEVELS[level] is not None)
+    assert optimization.graph.level == (LEVELS[level] or 0)
+    accelerators = optimization.execution_accelerators
+    assert [a.name for a in accelerators.cpu_execution_accelerator] == ["openvino"]
+    assert not accelerators.gpu_execution_accelerator
+    assert "must be built with it" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_modality_subset_is_exported_with_its_model_and_told_to_its_code(
+    tmp_path: Path, make_model: Callable[..., Path], make_workload: Callable[..., Any], make_plan: Callable[..., Any]
+) -> None:
+    names = {"acc": ["acc"], "acc+gyro": ["acc", "gyro"]}
+    for subset, inputs in names.items():
+        make_model(
+            tmp_path / f"{subset}.onnx",
+            {name: ("FLOAT", ["n", 4]) for name in inputs},
+            {"y": ("FLOAT", ["n", 4])},
+            [("Sum", inputs, ["y"], {})],
+        )
+    (tmp_path / "code.py").write_text("class S:\n    def __init__(self, context):\n        pass\n")
+    tensors = [{"name": "x", "dtype": "float32", "shape": [4]}]
+    modalities = {"reads": ["acc", "gyro"], "optional": ["gyro"], "models": {n: f"{n}.onnx" for n in names}}
+    stage = {"code": "code:S", "modalities": ["acc", "gyro"], "variants": {"m": {"modalities": modalities}}}
+    workload = make_workload(tmp_path, {"inputs": tensors, "outputs": tensors, "stages": {"s": stage}})
+    options = {"s-m": {"stage": "s", "variant": "m", "modalities": ["acc"]}}
+    plan = make_plan(workload, options, {"edge/cpu": [{"s-m": 1}]})
+    export_triton(plan, workload, tmp_path / "out")
+    assert (tmp_path / "out/s-m/1/model.onnx").read_bytes() == (tmp_path / "acc.onnx").read_bytes()
+    spec = json.loads((tmp_path / "out/shop/1/pipeline.json").read_text())
+    assert spec["stages"][0]["choices"][0]["modalities"] == ["acc"]
+    assert "| s, m@acc |" in (tmp_path / "out/README.md").read_text()
+
+
+def test_shapes_by_names_of_dimensions_warm_up_where_they_are_fixed(
+    tmp_path: Path, make_model: Callable[..., Path], make_workload: Callable[..., Any], make_plan: Callable[..., Any]
+) -> None:
+    make_model(
+        tmp_path / "m.onnx", {"x": ("FLOAT", ["n", "t"])}, {"y": ("FLOAT", ["n", "t"])}, [("Relu", ["x"], ["y"], {})]
+    )
+    for size, warm in ((16, True), ({"values": [8, 16], "weights": [1.0, 1.0]}, False)):
+        variant = {"model": "m.onnx", "input_shapes": {"x": ["t"]}, "input_dims": {"t": size}}
+        workload = make_workload(tmp_path, {"stages": {"s": {"variants": {"v": variant}}}})
+        plan = make_plan(workload, {"s-v": {"stage": "s", "variant": "v"}}, {"edge/cpu": [{"s-v": 1}]})
+        export_triton(plan, workload, tmp_path / "out", force=True)
+        samples = parsed(tmp_path / "out/s-v/config.pbtxt").model_warmup
+        assert [list(s.inputs["x"].dims) for s in samples] == ([[16]] * 4 if warm else [])

@@ -60,8 +60,15 @@ def test_strong_interference_is_paid_for_with_machines(instances: Any, slowed: S
     assert loud.cost_usd_per_h > quiet.cost_usd_per_h
     assert loud.certificate is not None
     assert loud.certificate.verdict == "met"
-    assert any("the same on more machines" in line for line in loud.story)
     assert any("neighbours slow replicas down" in line for line in loud.story)
+
+
+def test_the_same_replicas_are_spread_over_more_machines(instances: Any, slowed: Slowed) -> None:
+    loud = plan_of(instances, strong(slowed, 3.0), rate=30.0, limit=0.07)
+    assert any("the same on more machines" in line for line in loud.story)
+    assert len(machines(loud)) == 2
+    assert loud.certificate is not None
+    assert loud.certificate.verdict == "met"
 
 
 def test_a_slow_down_that_is_borne_is_said(instances: Any, slowed: Slowed) -> None:
