@@ -132,7 +132,8 @@ class _Sorter:
         places = tuple(place for name in chosen for place in self._places(name, rows))
         interference = [row for row in self._profile.interference if row.key.stage in chosen and self._counts(row)]
         missing = self._fresh.missing() if self._fresh is not None else []
-        notes = [*(f"{count} rows left out: {reason}" for reason, count in sorted(self._left.items())), *missing]
+        left = [f"{reason} ({count} row{'s' if count > 1 else ''})" for reason, count in sorted(self._left.items())]
+        notes = [*left, *missing]
         return ProfileView(
             self._workload.name if self._workload is not None else "",
             places,

@@ -8,12 +8,24 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from inferplan.profilers.store import ProfileStore
 from inferplan.spec.errors import InputError
-from inferplan.spec.rows import AccuracyRow, FlowRow, Measurement, PointKey, Quantiles, Samples
+from inferplan.spec.rows import (
+    AccuracyRow,
+    ExampleScores,
+    FlowRow,
+    InterferenceRow,
+    Measurement,
+    PointKey,
+    Predictions,
+    Quantiles,
+    Samples,
+)
+from inferplan.spec.tables import TABLES
 
 
 def key(batch: int = 1) -> PointKey:
@@ -142,3 +154,86 @@ def test_samples_are_there_before_their_measurement(tmp_path: Path, monkeypatch:
         monkeypatch.setattr(store, "_write", lambda path, content: order.append(path.parent.name))
         store.add_measurement(measurement(), samples())
     assert order == ["samples", "measurements"]
+
+
+def scores_and_predictions(row: AccuracyRow) -> tuple[ExampleScores, Predictions]:
+    values, weights = np.array([1.0, 0.0]), np.array([1.0, 2.0])
+    return (
+        ExampleScores(row.evaluation(), row.evidence_sha256, ("a", "b"), {"top1": values}, {"top1": weights}),
+        Predictions(row.evaluation(), row.evidence_sha256, ("a", "b"), ("1", '"x"'), ("1", "null")),
+    )
+
+
+def interference() -> InterferenceRow:
+    return InterferenceRow(key(), '[["s", "v", 1, 1]]', "bb", 1.2, 1.1, 1.3, 1.4, 8, 99, measured_at="2026-01-01")
+
+
+def fill(path: Path) -> None:
+    """A file in every table."""
+    with ProfileStore(path) as store:
+        store.add_measurement(measurement(), samples())
+        flow = FlowRow("s", "t", "v", "", 2.0, "[2]", 10.0, 1, "aa", "2026-01-01")
+        store.add_evaluation([accuracy("top1", 0.5)], [flow], *scores_and_predictions(accuracy("top1", 0.5)))
+        store.add_interference(interference())
+
+
+def test_scores_predictions_and_slow_downs_are_read_back(tmp_path: Path) -> None:
+    fill(tmp_path / "p")
+    profile = ProfileStore(tmp_path / "p").profile()
+    assert profile.interference == (interference(),)
+    (row,) = profile.accuracy
+    scores, predictions = profile.scores(row), profile.predictions(row)
+    expected = scores_and_predictions(row)
+    assert scores is not None
+    assert scores.ids == ("a", "b")
+    assert scores.values["top1"].tolist() == [1.0, 0.0]
+    assert scores.weights["top1"].tolist() == [1.0, 2.0]
+    assert predictions == expected[1]
+
+
+def test_scores_of_another_state_are_not_given_out(tmp_path: Path) -> None:
+    fill(tmp_path / "p")
+    other = AccuracyRow("stage", "s", "v", "{}", "", "top1", 0.6, 0.0, 1.0, 9, "wilson", "bb", measured_at="2027")
+    with ProfileStore(tmp_path / "p") as store:
+        store.add_evaluation([other], [])
+        (row,) = store.profile().accuracy
+        assert row.value == 0.6
+        assert store.profile().scores(row) is None
+        assert store.profile().predictions(row) is None
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("content", ["rubbish", "other columns", "cut off"])
+def test_damage_in_any_table_is_moved_aside_and_named(tmp_path: Path, table: str, content: str) -> None:
+    fill(tmp_path / "p")
+    (file,) = (tmp_path / "p" / table).glob("*.parquet")
+    if content == "other columns":
+        pq.write_table(pa.table({"x": [1]}), file)
+    else:
+        file.write_bytes(b"rubbish" if content == "rubbish" else file.read_bytes()[:-30])
+    with ProfileStore(tmp_path / "p") as store:
+        assert [text.partition(": ")[0] for text in store.moved_aside] == [str(file)]
+        store.profile()
+    assert file.with_name(file.name + ".damaged").is_file()
+
+
+def test_all_rows_of_an_evaluation_have_one_time(tmp_path: Path) -> None:
+    with ProfileStore(tmp_path / "p") as store:
+        store.add_evaluation([accuracy("top1", 0.5, "2026-01-01"), accuracy("f1", 0.4, "2026-01-02")], [])
+        assert {row.measured_at for row in store.profile().accuracy} == {"2026-01-02"}
+
+
+def test_flows_of_modality_subsets_do_not_replace_each_other(tmp_path: Path) -> None:
+    with ProfileStore(tmp_path / "p") as store:
+        for subset in ("", "image"):
+            store.add_evaluation([], [FlowRow("s", "t", "v", subset, 2.0, "[2]", 10.0, 1, "aa", "2026-01-01")])
+        assert len(store.profile().flows) == 2
+
+
+def test_arrays_are_there_before_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    with ProfileStore(tmp_path / "p") as store:
+        monkeypatch.setattr(store, "_write", lambda path, content: order.append(path.parent.name))
+        row = accuracy("top1", 0.5)
+        store.add_evaluation([row], [], *scores_and_predictions(row))
+    assert order == ["predictions", "scores", "accuracy"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferplan.spec.errors import InputError
-from inferplan.spec.profile import read_profile
+from inferplan.spec.profile import newest_rows, read_profile
 from inferplan.spec.rows import AccuracyRow, FlowRow, Measurement, PointKey, Quantiles
 from inferplan.spec.tables import TABLES, from_record, table_schema, to_record
 
@@ -98,3 +100,23 @@ def test_no_profile_or_another_version_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "profile.json").write_text("{")
     with pytest.raises(InputError, match="damaged"):
         read_profile(tmp_path)
+
+
+def test_which_row_counts_does_not_depend_on_the_order() -> None:
+    old, new, tie = measurement("2026-01-01"), measurement("2026-01-02"), measurement("2026-01-02", 2.0)
+    guess = dataclasses.replace(measurement("2027-01-01", 9.0), origin="interpolated", n=0)
+    brought = dataclasses.replace(measurement("2027-01-01", 8.0), origin="imported", source="csv: x")
+    for order in itertools.permutations([old, new, tie, guess, brought]):
+        assert newest_rows(order) == [max(new, tie, key=repr)]
+    assert newest_rows([guess, brought]) == [brought]
+
+
+def test_an_evaluation_replaces_the_whole_of_an_earlier_one() -> None:
+    first = AccuracyRow("stage", "s", "v", "{}", "", "top1", 0.9, 0.8, 1.0, 9, "wilson", "e", measured_at="2026-01-01")
+    gone = dataclasses.replace(first, metric="f1")
+    again = dataclasses.replace(first, value=0.8, measured_at="2026-01-02")
+    brought = dataclasses.replace(gone, source="csv: x", measured_at="2027-01-01")
+    others = [dataclasses.replace(brought, metric=name, measured_at=f"202{day}") for day, name in ((8, "a"), (9, "b"))]
+    for order in itertools.permutations([first, gone, again, brought]):
+        assert newest_rows(order) == [again]
+    assert {row.metric for row in newest_rows([brought, *others]) if isinstance(row, AccuracyRow)} == {"f1", "a", "b"}
