@@ -118,6 +118,19 @@ class Evaluation:
                 continue
             yield from self.walk(group, depth + 1, below)
 
+    def arriving(self, stage: str, combination: Combination, most: int) -> list[Any]:
+        """What `stage` is called with on the first `most` requests, where a combination does the stages before.
+
+        Errors pass through.
+        """
+        del self._requests[most:]
+        walk = Walk()
+        for name in self._order[: self._order.index(stage)]:
+            items = self._inputs(name, walk)
+            predictions = _finished(self._predictions(name, combination[name], items))
+            walk = self._onward(name, combination[name], items, predictions, walk)
+        return [item.content for item in self._inputs(stage, walk)]
+
     def _inputs(self, stage: str, walk: Walk) -> list[Item]:
         parents = self._parents[stage]
         if not parents:
@@ -175,6 +188,15 @@ def evaluate_combinations(command: Mapping[str, Any]) -> Iterator[Frame]:
     """A frame `combination` for each of `combinations`, with its scores or the reason it has none."""
     evaluation = Evaluation(command)
     yield from evaluation.walk(command["combinations"], 0, Walk())
+
+
+def _finished(work: Generator[Frame, None, list[Any]]) -> list[Any]:
+    """What a generator returns; what it yields is of no interest."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return list(end.value)
 
 
 def joined(stage: str, columns: Mapping[str, Sequence[Item]]) -> list[Item]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from inferplan.profilers.runtimes.executor import Executor
+from inferplan.profilers.upstream import collected
 from inferplan.spec.stagecode import Context, Example, PipelineAdapter, pipeline_adapter
 
 MADE_UP = 64
@@ -20,15 +21,31 @@ MADE_UP = 64
 
 @dataclass(frozen=True, slots=True)
 class PipelineSpec:
-    """The pipeline's own code, as plain data. `code` is None where it has none."""
+    """The pipeline's own code, as plain data. `code` is None where it has none.
+
+    `upstream` says what its requests have to go through to become a later stage's inputs (`upstream_of`).
+    """
 
     root: str
     code: str | None
     params: Mapping[str, Any]
+    upstream: Mapping[str, Any] | None = None
 
     def open(self) -> PipelineAdapter:
         """Import the code and make its object. Raises InputError."""
         return pipeline_adapter(self.code, Context(Path(self.root), self.params))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `PipelineSpec(**data)` is the inverse."""
+        return {"root": self.root, "code": self.code, "params": dict(self.params), "upstream": self.upstream}
+
+    def arriving(self) -> list[Example]:
+        """What arrives at the stage. Raises InputError."""
+        examples = self.open().examples()
+        if self.upstream is None or not examples:
+            return examples
+        inputs = collected(replace(self, upstream=None).to_json(), self.upstream)
+        return [Example(str(index), item) for index, item in enumerate(inputs)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +59,17 @@ class StageInputs:
 
     @classmethod
     def of(cls, executor: Executor, requests: PipelineSpec | None) -> StageInputs:
-        """The stage's examples; without any, the pipeline's requests where `requests` is given (the entry
-        stage), else made-up tensors. Raises InputError where none of these can be had."""
+        """The stage's examples; without any, what `requests` makes of the pipeline's, else made-up tensors.
+
+        Past the entry, made-up tensors come before the work of running everything upstream. Raises InputError
+        where none of these can be had.
+        """
         labelled = executor.examples()
         if labelled:
             return cls(tuple(labelled), True)
-        arriving = requests.open().examples() if requests is not None else []
+        at_entry = requests is not None and requests.upstream is None
+        particular = executor.adapter.defines("preprocess") or executor.spec.runtime == "skip"
+        arriving = requests.arriving() if requests is not None and (at_entry or particular) else []
         if arriving:
             return cls(tuple(arriving), False)
         made_up = executor.made_up_inputs(MADE_UP)

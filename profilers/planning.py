@@ -160,7 +160,9 @@ class Planner:
         if stage.metric is None and not targets:
             return []
         found = subject.found
-        requests = [self._pipeline_sha256()] if subject.requests else []
+        # Past the entry, what arrives is part of the data's hash, whatever made it.
+        at_entry = subject.requests is not None and subject.requests.upstream is None
+        requests = [self._pipeline_sha256()] if at_entry else []
         metrics = computed_metrics(stage.metric) if metric is not None else ()
         inference = combined_sha256(*_evidence(subject), found.data_sha256, *requests)
         estimate_s = PROCESS_START_S + found.load_s + found.inputs_s + found.count * found.call_s

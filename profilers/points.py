@@ -262,7 +262,7 @@ def pinned(task: PointTask, process: int) -> tuple[int, ...]:
 
 def requests_json(requests: PipelineSpec | None) -> Mapping[str, Any] | None:
     """Plain data for the measuring process."""
-    return None if requests is None else {"root": requests.root, "code": requests.code, "params": dict(requests.params)}
+    return None if requests is None else requests.to_json()
 
 
 def now() -> str:

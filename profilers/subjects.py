@@ -11,6 +11,7 @@ from inferplan.profilers.inspection import Inspection, Inspector
 from inferplan.profilers.jobs import Inspecting, LeftOut, OnEvent
 from inferplan.profilers.provision import Providers, installed_versions
 from inferplan.profilers.runtimes.executor import ExecutorSpec
+from inferplan.profilers.upstream import upstream_of
 from inferplan.spec.errors import InputError
 from inferplan.spec.evidence import code_sha256
 from inferplan.spec.modelfiles import model_sha256
@@ -30,6 +31,7 @@ class Subject:
     choice: Choice
     spec: ExecutorSpec
     requests: PipelineSpec | None
+    """Where its inputs come from if its code has no examples."""
     provider: str
     model_sha256: str
     code_sha256: str
@@ -62,8 +64,7 @@ class Casting:
         self._providers = providers
         self._device = device
         self._fingerprint = fingerprint
-        self._pipeline = PipelineSpec(str(workload.root), workload.pipeline.code, workload.pipeline.params)
-        self._entry = workload.pipeline.entry_stages()[0]
+        self._requests = {stage: self._requests_of(stage) for stage in workload.pipeline.stages}
         self._batches = sorted(set(workload.profile.batch_sizes))
         self.left_out: list[LeftOut] = []
 
@@ -87,6 +88,15 @@ class Casting:
             raise InputError("nothing was measured: the workload's code or data is not ready", problems)
         return found
 
+    def _requests_of(self, stage: str) -> PipelineSpec | None:
+        """The pipeline's requests on their way to a stage; None where its code has none."""
+        pipeline = self._workload.pipeline
+        if pipeline.code is None:
+            return None
+        entry = stage in pipeline.entry_stages()
+        upstream = None if entry else upstream_of(self._workload, stage, self._providers.common)
+        return PipelineSpec(str(self._workload.root), pipeline.code, pipeline.params, upstream)
+
     def _of_choice(self, stage_name: str, choice: Choice, known: Profile | None) -> list[Subject]:
         runtime = self._workload.pipeline.stages[stage_name].variants[choice.variant].runtime
         looked = [self._look(stage_name, choice, name, known) for name in self._providers.by_runtime[runtime]]
@@ -105,12 +115,11 @@ class Casting:
         variant = stage.variants[choice.variant]
         root = self._workload.root
         spec = ExecutorSpec.of(root, stage_name, stage, choice)
-        requests = self._pipeline if stage_name == self._entry and self._pipeline.code else None
         subject = Subject(
             stage_name,
             choice,
             spec,
-            requests,
+            self._requests[stage_name],
             provider,
             model_sha256(self._workload, stage_name, choice.name),
             code_sha256(stage.code, variant.params, root),
@@ -119,7 +128,7 @@ class Casting:
             list(stage.choices()).index(choice.name),
         )
         failure = None if known is None else self._known_failure(subject, known.measurements)
-        found = failure or self._inspector.variant(spec, requests, provider, self._batches)
+        found = failure or self._inspector.variant(spec, subject.requests, provider, self._batches)
         return replace(subject, found=found)
 
     def _known_failure(self, subject: Subject, rows: Sequence[Measurement]) -> Inspection | None:
