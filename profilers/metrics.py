@@ -147,10 +147,14 @@ def of_statistic(statistic: Statistic) -> Generator[None, None, Evaluated]:
     known = draws[~np.isnan(draws)]
     if not math.isfinite(value) or not len(known):
         return Evaluated(None, n=statistic.n, reason="the metric has no value for these examples")
-    lower, upper = percentile_interval(known, INTERVAL_CONFIDENCE)
-    if lower == upper and value in (0.0, 1.0) and statistic.least:
+    # Resamples lack some of the examples, and so some classes: on average they are off by as much as this.
+    bias = float(known.mean()) - value
+    lower, upper = percentile_interval(known - bias, INTERVAL_CONFIDENCE)
+    if statistic.least and value in (0.0, 1.0) and not np.ptp(known):
         # Resampling claims certainty where nothing is wrong, or nothing right.
         return Evaluated(value, *wilson(value * statistic.least, statistic.least), "wilson", statistic.n)
+    if statistic.least:  # the built-in ones lie between 0 and 1
+        lower, upper = max(0.0, lower), min(1.0, upper)
     return Evaluated(value, min(lower, value), max(upper, value), "bootstrap", statistic.n)
 
 

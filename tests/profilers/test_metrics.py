@@ -90,6 +90,20 @@ def test_metrics_without_scores_get_a_bootstrap(work: Callable[..., dict[str, Ev
     assert (found.upper - found.lower) / (2 * 1.96) == pytest.approx(0.027, abs=0.004)
 
 
+def test_many_classes_do_not_push_the_interval_aside(work: Callable[..., dict[str, Evaluated]]) -> None:
+    """Resamples miss classes and repeat examples, which lowers macro F1: the interval is moved back by that."""
+    generator = np.random.default_rng(3)
+    covered = 0
+    for _ in range(60):
+        truths = generator.integers(0, 50, 500)
+        predictions = np.where(generator.random(500) < 0.8, truths, generator.integers(0, 50, 500))
+        found = work(predictions.tolist(), truths.tolist(), {"name": "f1", "compute": "f1"})["f1"]
+        assert found.lower < found.value < found.upper
+        # Of many examples, F1 of every class is its share of right answers: 0.8 + 0.2 / 50.
+        covered += found.lower <= 0.804 <= found.upper
+    assert covered / 60 >= 0.86
+
+
 def test_a_perfect_auc_is_not_certain(work: Callable[..., dict[str, Evaluated]]) -> None:
     found = work([0.1, 0.2, 0.3, 0.8, 0.9], [0, 0, 0, 1, 1], {"name": "auc", "compute": "auc"})["auc"]
     assert (found.value, found.method) == (1.0, "wilson")
