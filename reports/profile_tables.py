@@ -154,7 +154,7 @@ def lineage_table(place: Place, margin: float = MARGIN) -> Table:
             made = choice.lineage
             said = accuracy_statement(made.accuracy, margin)
             rows.append([choice.choice, made.parent, made.recipe or DASH, said, speed_statement(made)])
-    return Table(left("choice", "made from", "by", "accuracy", "mean service time"), rows)
+    return Table(left("choice", "made from", "by", "accuracy", "mean time"), rows)
 
 
 def accuracy_statement(found: Comparison | None, margin: float = MARGIN) -> str:

@@ -172,8 +172,9 @@ def _read(file: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(file) as content:
-            return content.read()
+        # Small files with many columns: one thread reading from memory is twice as fast as any other way.
+        with pq.ParquetFile(pa.BufferReader(file.read_bytes())) as content:
+            return content.read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise DamagedFileError(file, error) from error
 
