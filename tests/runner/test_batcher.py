@@ -96,7 +96,7 @@ def test_the_simulator_means_the_same_by_batching(
             return np.array([7.0])
 
     station = SimpleNamespace(
-        service=Constant(), replicas=replicas, max_batch=max_batch, max_queue_delay_s=float(delay)
+        service=Constant(), replicas=replicas, max_batch=max_batch, max_queue_delay_s=float(delay), slowdowns=()
     )
     simulated = serve(np.array(arrivals, float), cast(Station, station), np.random.default_rng(0))
     ran = driven(arrivals, [7], replicas, max_batch, delay)
