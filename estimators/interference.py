@@ -17,7 +17,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from inferplan.estimators.points import changed_since
 from inferplan.spec.profile import Profile
@@ -68,6 +68,8 @@ class Interference:
 
     measured: tuple[Disturbance, ...] = ()
     stale: tuple[str, ...] = ()
+    _found: dict[tuple[Tenant, Tenant, int], float] = field(default_factory=dict, compare=False, repr=False)
+    """Slow-downs that were asked for before: packings ask for the same ones over and over."""
 
     @property
     def matters(self) -> bool:
@@ -80,6 +82,12 @@ class Interference:
 
     def slowdown(self, subject: Tenant, neighbour: Tenant, copies: int = 1) -> float:
         """Slow-down of `subject` by one busy replica of `neighbour`, of which `copies` are there; at least 1."""
+        asked = (subject, neighbour, copies)
+        if asked not in self._found:
+            self._found[asked] = self._slowdown(*asked)
+        return self._found[asked]
+
+    def _slowdown(self, subject: Tenant, neighbour: Tenant, copies: int) -> float:
         mine = [
             row for row in self.measured if row.subject.same_choice(subject) and row.subject.device == subject.device
         ]
