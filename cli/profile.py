@@ -114,6 +114,7 @@ def _report_dry_run(campaign: Campaign, json: bool) -> None:
                 "path": str(campaign.path),
                 "device": campaign.device,
                 "estimate_s": campaign.estimate_s,
+                "certain_s": campaign.certain_s,
                 "jobs": [dataclasses.asdict(job) for job in campaign.planned],
                 "resumed": campaign.resumed,
                 "over_budget": list(campaign.over_budget),
@@ -123,10 +124,12 @@ def _report_dry_run(campaign: Campaign, json: bool) -> None:
         )
         return
     if campaign.planned:
-        rows = [[job.name, clock(job.estimate_s)] for job in campaign.planned]
-        show(Table([*left("would be measured, in this order"), *right("about")], rows))
+        rows = [[job.name, clock(job.estimate_s), "" if job.certain else "or interpolated"] for job in campaign.planned]
+        show(Table([*left("would be measured, in this order"), *right("about"), *left("")], rows))
+    certain = sum(job.certain for job in campaign.planned)
     say(
-        f"{len(campaign.planned)} to do in about {clock(campaign.estimate_s)} as {campaign.device}, "
+        f"{_range(str(certain), str(len(campaign.planned)))} to do in about "
+        f"{_range(clock(campaign.certain_s), clock(campaign.estimate_s))} as {campaign.device}, "
         f"{campaign.resumed} there already, in {campaign.path}"
     )
     for name in campaign.over_budget:
@@ -135,6 +138,10 @@ def _report_dry_run(campaign: Campaign, json: bool) -> None:
         say(f"  left out: {item.name}: {item.reason}")
     for note in campaign.notes:
         say(f"  note: {note}")
+
+
+def _range(least: str, most: str) -> str:
+    return least if least == most else f"{least} to {most}"
 
 
 def _report(loaded: LoadedWorkload, profile: Profile, summary: CampaignSummary) -> None:
@@ -149,8 +156,9 @@ def _report(loaded: LoadedWorkload, profile: Profile, summary: CampaignSummary) 
     show_view(view(profile, workload), workload)
     say()
     say(
-        f"{summary.measured} points measured, {summary.evaluated} evaluations, {beside}"
-        f"{summary.resumed} there already, {len(summary.failed)} failed, in {clock(summary.seconds)}: {profile.path}"
+        f"{summary.measured} points measured, {summary.interpolated} interpolated, {beside}"
+        f"{summary.evaluated} evaluations, {summary.resumed} there already, {len(summary.failed)} failed, "
+        f"in {clock(summary.seconds)}: {profile.path}"
     )
     for failed in (*summary.failed, *summary.failed_before):
         say(f"  {failed.status}: {failed.name}: {failed.reason}")

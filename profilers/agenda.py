@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from inferplan.profilers.choosing import Candidate, Decision, Wanted, decide
 from inferplan.profilers.glances import Glance, glance_s
-from inferplan.profilers.interpolation import Cell, Prediction, Series
+from inferplan.profilers.interpolation import LEAST_SERIES, Cell, Prediction, Series
 from inferplan.profilers.jobs import GlanceJob, Job, LeftOut, PointJob
 from inferplan.profilers.points import now
 from inferplan.profilers.stopping import StoppingRule
@@ -116,10 +116,9 @@ class Agenda:
         return self._decision
 
     def is_certain(self, job: Job) -> bool:
-        """Whether a job has to be done whatever others find. Of the points that can be predicted none is."""
-        if not isinstance(job, PointJob) or any(job is fixed for fixed in self._fixed):
-            return True
-        return (_series_name(job), job.task.key.threads) not in self._predictable()
+        """Whether a job has to be done whatever others find."""
+        fixed = any(job is other for other in self._fixed)
+        return fixed or not isinstance(job, PointJob) or not self._can_be_predicted(job)
 
     def finish(
         self, job: Job, row: Measurement | None = None, seen: Mapping[str, Glance] | None = None,
@@ -237,15 +236,12 @@ class Agenda:
                     full_s = min(rule.max_time_s, max(rule.min_time_s, rule.least_n * seen.mean_s))
                     row.jobs[cell] = dataclasses.replace(job, service_s=seen.mean_s, full_s=full_s)
 
-    def _predictable(self) -> set[tuple[str, int]]:
-        """Series and thread counts that were or will be glanced at."""
-        seen = {
-            (row.name, cell.threads)
-            for row in self._series.values()
-            for cell, job in row.jobs.items()
-            if job.task.key.id() in self._glances
-        }
-        return seen | {(w.series, w.threads) for w in self.decision.wanted if w.batch is None}
+    def _can_be_predicted(self, job: PointJob) -> bool:
+        """Whether a point may be settled by others: with a tolerance, and enough series to learn from."""
+        key = job.task.key
+        others = [row for row in self._series.values() if row.first.task.key.provider == key.provider]
+        learning = sum(not row.timeless for row in others)
+        return self._outlook.tolerance > 0 and (learning >= LEAST_SERIES or key.runtime == "skip")
 
     def _interpolated_row(self, row: _Row, job: PointJob, prediction: Prediction) -> Measurement:
         key = job.task.key

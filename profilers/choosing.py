@@ -15,7 +15,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from inferplan.profilers.interpolation import LEAST_CASES, LEAST_SERIES, WINDOW, Cell, Interpolator, Prediction, Series
+from inferplan.profilers.interpolation import (
+    LEAST_CASES,
+    LEAST_SERIES,
+    Cell,
+    Interpolator,
+    Prediction,
+    Series,
+    tells_of,
+)
 
 DOMINATED_FACTOR = 2.0
 """How much more tolerance there is for a choice that no plan has a reason to take."""
@@ -148,15 +156,17 @@ class _Deciding:
         interpolator = Interpolator([candidate.series for candidate in begun])
         self.rows = {c.series.name: interpolator.row(c.series, c.open) for c in begun}
         smallest: list[Wanted] = []
-        later: list[Wanted] = []
-        for candidate in self.candidates:
+        later: list[tuple[tuple[int, ...], Wanted]] = []
+        for index, candidate in enumerate(self.candidates):
             if not candidate.is_begun:
-                first, *rest = sorted(self._used(candidate), key=_threads_first)
+                first, *rest = sorted(candidate.open, key=_threads_first)
                 smallest.append(Wanted(candidate.series.name, first.threads, first.batch, "smallest batch"))
-                later += [
-                    Wanted(candidate.series.name, cell.threads, cell.batch, "nothing is known of its series yet")
-                    for cell in rest
-                ]
+                for cell in rest:
+                    wanted = Wanted(
+                        candidate.series.name, cell.threads, cell.batch, "nothing is known of its series yet"
+                    )
+                    later.append((_plain_order(candidate, cell, index), wanted))
+        last = [wanted for _, wanted in sorted(later, key=lambda pair: pair[0])]
         needs: list[_Need] = []
         interpolated: list[tuple[str, Prediction]] = []
         for candidate in begun:
@@ -166,8 +176,8 @@ class _Deciding:
                     interpolated.append((candidate.series.name, prediction))
                 else:
                     needs.append(_Need(candidate, cell, prediction))
-        wanted = (*smallest, *self._glances(needs), *self._ordered(needs), *later)
-        return Decision(wanted, tuple(interpolated), tuple(self.unused))
+        wanted_all = (*smallest, *self._glances(needs), *self._ordered(needs), *last)
+        return Decision(wanted_all, tuple(interpolated), tuple(self.unused))
 
     def _used(self, candidate: Candidate) -> list[Cell]:
         """Open cells that a plan could use; the others are noted in `unused`."""
@@ -283,5 +293,5 @@ def _teaches(need: _Need, other: _Need) -> bool:
         return False
     if need.prediction is None or other.prediction is None:
         return False
-    near = abs(math.log(need.prediction.mean_s / other.prediction.mean_s)) <= WINDOW
+    near = tells_of(math.log(need.prediction.mean_s), math.log(other.prediction.mean_s))
     return near and need.prediction.hardness.covers(other.prediction.hardness)

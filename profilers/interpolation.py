@@ -29,8 +29,9 @@ import numpy as np
 
 LEAST_CASES = 4
 LEAST_SERIES = 3
-WINDOW = math.log(10.0)
-"""Only service times within this factor tell how wrong a prediction may be."""
+SHORTER, LONGER = math.log(10.0), math.log(30.0)
+"""Service times down to a tenth and up to thirty times as long tell how wrong a prediction may be: a glance at
+longer ones has fewer calls, so that it is harder to predict from."""
 _WIDTH = math.log(4.0)
 _SAME_STAGE = 4.0
 """How much more a series of the same stage counts."""
@@ -157,7 +158,7 @@ class Interpolator:
         hardness = self.hardness(series, cell, self._differences[series.name])
         log = math.log(series.glances[cell])
         fitting = [
-            case for case in self._all_cases(series) if case.hardness.covers(hardness) and abs(case.log - log) <= WINDOW
+            case for case in self._all_cases(series) if case.hardness.covers(hardness) and tells_of(case.log, log)
         ]
         own = [case for case in fitting if case.stage == series.stage]
         return own if len(own) >= 2 * LEAST_CASES and _are_enough(own) else fitting
@@ -233,6 +234,11 @@ class _Spot:
     cell: Cell
     log: float
     difference: float
+
+
+def tells_of(log: float, other: float) -> bool:
+    """Whether an error made at one service time (logarithms) says something of another."""
+    return -SHORTER <= log - other <= LONGER
 
 
 def _are_enough(cases: Sequence[Case]) -> bool:

@@ -220,7 +220,8 @@ def test_a_noisy_machine_is_measured_more_and_the_tolerance_still_holds(process_
             steps[noise] += len(outcome.steps)
             errors += outcome.errors(machine) if noise else []
     assert steps[process_noise] > steps[0.0]
-    assert not errors or np.mean(np.array(errors) <= 0.15) >= 0.9
+    # One in ten may be worse; of few, a couple.
+    assert sum(error > 0.15 for error in errors) <= 0.1 * len(errors) + 2
 
 
 def test_what_takes_longer_than_every_promise_is_of_no_use() -> None:
