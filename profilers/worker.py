@@ -69,6 +69,7 @@ class Worker:
             "rescore": self._rescore,
             "requests": self._requests,
             "combinations": self._combinations,
+            "variants": self._variants,
         }
         yield from actions[command["do"]](command)
 
@@ -167,6 +168,13 @@ class Worker:
         from inferplan.profilers.combinations import evaluate_combinations
 
         yield from evaluate_combinations(command)
+
+    def _variants(self, command: Command) -> Iterator[Frame]:
+        """Looks at a variant, makes another from it, compares the two."""
+        from inferplan.profilers.variants.workshop import answer
+
+        self._close()
+        yield from answer(command)
 
     def _requests(self, command: Command) -> Iterator[Frame]:
         """How many labelled requests the pipeline has, and their hash."""

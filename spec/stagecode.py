@@ -130,6 +130,9 @@ class StageCode(Protocol):
     def examples(self) -> Sequence[Example]:
         """Labelled inputs of this stage: the data of its accuracy, and the inputs of its latency."""
 
+    def calibration(self) -> Sequence[Any]:
+        """Stage inputs like those of `examples`, but none of them: what int8 variants are calibrated on."""
+
     def preprocess(self, inputs: Sequence[Any]) -> Tensors:
         """Batch of stage inputs -> model input tensors."""
 
@@ -185,6 +188,11 @@ class StageAdapter:
     def examples(self) -> list[Example]:
         method = self._method("examples")
         return as_examples(method(), self.owner) if method else []
+
+    def calibration(self) -> list[Any]:
+        """Inputs that no accuracy is judged on; empty where the code has none."""
+        method = self._method("calibration")
+        return list(method()) if method else []
 
     def preprocess(self, inputs: Sequence[Any]) -> Tensors:
         method = self._method("preprocess")

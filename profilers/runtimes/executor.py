@@ -147,6 +147,11 @@ class Executor:
         return self._session.provider
 
     @property
+    def session(self) -> Session:
+        """The loaded model alone, for those who look at tensors."""
+        return self._session
+
+    @property
     def version(self) -> str:
         """Version of the runtime."""
         return self._session.version

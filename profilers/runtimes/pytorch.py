@@ -68,6 +68,8 @@ class Program:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...] = ()
     any_name: bool = False
+    module: Any = None
+    """The torch.nn.Module that `call` runs."""
 
 
 class TorchSession:
@@ -85,14 +87,19 @@ class TorchSession:
 
     def run(self, inputs: Tensors) -> Tensors:
         """One call of the model. Raises ModelError where names or types are not the model's."""
-        program, torch = self._program, self._torch
-        if program is None:
-            raise RuntimeError("the session is closed")
+        program, torch = self.program, self._torch
         if inputs.keys() != self._needed:
             self._check_names(inputs.keys(), program.any_name)
         with torch.inference_mode(), self._precision():
             result = program.call({name: self._tensor(name, array) for name, array in inputs.items()})
-            return dict(self._arrays(result, ""))
+            return {name: self._array(tensor) for name, tensor in flattened(torch, result)}
+
+    @property
+    def program(self) -> Program:
+        """What is run, for those who export it."""
+        if self._program is None:
+            raise RuntimeError("the session is closed")
+        return self._program
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -124,19 +131,24 @@ class TorchSession:
             raise ModelError(f"input {name}: torch takes no arrays of {array.dtype}") from error
         return tensor if self.provider == "cpu" else tensor.to(self.provider)
 
-    def _arrays(self, result: Any, name: str) -> Iterator[tuple[str, NDArray[Any]]]:
-        torch = self._torch
-        if isinstance(result, torch.Tensor):
-            plain = result.float() if result.dtype is torch.bfloat16 else result
-            yield name or "output_0", plain.cpu().numpy()
-        elif isinstance(result, Mapping):
-            for key, part in result.items():
-                yield from self._arrays(part, f"{name}_{key}" if name else str(key))
-        elif isinstance(result, (tuple, list)):
-            for index, part in enumerate(result):
-                yield from self._arrays(part, f"{name or 'output'}_{index}")
-        elif result is not None:
-            raise ModelError(f"the model gives back {name or 'a value'} of type {type(result).__name__}, not a tensor")
+    def _array(self, tensor: Any) -> NDArray[Any]:
+        plain = tensor.float() if tensor.dtype is self._torch.bfloat16 else tensor
+        array: NDArray[Any] = plain.cpu().numpy()
+        return array
+
+
+def flattened(torch: Any, result: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The tensors that a program gave back, by the names of outputs. Raises ModelError for anything else."""
+    if isinstance(result, torch.Tensor):
+        yield name or "output_0", result
+    elif isinstance(result, Mapping):
+        for key, part in result.items():
+            yield from flattened(torch, part, f"{name}_{key}" if name else str(key))
+    elif isinstance(result, (tuple, list)):
+        for index, part in enumerate(result):
+            yield from flattened(torch, part, f"{name or 'output'}_{index}")
+    elif result is not None:
+        raise ModelError(f"the model gives back {name or 'a value'} of type {type(result).__name__}, not a tensor")
 
 
 class TorchRuntime:
@@ -235,7 +247,7 @@ class _Loader:
             positional, named = bind(tensors)
             return run(*positional, **named)
 
-        return Program(call, inputs, _exported_outputs(program))
+        return Program(call, inputs, _exported_outputs(program), module=module)
 
     def module(self, source: ModelSource) -> Program:
         """What the factory makes, with the weights of the file where there is one."""
@@ -254,7 +266,7 @@ class _Loader:
             return _script_program(module, owner)
         inputs, any_name = _eager_inputs(module, owner)
         run = self._ready(module)
-        return Program(lambda tensors: run(**tensors), inputs, (), any_name)
+        return Program(lambda tensors: run(**tensors), inputs, (), any_name, module)
 
     def _ready(self, module: Any) -> Callable[..., Any]:
         ready: Callable[..., Any] = self._torch.compile(module) if self._compiled else module
@@ -316,7 +328,7 @@ def _script_program(module: Any, owner: str) -> Program:
             inputs.append(TensorInfo(argument.name, "", None, optional=optional))
         elif not optional:
             raise ModelError(f"{owner}: its input {argument.name} is a {argument.type}; only tensors can be fed")
-    return Program(lambda tensors: module(**tensors), tuple(inputs))
+    return Program(lambda tensors: module(**tensors), tuple(inputs), module=module)
 
 
 def _eager_inputs(module: Any, owner: str) -> tuple[tuple[TensorInfo, ...], bool]:

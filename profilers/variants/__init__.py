@@ -1,0 +1,1 @@
+"""Variants made from variants by existing tools, each checked against its parent."""
