@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from inferplan.profilers.frames import Frame
+from inferplan.profilers.gpu_sensors import GPU_PROVIDERS
 from inferplan.profilers.jobs import AccuracyJob, CombinationsJob
 from inferplan.profilers.metrics import Evaluated
 from inferplan.profilers.points import Progress, now, requests_json
@@ -104,7 +105,7 @@ def _kept(profile: Profile, evaluation: str, inference: str) -> Predictions | No
 
 
 def _scored(job: AccuracyJob, progress: Progress) -> Frame:
-    with WorkerProcess(job.limits, job.threads, (), job.provider == "cpu") as worker:
+    with WorkerProcess(job.limits, job.threads, (), job.provider not in GPU_PROVIDERS) as worker:
         worker.call("open", "opened", spec=job.spec.to_json(), provider=job.provider, threads=job.threads)
         worker.call("load_inputs", "inputs", requests=requests_json(job.requests))
         for frame in worker.ask("score", batch=job.batch, metrics=_plain(job.metrics)):
@@ -118,7 +119,7 @@ def _rescored(job: AccuracyJob | CombinationsJob, kept: Predictions, **owner: ob
     """Scores of kept predictions; None where the code cannot score them without having run."""
     texts = {"ids": kept.ids, "predictions": kept.predictions, "truths": kept.truths}
     try:
-        with WorkerProcess(job.limits, job.threads, (), job.provider == "cpu") as worker:
+        with WorkerProcess(job.limits, job.threads, (), job.provider not in GPU_PROVIDERS) as worker:
             return worker.call("rescore", "scored", kept=texts, metrics=_plain(job.metrics), **owner)
     except WorkerFailure:
         return None
@@ -177,7 +178,7 @@ def evaluate_combinations(
 
 
 def _combination_frames(job: CombinationsJob, combinations: Sequence[Mapping[str, str]]) -> Iterator[Frame]:
-    with WorkerProcess(job.limits, job.threads, (), job.provider == "cpu") as worker:
+    with WorkerProcess(job.limits, job.threads, (), job.provider not in GPU_PROVIDERS) as worker:
         yield from worker.ask(
             "combinations",
             pipeline=requests_json(job.pipeline),
