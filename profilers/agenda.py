@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from inferplan.profilers.choosing import Candidate, Decision, Wanted, decide
-from inferplan.profilers.glances import Glance, glance_s
+from inferplan.profilers.glances import Glance, glance_s, most_glance_s
 from inferplan.profilers.interpolation import LEAST_SERIES, Cell, Prediction, Series
 from inferplan.profilers.jobs import GlanceJob, Job, LeftOut, PointJob
 from inferplan.profilers.points import now
@@ -219,8 +219,9 @@ class Agenda:
     def _glance_job(self, row: _Row, threads: int) -> GlanceJob:
         jobs = [job for cell, job in sorted(row.jobs.items()) if cell.threads == threads and not self._has_failed(job)]
         start_s = jobs[0].overhead_s / self._outlook.rule.processes
-        tasks = tuple(job.task for job in jobs)
-        return GlanceJob(tasks, _POINTS_LEVEL, glance_s(start_s, [job.service_s for job in jobs]))
+        most_s = tuple(most_glance_s(job.full_s) for job in jobs)
+        estimate_s = glance_s(start_s, [job.service_s for job in jobs], most_s)
+        return GlanceJob(tuple(job.task for job in jobs), most_s, _POINTS_LEVEL, estimate_s)
 
     def _has_failed(self, job: PointJob) -> bool:
         row = self._rows.get(job.task.key.id())

@@ -303,7 +303,7 @@ class _Run:
 
     def _glance(self, job: GlanceJob, progress: Progress) -> list[Failed]:
         """See how long batches take. What fails is measured, and its row says why."""
-        seen = take_glances(job.tasks, progress)
+        seen = take_glances(job.tasks, job.most_s, progress)
         write_glances(self._campaign.path, seen)
         self._agenda.finish(job, seen=seen)
         return []

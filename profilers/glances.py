@@ -26,6 +26,8 @@ from inferplan.spec.evidence import combined_sha256
 LEAST_N = 8
 LEAST_S = 0.2
 MOST_S = 2.0
+_SHARE = 0.1
+"""Largest share of the time that measuring the point would take."""
 _PROCESS = 1000
 """Seed of the inputs: other ones than those of the measuring processes."""
 
@@ -39,19 +41,22 @@ class Glance:
     peak_rss_bytes: int | None = None
 
 
-def take_glances(tasks: Sequence[PointTask], progress: Callable[[float], None]) -> dict[str, Glance]:
+def take_glances(
+    tasks: Sequence[PointTask], most_s: Sequence[float], progress: Callable[[float], None]
+) -> dict[str, Glance]:
     """Glance at points that differ in batch size only, smallest first, in one fresh process: by point id.
 
-    A point that cannot be run ends it: it and larger ones are missing then.
+    Each gets at least eight calls and 0.2 s, but no more than its `most_s` and always one call. A point that
+    cannot be run ends it: it and larger ones are missing then.
     """
     found: dict[str, Glance] = {}
-    ordered = sorted(tasks, key=lambda task: task.key.batch)
-    first = ordered[0]
+    ordered = sorted(zip(tasks, most_s, strict=True), key=lambda pair: pair[0].key.batch)
+    first = ordered[0][0]
     with contextlib.suppress(WorkerFailure), point_process(first, pinned(first, 0)) as worker:
         open_point(worker, first)
-        for index, task in enumerate(ordered):
+        for index, (task, limit_s) in enumerate(ordered):
             begin_batches(worker, task, _PROCESS)
-            frame = worker.call("measure", "measured", least_n=LEAST_N, min_time_s=LEAST_S, max_time_s=MOST_S)
+            frame = worker.call("measure", "measured", least_n=LEAST_N, min_time_s=LEAST_S, max_time_s=limit_s)
             times = np.asarray(frame.arrays["times"], dtype=np.float64).sum(axis=0)
             seen = middle_mean(times)
             if not (math.isfinite(seen) and seen > 0):
@@ -61,9 +66,17 @@ def take_glances(tasks: Sequence[PointTask], progress: Callable[[float], None]) 
     return found
 
 
-def glance_s(start_s: float, services_s: Sequence[float]) -> float:
+def most_glance_s(full_s: float) -> float:
+    """The longest that the calls of a glance may take at a point whose measuring takes `full_s`."""
+    return min(MOST_S, max(LEAST_S, _SHARE * full_s))
+
+
+def glance_s(start_s: float, services_s: Sequence[float], most_s: Sequence[float]) -> float:
     """Expected time of glancing at batches that take `services_s`, in a process that takes `start_s` to start."""
-    return start_s + sum(s + max(s, min(MOST_S, max(LEAST_S, LEAST_N * s))) for s in services_s)
+    return start_s + sum(
+        service_s + max(service_s, min(limit_s, max(LEAST_S, LEAST_N * service_s)))
+        for service_s, limit_s in zip(services_s, most_s, strict=True)
+    )
 
 
 def middle_mean(times_s: NDArray[np.float64]) -> float:

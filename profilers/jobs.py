@@ -118,9 +118,11 @@ class InterferenceJob:
 
 @dataclass(frozen=True, slots=True)
 class GlanceJob:
-    """Glance at the points of one choice, provider and thread count, all batch sizes in one process."""
+    """Glance at the points of one choice, provider and thread count, all batch sizes in one process; at each for
+    `most_s` at most."""
 
     tasks: tuple[PointTask, ...]
+    most_s: tuple[float, ...]
     level: Level
     estimate_s: float
 

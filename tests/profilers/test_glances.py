@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from inferplan.profilers.campaign import plan_campaign
-from inferplan.profilers.glances import Glance, glance_s, middle_mean, read_glances, take_glances, write_glances
+from inferplan.profilers.glances import (
+    Glance,
+    glance_s,
+    middle_mean,
+    most_glance_s,
+    read_glances,
+    take_glances,
+    write_glances,
+)
 from inferplan.profilers.jobs import PointJob
 from inferplan.profilers.points import PointTask
 from inferplan.spec.document import LoadedWorkload
@@ -25,7 +33,7 @@ def test_every_batch_is_seen(make_workload: MakeWorkload, tmp_path: Path) -> Non
     slow = {"model": "double.onnx", "params": {"slow_s": 0.02}}
     shares: list[float] = []
     wanted = tasks(make_workload({"v": slow}, profile={"batch_sizes": [1, 2, 4]}), tmp_path / "p")
-    seen = take_glances(wanted[::-1], shares.append)
+    seen = take_glances(wanted[::-1], [2.0] * 3, shares.append)
     assert set(seen) == {task.key.id() for task in wanted}
     for glance in seen.values():
         assert glance.mean_s == pytest.approx(0.02, rel=0.5)
@@ -38,7 +46,7 @@ def test_a_batch_that_crashes_ends_it(make_workload: MakeWorkload, tmp_path: Pat
     tricky = {"model": "double.onnx", "params": {"trick": "crash-on-4"}}
     campaign = plan_campaign(make_workload({"v": tricky}, profile={"batch_sizes": [1, 2, 4, 8]}), tmp_path / "p")
     wanted = [job.task for job, _ in campaign.listed.unrunnable if isinstance(job, PointJob)]
-    seen = take_glances(wanted, lambda share: None)
+    seen = take_glances(wanted, [2.0] * 4, lambda share: None)
     assert {task.key.batch for task in wanted if task.key.id() in seen} == {1, 2}
 
 
@@ -65,6 +73,7 @@ def test_one_slow_call_does_not_move_it() -> None:
 
 def test_expected_time() -> None:
     """Start, and per batch a first call and eight more, at least 0.2 s and at most 2 s of them, at least one."""
-    assert glance_s(1.0, [0.001]) == pytest.approx(1.201)
-    assert glance_s(1.0, [0.1]) == pytest.approx(1.9)
-    assert glance_s(1.0, [5.0]) == pytest.approx(11.0)
+    assert glance_s(1.0, [0.001], [2.0]) == pytest.approx(1.201)
+    assert glance_s(1.0, [0.1, 0.1], [2.0, 0.3]) == pytest.approx(2.3)
+    assert glance_s(1.0, [5.0], [2.0]) == pytest.approx(11.0)
+    assert [most_glance_s(s) for s in (0.5, 5.0, 60.0)] == [0.2, 0.5, 2.0]
