@@ -14,7 +14,7 @@ class Distance:
     """How a variant's outputs differ from its parent's on the same `n` inputs; the largest over all outputs.
 
     `relative_l2` is |made - parent| / |parent|. `same_class`: share of equal arg-max where an output has one row of
-    scores per input; `same_answer`: share of equal predictions where these are texts, numbers or lists of them.
+    scores per input; `same_answer`: share of equal predictions where these are texts or whole numbers.
     None where it cannot be said: other input sizes give outputs of other shapes.
     """
 

@@ -30,7 +30,6 @@ class Survey:
 
     failure: str = ""
     kind: str = "none"
-    size_bytes: int = 0
     opset: int = 0
     operators: Mapping[str, int] = field(default_factory=dict)
     weights: Mapping[str, int] = field(default_factory=dict)

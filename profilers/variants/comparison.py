@@ -81,17 +81,11 @@ def _beside(tally: Tally, parent: Executor, batch: Sequence[Any], outputs: Tenso
 
 
 def _answers(executor: Executor, batch: Sequence[Any], outputs: Tensors | None) -> list[Any] | None:
-    """Predictions, where they are plain: texts, whole numbers, lists of them."""
+    """Predictions, where each is a text or a whole number (boxes and the like are never quite equal)."""
     if outputs is None:
         return None
     found = executor.adapter.postprocess(batch, outputs)
-    return found if all(_plain(item) for item in found) else None
-
-
-def _plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return len(value) > 0 and all(_plain(item) for item in value)
-    return isinstance(value, str | numbers.Integral | np.bool_)
+    return found if all(isinstance(item, str | numbers.Integral | np.bool_) for item in found) else None
 
 
 def interface_differences(parent: ModelInfo, made: ModelInfo, same_outputs: bool, reduced: bool) -> list[str]:

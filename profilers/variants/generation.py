@@ -25,7 +25,7 @@ from inferplan.spec.derivation import Derived, Fit, Generation
 from inferplan.spec.document import load_workload
 from inferplan.spec.errors import InputError
 from inferplan.spec.evidence import code_sha256, file_sha256
-from inferplan.spec.modelfiles import model_sha256
+from inferplan.spec.modelfiles import model_files, model_sha256
 from inferplan.spec.stage import Variant
 
 _NO_PART = frozenset(("accuracy", "parent", "recipe", "license"))
@@ -205,7 +205,7 @@ class _Run:
     ) -> tuple[Derived, Variant]:
         """Make it and check it; only what passes is put in place."""
         record = Record(parent.stage, name, parent.name, item.recipe, item.settings, basis)
-        record = replace(record, parent_size_bytes=parent.survey.size_bytes or None)
+        record = replace(record, parent_size_bytes=self._size(parent))
         variant = self._variant(parent, recipe, name, item.settings)
         try:
             with self._shelf.bench(parent.stage) as work:
@@ -228,6 +228,13 @@ class _Run:
         except InputError as error:
             return dataclasses.replace(_derived(record, "failed"), reason=error.message), variant
         return _derived(record, "made"), variant
+
+    def _size(self, parent: Parent) -> int | None:
+        """Bytes of the parent's model files; None where a factory has none."""
+        stage, choices = parent.stage, self._place.choices(parent)
+        paths = {self._place.loaded.workload.model_path(stage, choice.name) for choice in choices}
+        files = {file for path in paths if path is not None for file in model_files(path)}
+        return sum(file.stat().st_size for file in files) or None
 
     def _files(
         self, parent: Parent, item: Wanted, recipe: Recipe, name: str, known: Record | None, work: Path

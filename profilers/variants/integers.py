@@ -229,6 +229,6 @@ def leak_note(settings: Settings) -> str:
         return ""
     count = len(settings.get("calibrated_on", ()))
     return (
-        f"calibrated on {count} of the labelled inputs that also judge its accuracy (at most {100 * SHARE:.0f} % of them;"
+        f"calibrated on {count} of the labelled inputs that also judge its accuracy (at most {100 * SHARE:.0f} %;"
         " their ids are in its recipe): a mild leak, which a `calibration` method in the stage code avoids"
     )

@@ -83,22 +83,22 @@ def counted_operators(model: Any) -> Counter[str]:
     return Counter(node.op_type for graph in graphs(model.graph) for node in graph.node)
 
 
+def constants(graph: Any) -> Iterator[tuple[str, Any]]:
+    """Names and tensors of a graph's weights: initializers, and what some exporters write as Constant nodes."""
+    for item in graph.initializer:
+        yield item.name, item
+    for node in graph.node:
+        if node.op_type == "Constant":
+            yield from ((node.output[0], attribute.t) for attribute in node.attribute if attribute.HasField("t"))
+
+
 def counted_weights(model: Any) -> tuple[Counter[str], int]:
     """float32 weights (elements) by the type of the first operator that takes them, and all of them."""
-    onnx = library()
+    single = library().TensorProto.FLOAT
     counts: Counter[str] = Counter()
     total = 0
     for graph in graphs(model.graph):
-        sizes = {
-            item.name: math.prod(item.dims) for item in graph.initializer if item.data_type == onnx.TensorProto.FLOAT
-        }
-        for node in graph.node:
-            if (
-                node.op_type == "Constant"
-                and node.attribute
-                and node.attribute[0].t.data_type == onnx.TensorProto.FLOAT
-            ):
-                sizes[node.output[0]] = math.prod(node.attribute[0].t.dims)
+        sizes = {name: math.prod(item.dims) for name, item in constants(graph) if item.data_type == single}
         total += sum(sizes.values())
         for node in graph.node:
             for name in node.input:
@@ -108,9 +108,9 @@ def counted_weights(model: Any) -> tuple[Counter[str], int]:
 
 def has_half(model: Any) -> bool:
     """Whether it has float16 or bfloat16 weights."""
-    onnx = library()
-    half = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    return any(item.data_type in half for graph in graphs(model.graph) for item in graph.initializer)
+    types = library().TensorProto
+    half = (types.FLOAT16, types.BFLOAT16)
+    return any(item.data_type in half for graph in graphs(model.graph) for _, item in constants(graph))
 
 
 def at_opset(model: Any, opset: int) -> Any:

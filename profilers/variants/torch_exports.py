@@ -57,8 +57,9 @@ class OnnxExport(FlagRecipe):
             feeds = _feeds(executor, order)
             outputs = [executor.session.run(feed) for feed in feeds]
             session: Any = executor.session  # a TorchSession
-            module = _flat(torch, session.program, list(feeds[0]), list(outputs[0]))
-            arguments = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in feeds[0].values())
+            feed = {tensor.name: feeds[0][tensor.name] for tensor in executor.info.inputs if tensor.name in feeds[0]}
+            module = _flat(torch, session.program, list(feed), list(outputs[0]))
+            arguments = tuple(torch.from_numpy(np.array(array, order="C")) for array in feed.values())
             with torch.inference_mode(), warnings.catch_warnings(), quiet():
                 warnings.simplefilter("ignore")
                 torch.onnx.export(
@@ -67,7 +68,7 @@ class OnnxExport(FlagRecipe):
                     str(order.target),
                     dynamo=False,
                     opset_version=int(order.settings["opset"]),
-                    input_names=list(feeds[0]),
+                    input_names=list(feed),
                     output_names=list(outputs[0]),
                     dynamic_axes={**free_axes(feeds), **free_axes(outputs)},
                 )
@@ -104,8 +105,16 @@ def free_axes(batches: Sequence[Tensors]) -> dict[str, dict[int, str]]:
 
 
 def _flat(torch: Any, program: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
-    """A module that takes tensors in order and gives back a flat tuple, as the runtime names them."""
+    """A module that takes tensors in order and gives back a flat tuple, as the runtime names them.
+
+    TorchScript cannot be called by what is traced; it is exported as it is, and its outputs have to be flat.
+    """
     from inferplan.profilers.runtimes.pytorch import flattened
+
+    if isinstance(program.module, torch.jit.ScriptModule):
+        if tuple(inputs) != tuple(tensor.name for tensor in program.inputs)[: len(inputs)]:
+            raise InputError("an optional input is left out before one that is fed: TorchScript is exported in order")
+        return program.module
 
     class Flat(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:

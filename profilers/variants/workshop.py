@@ -19,7 +19,6 @@ from inferplan.profilers.variants.base import Order, Survey
 from inferplan.profilers.variants.calibration import Pool
 from inferplan.profilers.variants.comparison import DiffersError, compared
 from inferplan.spec.errors import InferplanError, InputError
-from inferplan.spec.modelfiles import model_files
 
 PACKAGES = ("onnx", "onnxruntime", "torch")
 _RUNTIME_NAMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
@@ -53,9 +52,8 @@ def _survey(spec: ExecutorSpec, requests: PipelineSpec | None) -> Survey:
         except InputError as error:
             return Survey(failure=error.message)
     providers = runtime(spec.runtime).providers() if spec.runtime == "onnxruntime" else ()
-    size = sum(file.stat().st_size for file in model_files(Path(spec.model))) if spec.model else 0
     common: dict[str, Any] = {
-        "size_bytes": size, "inputs": inputs, "examples": len(pool.examples), "source": pool.source,
+        "inputs": inputs, "examples": len(pool.examples), "source": pool.source,
         "inputs_sha256": examples_sha256(pool.examples), "providers": providers,
         "tools": tools,
     }  # fmt: skip
