@@ -12,7 +12,7 @@ goes on later finds the same points interpolated.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from inferplan.profilers.interpolation import (
@@ -176,7 +176,8 @@ class _Deciding:
                     interpolated.append((candidate.series.name, prediction))
                 else:
                     needs.append(_Need(candidate, cell, prediction))
-        wanted_all = (*smallest, *self._glances(needs), *self._ordered(needs), *last)
+        misled = {c.series.pool for c in begun if interpolator.misleads(c.series.pool, self.tolerance)}
+        wanted_all = (*smallest, *self._glances(needs, misled), *self._ordered(needs), *last)
         return Decision(wanted_all, tuple(interpolated), tuple(self.unused))
 
     def _used(self, candidate: Candidate) -> list[Cell]:
@@ -228,19 +229,22 @@ class _Deciding:
         prediction = self.rows.get(candidate.series.name, {}).get(cell)
         return (0.0, math.inf) if prediction is None else (prediction.lower_s, prediction.upper_s)
 
-    def _glances(self, needs: Sequence[_Need]) -> list[Wanted]:
-        """Rows to glance at: where enough is left to measure, and enough series to learn from."""
+    def _glances(self, needs: Sequence[_Need], misled: Collection[str]) -> list[Wanted]:
+        """Rows to glance at: where enough is left to measure, enough series to learn from, and where glances have
+        not proved to mislead."""
         learning: dict[str, set[str]] = {}
         for candidate in self.candidates:
             if not candidate.timeless:
                 learning.setdefault(candidate.series.pool, set()).add(candidate.series.name)
+        for pool in misled:
+            learning.pop(pool, None)
         found = []
         for candidate in self.candidates:
             for threads, cost_s in sorted(candidate.unseen.items()):
                 left_s = sum(
                     n.candidate.open[n.cell] for n in needs if n.candidate is candidate and n.cell[1] == threads
                 )
-                enough = len(learning[candidate.series.pool]) >= LEAST_SERIES if not candidate.timeless else False
+                enough = len(learning.get(candidate.series.pool, ())) >= LEAST_SERIES and not candidate.timeless
                 if enough and left_s >= WORTH_A_GLANCE * cost_s:
                     found.append(Wanted(candidate.series.name, threads, None, "a glance at every batch"))
         return sorted(found, key=lambda wanted: wanted.threads)

@@ -37,6 +37,8 @@ _SAME_STAGE = 4.0
 """How much more a series of the same stage counts."""
 _TRUSTS = (0.0, 0.5, 2.0)
 _NEGLIGIBLE = 0.05
+_MANY = 19
+"""Cases from which on a bound at 0.95 is one of them."""
 _EPSILON = 1e-9
 
 
@@ -146,6 +148,16 @@ class Interpolator:
         rising = rising_logs(logs, {cell: math.log(mean) for cell, mean in series.measured.items()})
         return {cell: self._prediction(series, cell, rising[cell], guesses[cell][1]) for cell in wanted}
 
+    def misleads(self, pool: str, tolerance: float) -> bool:
+        """Whether glances of a pool have been off by more than the tolerance half the time, in eight or more cases
+        without help from cells of the same series: nothing good enough can come of more of them."""
+        errors = sorted(
+            abs(self._case(spot, ()).error)
+            for spot in self._spots
+            if spot.series.pool == pool and self.hardness(spot.series, spot.cell, ()).far == 0
+        )
+        return len(errors) >= 2 * LEAST_CASES and math.expm1(errors[len(errors) // 2]) > tolerance
+
     def hardness(self, series: Series, cell: Cell, known: Collection[Cell]) -> Hardness:
         """How hard it is to predict a cell from `known` ones of its series."""
         anchors = sum(other.threads == cell.threads and other != cell for other in known)
@@ -167,8 +179,8 @@ class Interpolator:
         cases = self.cases(series, cell)
         error_90 = error_95 = math.inf
         if _are_enough(cases):
-            errors = [abs(case.error) for case in cases]
-            error_90, error_95 = (math.expm1(error_bound(errors, level)) for level in (0.90, 0.95))
+            every = self._all_cases(series)
+            error_90, error_95 = (math.expm1(_cautious_bound(cases, every, level)) for level in (0.90, 0.95))
         hardness = self.hardness(series, cell, self._differences[series.name])
         return Prediction(cell, math.exp(log), error_90, error_95, hardness, basis, len(cases))
 
@@ -243,6 +255,17 @@ def tells_of(log: float, other: float) -> bool:
 
 def _are_enough(cases: Sequence[Case]) -> bool:
     return len(cases) >= LEAST_CASES and len({case.series for case in cases}) >= LEAST_SERIES
+
+
+def _cautious_bound(fitting: Sequence[Case], every: Sequence[Case], level: float) -> float:
+    """The bound by the fitting cases; while they are few, not below that by every case.
+
+    The bound is asked for after each measurement until it is small enough: few cases would be so by luck.
+    """
+    bound = error_bound([abs(case.error) for case in fitting], level)
+    if len(fitting) >= _MANY or len(every) < _MANY:
+        return bound
+    return max(bound, error_bound([abs(case.error) for case in every], level))
 
 
 def rising_logs(predicted: Mapping[Cell, float], measured: Mapping[Cell, float]) -> dict[Cell, float]:

@@ -220,8 +220,19 @@ def test_a_noisy_machine_is_measured_more_and_the_tolerance_still_holds(process_
             steps[noise] += len(outcome.steps)
             errors += outcome.errors(machine) if noise else []
     assert steps[process_noise] > steps[0.0]
-    # One in ten may be worse; of few, a couple.
-    assert sum(error > 0.15 for error in errors) <= 0.1 * len(errors) + 2
+    # One in ten of those interpolated may be worse. Where noise leaves next to none, chance picks them: of all.
+    total = 4 * 80
+    assert sum(error > 0.15 for error in errors) <= (0.1 * len(errors) + 2 if process_noise < 0.1 else 0.05 * total)
+    assert process_noise < 0.1 or len(errors) < 0.25 * total
+
+
+def test_glances_that_mislead_are_given_up() -> None:
+    """A machine so restless that one process takes twice as long as the next."""
+    machine = made_up(5, stages=1, variants=12, process_noise=0.7, call_noise=0.3)
+    outcome = profiled(machine)
+    glances = [wanted for wanted in outcome.steps if wanted.cell is None]
+    assert 8 <= len(glances) < 24
+    assert len(outcome.steps) - len(glances) == len(cells(machine))
 
 
 def test_what_takes_longer_than_every_promise_is_of_no_use() -> None:
