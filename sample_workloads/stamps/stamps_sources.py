@@ -38,6 +38,7 @@ FOLDERS: Mapping[str, str] = {
 """Folders whose stamps are taken -> their class. The makers of the set chose the folders."""
 SPOKEN = "_desc_fr.ogg"
 """The caption spoken in French: the language that most stamps are recorded in."""
+FRENCH = "fr.utf8="
 RATE_HZ = 16_000
 SILENCE = 0.03
 """What is softer than this share of the loudest sample, before the first louder one, is cut off."""
@@ -46,20 +47,27 @@ LOUDEST = 16_384
 
 # Words that say nothing of what a stamp shows, or that stamps of quite different things share.
 COMMON = frozenset(
-    """a an the and or of to in on for with by from its it is at as this that these they so then if when me my your
-    you where which will very means also called was last used first other people must have has should can could be do
-    go carries carry one two pair bunch cluster string head piece slice sliced whole some small little big large huge
-    tiny old baby male female toy cartoon happy pretty colorful side view red green blue yellow white black brown pink
-    orange purple grey gray silver golden gold dark light""".split()
+    re.findall(
+        "[a-z]+",
+        """a an the and or of to in on for with by from its it is at as this that these they so then if when me my your
+        you where which will very means also called was last used first other people must have has should can could be
+        do go carries carry one two pair bunch cluster string head piece slice sliced whole some small little big large
+        huge tiny old baby male female toy cartoon happy pretty colorful side view red green blue yellow white black
+        brown pink purple grey gray silver golden gold dark light""",
+    )
 )
 
 
 class Source(NamedTuple):
-    """A stamp with all three modalities, as its files have it; `name` is their path without ends."""
+    """A stamp with all three modalities, as its files have it.
+
+    `name` is their path without ends, `spoken` what the recording says.
+    """
 
     name: str
     kind: str
     caption: str
+    spoken: str
     png: bytes
     ogg: bytes
 
@@ -79,8 +87,9 @@ def gather(members: Iterable[tuple[str, bytes]]) -> list[Source]:
         kind = kind_of(name)
         if len(files) == 3 and kind is not None:
             # The first line is English, the others are translations.
-            caption = files[".txt"].decode("utf-8", "replace").split("\n", 1)[0].strip()
-            sources.append(Source(name, kind, caption, files[".png"], files[SPOKEN]))
+            caption, *others = files[".txt"].decode("utf-8", "replace").splitlines()
+            spoken = next((line.removeprefix(FRENCH) for line in others if line.startswith(FRENCH)), "")
+            sources.append(Source(name, kind, caption.strip(), spoken.strip(), files[".png"], files[SPOKEN]))
     return sources
 
 
@@ -98,7 +107,8 @@ def words(name: str, caption: str) -> set[str]:
 
 
 def families(sources: Sequence[Source]) -> list[list[int]]:
-    """Positions of the sources in families: stamps of one class with such a word in common, and what they connect.
+    """Positions of the sources in families: stamps of one class with such a word, or a whole caption of either
+    language, in common, and what they connect.
 
     The red apple and the apple core, three gnus, all towers: a net that knows one knows the others.
     """
@@ -111,7 +121,8 @@ def families(sources: Sequence[Source]) -> list[list[int]]:
 
     holders: dict[tuple[str, str], int] = {}
     for index, source in enumerate(sources):
-        for word in words(source.name, source.caption) | {source.caption}:
+        said = {"says " + text for text in (source.caption, source.spoken) if text}
+        for word in words(source.name, source.caption) | said:
             holder = holders.setdefault((source.kind, word), index)
             one, other = sorted((find(holder), find(index)))
             leader[other] = one

@@ -98,6 +98,7 @@ def export(encoders: Mapping[str, nn.Module], head: Head, target: Path, inputs: 
     """Write the fused graph for the modalities in `inputs` (some stamps), compared with the nets on them."""
     subset = Subset(encoders, head, list(inputs)).eval()
     examples = tuple(as_tensor(values) for values in inputs.values())
+    free = {0: "batch"}
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracing exporter: it is to be replaced, all shapes but n are constants
@@ -110,7 +111,7 @@ def export(encoders: Mapping[str, nn.Module], head: Head, target: Path, inputs: 
             opset_version=OPSET,
             input_names=list(inputs),
             output_names=["logits"],
-            dynamic_axes=dict.fromkeys((*inputs, "logits"), {0: "batch"}),
+            dynamic_axes=dict.fromkeys((*inputs, "logits"), free),
         )
         model = onnx.load(partial)
         model.ir_version = IR_VERSION

@@ -389,6 +389,15 @@ class TestPrepared:
         preparing.prepare(quick / "prepared", preparing.QUICK, say=said.append)
         assert said == ["wrote models/l1-int8.onnx"]
 
+    def test_models_of_lost_weights_are_made_anew_with_them(
+        self, quick: Path, script: Callable[[str], ModuleType]
+    ) -> None:
+        preparing = script("sentiment/prepare.py")
+        said: list[str] = []
+        (quick / "prepared" / "nets" / "bag.safetensors").unlink()
+        preparing.prepare(quick / "prepared", preparing.QUICK, say=said.append)
+        assert [text.split(" in ")[0] for text in said if ":" not in text] == ["trained bag", "wrote models/bag.onnx"]
+
     def test_a_full_preparation_is_not_overwritten_by_a_quick_one(
         self, tmp_path: Path, script: Callable[[str], ModuleType]
     ) -> None:
