@@ -90,6 +90,8 @@ class Recipe(ABC):
     """Packages whose version decides what is made."""
     uses_inputs: ClassVar[bool] = False
     """Whether the stage's inputs and code decide what is made."""
+    revision: ClassVar[int] = 1
+    """Raised when the recipe changes, so that what an older one made is made again."""
     same_outputs: ClassVar[bool] = True
     """Whether the outputs have the shapes of the parent's."""
     reduced: ClassVar[bool] = False

@@ -6,11 +6,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from inferplan.profilers.variants.base import FlagRecipe, Order, Settings, Survey
-from inferplan.profilers.variants.onnx_files import forget_shapes, has_half, quiet, read_model, write_model
+from inferplan.profilers.variants.onnx_files import (
+    forget_shapes,
+    has_half,
+    optimised,
+    quiet,
+    read_model,
+    write_model,
+)
 from inferplan.spec.errors import InputError
 
 if TYPE_CHECKING:
     from inferplan.spec.stage import Variant
+
+
+_SINGLE = ("BatchNormalization",)
+"""Operators that stay fp32 besides those that the converter leaves so."""
 
 
 class Half(FlagRecipe):
@@ -37,13 +48,15 @@ class Half(FlagRecipe):
 
     def make(self, order: Order) -> dict[str, Any]:
         converter = importlib.import_module("onnxruntime.transformers.float16")
-        model, original = read_model(order.source), read_model(order.source, weights=False)
+        # Folding normalisations into convolutions first: on their own their variances are too small for fp16.
+        model = optimised(order.source, order.beside("optimised.onnx"), "basic")
         forget_shapes(model)
+        single = [*converter.DEFAULT_OP_BLOCK_LIST, *_SINGLE]
         with quiet():
-            made = converter.convert_float_to_float16(model, keep_io_types=True)
+            made = converter.convert_float_to_float16(model, keep_io_types=True, op_block_list=single)
         # It notes types of intermediate tensors that its own casts then change.
         forget_shapes(made)
         if not has_half(made):
             raise InputError("nothing in it became half precision")
-        write_model(made, order.target, original)
+        write_model(made, order.target, read_model(order.source, weights=False))
         return {}

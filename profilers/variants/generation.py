@@ -162,6 +162,7 @@ class _Run:
             "variant": fields,
             "code_sha256": code if recipe.uses_inputs else "",
             "inputs_sha256": parent.survey.inputs_sha256 if recipe.uses_inputs else "",
+            "revision": recipe.revision,
             "tools": {name: parent.survey.tools.get(name, "") for name in recipe.packages},
         }
 

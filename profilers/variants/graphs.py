@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from inferplan.profilers.variants.base import FlagRecipe, Order, Recipe, Settings, Survey, listed
-from inferplan.profilers.variants.onnx_files import at_opset, read_model, write_model
+from inferplan.profilers.variants.onnx_files import at_opset, optimised, read_model, write_model
 from inferplan.spec.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,14 +58,6 @@ class Offline(FlagRecipe):
         return "" if survey.kind == "onnx" else "takes ONNX models only"
 
     def make(self, order: Order) -> dict[str, Any]:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        level = "ORT_ENABLE_EXTENDED" if order.settings["level"] == "extended" else "ORT_ENABLE_BASIC"
-        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-        options.optimized_model_filepath = str(order.beside("optimised.onnx"))
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        onnxruntime.InferenceSession(str(order.source), options, providers=["CPUExecutionProvider"])
-        write_model(read_model(order.beside("optimised.onnx")), order.target, read_model(order.source, weights=False))
+        model = optimised(order.source, order.beside("optimised.onnx"), str(order.settings["level"]))
+        write_model(model, order.target, read_model(order.source, weights=False))
         return {}

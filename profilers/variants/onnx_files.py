@@ -125,6 +125,25 @@ def at_opset(model: Any, opset: int) -> Any:
         raise InputError(f"onnx cannot convert it to opset {opset}: {' '.join(str(error).split())[:300]}") from error
 
 
+def optimised(source: Path, target: Path, level: str) -> Any:
+    """The model as ONNX Runtime's optimisations leave it (`basic`: operators of the standard alone; `extended`).
+
+    Raises InputError where the runtime cannot load it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level.upper()}")
+    options.optimized_model_filepath = str(target)
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise InputError(f"onnxruntime cannot optimise it: {' '.join(str(error).split())[:300]}") from error
+    return read_model(target)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without the advice that tools log: it is for people who call them by hand."""
