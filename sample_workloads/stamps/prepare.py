@@ -104,9 +104,9 @@ def _make_data(into: Path, archives: Path, ledger: Ledger, say: Say) -> None:
 def _make_net(into: Path, size: str, ledger: Ledger, threads: int, say: Say) -> None:
     """A head is trained in seconds, so a size that lacks a subset's model is made anew as a whole."""
     import torch
-    from stamps_data import load
+    from stamps_data import SUBSETS, load
     from stamps_nets import SIZES
-    from stamps_training import SUBSETS, encoders_of, export, features_of, fit, inputs_of
+    from stamps_training import encoders_of, export, features_of, fit, inputs_of
 
     names = [f"models/{size}-{'+'.join(subset)}.onnx" for subset in SUBSETS]
     if ledger.holds(names):
@@ -118,13 +118,14 @@ def _make_net(into: Path, size: str, ledger: Ledger, threads: int, say: Say) -> 
     encoders, inputs = encoders_of(SIZES[size], into), inputs_of(train, SIZES[size], into)
     features = features_of(encoders, inputs)
     encoded = time.monotonic()
-    head = fit(features, torch.tensor(train.labels), SEED)
+    head = fit(features, torch.tensor(train.labels), train.families, SEED)
     trained = time.monotonic()
     for name, subset in zip(names, SUBSETS, strict=True):
         export(encoders, head, into / name, {modality: inputs[modality][:CHECKED] for modality in subset})
     ledger.add(names)
     spent = (encoded - start, trained - encoded, time.monotonic() - trained)
     say(f"{size}: encoded in {spent[0]:.0f} s, trained in {spent[1]:.0f} s, wrote 7 models in {spent[2]:.0f} s")
+    say("  weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in head.weights.items()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

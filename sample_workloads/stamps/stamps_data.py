@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 MODALITIES = ("audio", "image", "text")
 """Sorted, as the names of their subsets are."""
+SUBSETS = tuple(itertools.chain(*(itertools.combinations(MODALITIES, count) for count in (1, 2, 3))))
 CLASSES = (
     "mammals",
     "birds",
@@ -34,18 +36,20 @@ SAMPLES = 40_000
 @dataclass(frozen=True, slots=True)
 class Stamps:
     """n stamps: `pictures` uint8 [n, 260, 260, 3], `captions` n texts, `speech` int16 [n, 40000], `labels` int64
-    [n] (places in CLASSES), `names` n file names without their ends."""
+    [n] (places in CLASSES), `families` int64 [n]: those with one number show much the same, `names` n file names
+    without their ends."""
 
     pictures: NDArray[np.uint8]
     captions: NDArray[np.str_]
     speech: NDArray[np.int16]
     labels: NDArray[np.int64]
+    families: NDArray[np.int64]
     names: NDArray[np.str_]
 
     def part(self, chosen: Sequence[int]) -> Stamps:
         """The stamps at these positions."""
         at = np.asarray(chosen, np.int64)
-        return Stamps(self.pictures[at], self.captions[at], self.speech[at], self.labels[at], self.names[at])
+        return Stamps(**{name: column[at] for name, column in self.columns().items()})
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Arrays by name, as a file has them."""

@@ -233,16 +233,21 @@ class Branch(nn.Module):
 
 
 class Head(nn.Module):
-    """Late fusion: the mean of what the given modalities' branches say is classified."""
+    """Late fusion: a weighted mean of what the given modalities' branches say is classified.
+
+    The classifier is linear, so its logits are the weighted mean of those it would give each modality alone.
+    """
 
     def __init__(self, features: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.branches = nn.ModuleDict({name: Branch(values) for name, values in features.items()})
         self.classifier = nn.Linear(SHARED, len(CLASSES))
+        self.weights = dict.fromkeys(features, 1.0)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        said = [self.branches[name](values) for name, values in features.items()]
-        return self.classifier(torch.stack(said).mean(0))
+        whole = sum(self.weights[name] for name in features)
+        said = [self.branches[name](values) * (self.weights[name] / whole) for name, values in features.items()]
+        return self.classifier(torch.stack(said).sum(0))
 
 
 class Subset(nn.Module):

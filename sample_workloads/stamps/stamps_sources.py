@@ -179,10 +179,14 @@ def speech(ogg: bytes) -> NDArray[np.int16]:
 
 def decode(sources: Sequence[Source]) -> Stamps:
     """Files to arrays."""
+    numbers = np.zeros(len(sources), np.int64)
+    for number, family in enumerate(families(sources)):
+        numbers[family] = number
     return Stamps(
         np.stack([picture(source.png) for source in sources]),
         np.array([source.caption for source in sources]),
         np.stack([speech(source.ogg) for source in sources]),
         np.array([CLASSES.index(source.kind) for source in sources], np.int64),
+        numbers,
         np.array([source.name for source in sources]),
     )
