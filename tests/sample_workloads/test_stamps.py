@@ -519,7 +519,7 @@ class TestNets:
         class Grey(nn.Module):
             def forward(self, pictures: torch.Tensor) -> torch.Tensor:
                 grey = pictures.float().mean((1, 2, 3))[:, None]
-                return torch.relu(grey - 25 * torch.arange(10))
+                return ((grey - 25 * torch.arange(10)).abs() < 5).float()
 
         stamps = made_up(100)
         encoders = {
