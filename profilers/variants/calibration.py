@@ -14,8 +14,10 @@ from inferplan.profilers.variants.base import Order
 from inferplan.spec.errors import InputError
 from inferplan.spec.stagecode import Example, Tensors, as_examples
 
-SHARE = 0.1
+SHARE_PERCENT = 10
 """Most of the labelled inputs that are used: they judge accuracy as well, which should not rest on them."""
+FEW = 16
+"""Fewer inputs than this seldom show the whole range of values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,10 @@ class Pool:
         source = "made-up" if inputs.made_up else "examples" if inputs.labelled else "requests"
         return cls(inputs.examples, source)
 
-    def draw(self, count: int, seed: int) -> list[Example]:
+    def draw(self, count: int, share_percent: int, seed: int) -> list[Example]:
         """`count` inputs that the seed fixes, in their order; of labelled ones at most a share, at least one."""
         there = len(self.examples)
-        most = there if self.source == "calibration" else max(1, int(SHARE * there))
+        most = there if self.source == "calibration" else max(1, there * share_percent // 100)
         picks = np.random.default_rng(seed).permutation(there)[: min(count, most)]
         return [self.examples[index] for index in sorted(picks)]
 
@@ -53,13 +55,14 @@ class Calibration:
     source: str
 
     @classmethod
-    def drawn(cls, order: Order, count: int, seed: int) -> Calibration:
-        """Draw them. Raises InputError where there are none."""
+    def drawn(cls, order: Order) -> Calibration:
+        """Draw them as the settings `examples`, `share` and `seed` say. Raises InputError where there are none."""
         with Executor.from_spec(order.specs[0]) as executor:
             pool = Pool.of(executor, order.requests)
         if pool.source == "made-up" or not pool.examples:
             raise InputError("there are no inputs to calibrate with")
-        examples = pool.draw(count, seed)
+        settings = order.settings
+        examples = pool.draw(settings["examples"], settings["share"], settings["seed"])
         return cls(order, [item.input for item in examples], [item.id for item in examples], pool.source)
 
     def feeds(self) -> Iterator[Tensors]:

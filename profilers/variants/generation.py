@@ -16,7 +16,7 @@ from inferplan.profilers.process import WorkerFailure
 from inferplan.profilers.variants import registry
 from inferplan.profilers.variants.base import Recipe
 from inferplan.profilers.variants.documents import Documents, Entries, entry_of, made_variant
-from inferplan.profilers.variants.integers import leak_note
+from inferplan.profilers.variants.integers import calibration_notes
 from inferplan.profilers.variants.naming import fresh_name
 from inferplan.profilers.variants.parents import Parent, Workplace
 from inferplan.profilers.variants.records import FOLDER, Record, Shelf
@@ -214,14 +214,13 @@ class _Run:
                 settings = {**item.settings, **further}
                 variant = self._variant(parent, recipe, name, settings)
                 distance, notes = self._checked(parent, recipe, name, variant, files)
-                leak = leak_note(settings)
                 record = replace(
                     record,
                     further=further,
                     files={target: file_sha256(file) for target, file in files.items()},
                     size_bytes=sum(file.stat().st_size for file in files.values()) if files else None,
                     distance=distance,
-                    notes=(*notes, *([leak] if leak else [])),
+                    notes=(*notes, *calibration_notes(settings)),
                 )
                 self._shelf.put(record, files)
         except WorkerFailure as failure:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from inferplan.profilers.variants.base import FlagRecipe, Order, Settings, Survey
-from inferplan.profilers.variants.calibration import SHARE, Calibration
+from inferplan.profilers.variants.calibration import FEW, SHARE_PERCENT, Calibration
 from inferplan.profilers.variants.onnx_files import (
     at_opset,
     counted_operators,
@@ -147,7 +147,8 @@ class Int8Static(_Int8):
     operators = STATIC
     possible = (*STATIC, "ConvTranspose", "Gather", "LayerNormalization", "InstanceNormalization")
     defaults: ClassVar[Mapping[str, Any]] = {
-        "per_channel": True, "reduce_range": False, "ops": [], "method": "minmax", "examples": 64, "seed": 0,
+        "per_channel": True, "reduce_range": False, "ops": [], "method": "minmax", "examples": 64,
+        "share": SHARE_PERCENT, "seed": 0,
     }  # fmt: skip
     words: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "per-channel": {"per_channel": True},
@@ -160,8 +161,8 @@ class Int8Static(_Int8):
 
     def parse(self, text: str) -> list[dict[str, Any]]:
         (found,) = super().parse(text)
-        if found["examples"] < 1:
-            raise InputError(f"--recipe {self.name}: examples must be 1 or more")
+        if found["examples"] < 1 or not 1 <= found["share"] <= 100:
+            raise InputError(f"--recipe {self.name}: examples are 1 or more, share is 1 to 100 (per cent)")
         return [found]
 
     def suffix(self, settings: Settings) -> str:
@@ -175,7 +176,7 @@ class Int8Static(_Int8):
     def quantize(self, order: Order, source: Path, target: Path, operators: list[str]) -> dict[str, Any]:
         from onnxruntime import quantization
 
-        calibration = Calibration.drawn(order, order.settings["examples"], order.settings["seed"])
+        calibration = Calibration.drawn(order)
         quantization.quantize_static(
             str(source),
             str(target),
@@ -218,17 +219,28 @@ def _marks(settings: Settings, defaults: Mapping[str, Any]) -> str:
         marks.append(settings["method"])
     if settings.get("examples") != defaults.get("examples"):
         marks.append(f"n{settings['examples']}")
+    if settings.get("share") != defaults.get("share"):
+        marks.append(f"p{settings['share']}")
     if settings.get("seed"):
         marks.append(f"s{settings['seed']}")
     return "".join(f"-{mark}" for mark in marks)
 
 
-def leak_note(settings: Settings) -> str:
-    """What to know of a variant that was calibrated on labelled examples; empty where none were used."""
-    if settings.get("calibration_source") not in ("examples", "requests"):
-        return ""
-    count = len(settings.get("calibrated_on", ()))
-    return (
-        f"calibrated on {count} of the labelled inputs that also judge its accuracy (at most {100 * SHARE:.0f} %;"
-        " their ids are in its recipe): a mild leak, which a `calibration` method in the stage code avoids"
-    )
+def calibration_notes(settings: Settings) -> list[str]:
+    """What to know of how a variant was calibrated: on few inputs, or on those that judge its accuracy."""
+    source = settings.get("calibration_source")
+    if source is None:
+        return []
+    count = len(settings["calibrated_on"])
+    notes = []
+    if count < FEW:
+        notes.append(
+            f"calibrated on {count} inputs only: rarer values may be cut off (share= takes more than"
+            f" {SHARE_PERCENT} % of the labelled inputs; a `calibration` method in the stage code gives others)"
+        )
+    if source in ("examples", "requests"):
+        notes.append(
+            f"calibrated on {count} of the labelled inputs that also judge its accuracy (at most {settings['share']} %;"
+            " their ids are in its recipe): a mild leak, which a `calibration` method in the stage code avoids"
+        )
+    return notes

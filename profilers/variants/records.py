@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,13 @@ def write_atomically(path: Path, text: str) -> None:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _record(data: Mapping[str, Any]) -> Record:
+def _record(data: Any) -> Record:
+    """Raises TypeError, ValueError for what is none."""
+    if not isinstance(data, dict):
+        raise TypeError("no record")
     known = {item.name for item in fields(Record)}
     record = Record(**{key: value for key, value in data.items() if key in known})
+    record = replace(record, notes=tuple(record.notes))
     record.measured()
     names = [record.stage, record.variant, record.parent, record.recipe]
     if not all(isinstance(name, str) for name in names) or not isinstance(record.settings, dict):

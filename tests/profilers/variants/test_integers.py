@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from inferplan.profilers.variants.base import Order, Survey
-from inferplan.profilers.variants.integers import Int8Dynamic, Int8Static, leak_note
+from inferplan.profilers.variants.integers import Int8Dynamic, Int8Static, calibration_notes
 from inferplan.profilers.variants.onnx_files import counted_operators, read_model
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.errors import InputError
@@ -69,7 +69,9 @@ def test_static_is_calibrated_on_a_tenth_of_the_examples(
     further = Int8Static().make(order)
     assert further["calibration_source"] == "examples"
     assert len(further["calibrated_on"]) == 4  # of 40
-    assert "4 of the labelled inputs" in leak_note(further)
+    few, leak = calibration_notes({**settings, **further})
+    assert "4 inputs only" in few
+    assert "4 of the labelled inputs" in leak
     made = read_model(order.target)
     scales = [
         np.size(onnx.numpy_helper.to_array(item)) for item in made.graph.initializer if item.name.endswith("_scale")
@@ -82,7 +84,7 @@ def test_static_is_calibrated_on_a_tenth_of_the_examples(
 def test_static_gives_the_same_bytes_for_the_same_seed(make_workload: MakeWorkload, order_for: OrderFor) -> None:
     loaded = make_workload()
     made = {}
-    for name, text in (("a", ""), ("b", ""), ("other", "seed=1")):
+    for name, text in (("a", "share=50"), ("b", "share=50"), ("other", "share=50,seed=1")):
         order = order_for(loaded, "mlp", Int8Static().parse(text)[0], f"{name}/made.onnx")
         made[name] = (tuple(Int8Static().make(order)["calibrated_on"]), order.target.read_bytes())
     assert made["a"] == made["b"]
@@ -103,10 +105,13 @@ def test_the_stage_code_may_have_calibration_inputs_of_its_own(
     make_workload: MakeWorkload, order_for: OrderFor
 ) -> None:
     loaded = make_workload(code="code:Calibrated")
-    further = Int8Static().make(order_for(loaded, "mlp", Int8Static().parse("")[0]))
+    (settings,) = Int8Static().parse("")
+    further = Int8Static().make(order_for(loaded, "mlp", settings))
     assert further["calibration_source"] == "calibration"
     assert len(further["calibrated_on"]) == 5
-    assert leak_note(further) == ""
+    (few,) = calibration_notes({**settings, **further})
+    assert "5 inputs only" in few
+    assert calibration_notes({}) == []
 
 
 @pytest.mark.parametrize("recipe", [Int8Dynamic(), Int8Static()])
@@ -133,14 +138,16 @@ def test_static_needs_inputs() -> None:
     assert "no labelled inputs" in Int8Static().refusal(FP32, survey, Int8Static().parse("")[0])
 
 
-@pytest.mark.parametrize("text", ["fast", "ops=Softmax", "ops=", "examples=0", "examples=many", "seed=-1"])
+@pytest.mark.parametrize(
+    "text", ["fast", "ops=Softmax", "ops=", "examples=0", "share=0", "share=101", "examples=many", "seed=-1"]
+)
 def test_wrong_settings(text: str) -> None:
     with pytest.raises(InputError):
         Int8Static().parse(text)
 
 
 def test_settings_are_told_apart_by_name() -> None:
-    texts = ["", "per-tensor", "reduce-range", "ops=Conv", "entropy", "examples=9", "seed=2"]
+    texts = ["", "per-tensor", "reduce-range", "ops=Conv", "entropy", "examples=9", "share=50", "seed=2"]
     suffixes = [Int8Static().suffix(Int8Static().parse(text)[0]) for text in texts]
     assert len(set(suffixes)) == len(texts)
     assert suffixes[0] == "-int8s"
