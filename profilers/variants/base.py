@@ -104,6 +104,10 @@ class Recipe(ABC):
         Raises InputError.
         """
 
+    def completed(self, settings: Settings) -> dict[str, Any]:
+        """Recorded settings as they are written today: with the defaults of what came later."""
+        return dict(settings)
+
     @abstractmethod
     def suffix(self, settings: Settings) -> str:
         """What the made variant's name adds to its parent's."""
@@ -143,6 +147,9 @@ class FlagRecipe(Recipe):
                     + (f"; there are: {', '.join(known)}" if known else "; it has none")
                 )
         return [found]
+
+    def completed(self, settings: Settings) -> dict[str, Any]:
+        return {**self.defaults, **{key: value for key, value in settings.items() if key in self.defaults}}
 
     def valued(self) -> list[str]:
         """Settings that take a value."""

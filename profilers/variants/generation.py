@@ -109,7 +109,7 @@ class _Run:
         records = self._shelf.records(parent.stage)
         names = self._entries.get(parent.stage, {})
         return [
-            Wanted(record.recipe, dict(record.settings))
+            Wanted(record.recipe, registry.recipe(record.recipe).completed(record.settings))
             for name, record in records.items()
             if name in names and record.parent == parent.name and record.recipe in registry.RECIPES
         ]
@@ -143,7 +143,8 @@ class _Run:
         records = self._shelf.records(parent.stage)
         taken = {*self._workload.pipeline.stages[parent.stage].variants, *self._handwritten.get(parent.stage, ())}
         for name, record in records.items():
-            if name not in taken and record.made_by(parent.name, item.recipe, item.settings):
+            same = (record.parent, record.recipe) == (parent.name, item.recipe)
+            if name not in taken and same and recipe.completed(record.settings) == item.settings:
                 return name, record
         used = {name for stage, name in self._seen if stage == parent.stage}
         return fresh_name(parent.name, recipe.suffix(item.settings), {*taken, *records, *used}), None

@@ -39,10 +39,6 @@ class Record:
     distance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def made_by(self, parent: str, recipe: str, settings: Mapping[str, Any]) -> bool:
-        """Whether it is this parent's by this recipe."""
-        return (self.parent, self.recipe) == (parent, recipe) and dict(self.settings) == dict(settings)
-
     def measured(self) -> Distance:
         """How far it is from its parent."""
         return Distance(**self.distance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,17 @@ def test_a_changed_parent_is_made_from_again(make_workload: MakeWorkload) -> Non
     model.producer_name = "another"
     onnx.save(model, str(loaded.workload.root / "mlp.onnx"))
     assert verdicts(run(loaded, "fp16")) == {"mlp-fp16": "made"}
+
+
+def test_records_of_older_versions_are_understood(make_workload: MakeWorkload) -> None:
+    """A setting that came later has its default in what was made before."""
+    loaded = make_workload()
+    run(loaded, "int8-dynamic")
+    file = loaded.workload.root / "generated/s/mlp-int8.json"
+    record = json.loads(file.read_text())
+    del record["settings"]["reduce_range"]
+    file.write_text(json.dumps(record))
+    assert verdicts(run(loaded, "int8-dynamic")) == {"mlp-int8": "current"}
 
 
 @pytest.mark.slow
