@@ -23,6 +23,9 @@ from inferplan.spec.workload import Workload
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
 PATH_FIELDS = frozenset({"model", "trace"})
+_CODE_FIELDS = {"code", "factory", "compute"}
+_OPAQUE_FIELDS = {"params", "settings"}
+"""What is given to other code as it stands."""
 Path_ = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -178,12 +181,23 @@ def _rebase(data: Any, folder: str) -> None:
         return
     children: Iterable[tuple[Any, Any]] = data.items() if isinstance(data, dict) else enumerate(data)
     for key, value in list(children):
-        if isinstance(value, dict | list):
+        if key in _OPAQUE_FIELDS:
+            continue
+        if key == "models" and isinstance(value, dict):
+            data[key] = {subset: _rebased_path(path, folder) for subset, path in value.items()}
+        elif isinstance(value, dict | list):
             _rebase(value, folder)
-        elif isinstance(value, str) and key in PATH_FIELDS and not os.path.isabs(value):
-            data[key] = os.path.normpath(os.path.join(folder, value))
-        elif isinstance(value, str) and key == "code":
+        elif key in PATH_FIELDS:
+            data[key] = _rebased_path(value, folder)
+        elif isinstance(value, str) and key in _CODE_FIELDS and ":" in value:
             data[key] = f"{os.path.normpath(folder)}/{value}"
+
+
+def _rebased_path(path: Any, folder: str) -> Any:
+    """A path relative to `folder`, from where that is; anything else as it is."""
+    if not isinstance(path, str) or os.path.isabs(path):
+        return path
+    return os.path.normpath(os.path.join(folder, path))
 
 
 def _merge(base: Document, over: Document) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferplan.spec.document import load_workload, parse_yaml
+from inferplan.spec.document import load_workload, parse_yaml, read_with_includes
 from inferplan.spec.errors import DocumentError, ExitCode, InferplanError, InputError
 
 Write = Callable[..., Path]
@@ -148,6 +148,35 @@ def test_includes_merge_and_keep_their_own_paths(write_workload: Write, tmp_path
     with pytest.raises(DocumentError) as caught:
         load_workload(main)
     assert (caught.value.problems[0].file, caught.value.problems[0].line) == (str(main), 2)
+
+
+def test_every_reference_of_an_included_file_is_taken_from_its_folder(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "part.yaml").write_text("""\
+pipeline:
+  stages:
+    s:
+      code: stages:S
+      metric: {name: m, compute: "scores:m"}
+      variants:
+        v:
+          model: v.onnx
+          factory: nets:make
+          params: {model: as-it-is, code: "a:b"}
+          modalities: {reads: [x], models: {x: x.onnx}}
+        w: {metric: {compute: top1}}
+""")
+    main = tmp_path / "main.yaml"
+    main.write_text("include: [base/part.yaml]\n")
+    stage = read_with_includes(main).data["pipeline"]["stages"]["s"]
+    variant = stage["variants"]["v"]
+    assert stage["code"] == "base/stages:S"
+    assert stage["metric"]["compute"] == "base/scores:m"
+    assert (variant["model"], variant["factory"]) == ("base/v.onnx", "base/nets:make")
+    assert variant["modalities"]["models"] == {"x": "base/x.onnx"}
+    assert variant["params"] == {"model": "as-it-is", "code": "a:b"}
+    assert stage["variants"]["w"]["metric"]["compute"] == "top1"
 
 
 def test_an_include_cycle_is_an_error(tmp_path: Path) -> None:
