@@ -124,11 +124,11 @@ def _state(key: PointKey) -> tuple[str, ...]:
 
 
 def _newest_state(rows: Sequence[Measurement], superseded: list[str]) -> list[Measurement]:
-    """The rows that share machine, runtime version and code with the newest measured one; imported ones only for
-    thread counts of which nothing was measured."""
+    """The rows that share machine, runtime version and code with the newest measured one; imported ones, those of one
+    tool and machine, only for thread counts of which nothing was measured."""
     own = [row for row in rows if row.origin != "imported"]
     if not own:
-        return list(rows)
+        return _newest_import(rows, superseded)
     newest = max(own, key=lambda row: (row.origin == "measured", row.measured_at, row.key.id()))
     kept = [row for row in own if _state(row.key) == _state(newest.key)]
     place = f"{newest.key.stage}/{newest.choice} on {newest.key.device}"
@@ -142,7 +142,19 @@ def _newest_state(rows: Sequence[Measurement], superseded: list[str]) -> list[Me
     needed = [row for row in foreign if row.key.threads not in threads]
     if len(needed) < len(foreign):
         superseded.append(f"{place}: {len(foreign) - len(needed)} imported rows, as there are measured ones")
-    return kept + needed
+    return kept + _newest_import(needed, superseded)
+
+
+def _newest_import(rows: Sequence[Measurement], superseded: list[str]) -> list[Measurement]:
+    """Of imported rows those of the tool and machine that the newest one comes from."""
+    if not rows:
+        return []
+    newest = max(rows, key=lambda row: (row.measured_at, row.key.id()))
+    kept = [row for row in rows if _state(row.key) == _state(newest.key)]
+    if len(kept) < len(rows):
+        place = f"{newest.key.stage}/{newest.choice} on {newest.key.device}"
+        superseded.append(f"{place}: {len(rows) - len(kept)} imported rows of another tool or machine")
+    return kept
 
 
 def _aged(kept: dict[Place, list[Measurement]]) -> dict[Place, str]:

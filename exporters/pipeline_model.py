@@ -195,7 +195,22 @@ def _joined(stage: str, parents: Sequence[str], arrived: Mapping[str | None, lis
 
 
 def _stacked(inputs: Sequence[Any]) -> Tensors:
-    return {name: np.stack([item[name] for item in inputs]) for name in inputs[0]}
+    return {name: _batch(name, [np.asarray(item[name]) for item in inputs]) for name in inputs[0]}
+
+
+def _batch(name: str, arrays: list[Any]) -> Any:
+    """One array of the batch; smaller items are filled up with zeros (empty texts) at the end, as in the profiler.
+    Whether the model takes that size, the server says."""
+    if all(array.shape == arrays[0].shape for array in arrays):
+        return np.stack(arrays)
+    if len({array.ndim for array in arrays}) > 1:
+        raise PipelineError(f"the items of a batch differ in the number of dimensions of {name}")
+    largest = tuple(max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True))
+    filler: Any = "" if arrays[0].dtype.kind in "OU" else 0
+    batch = np.full((len(arrays), *largest), filler, np.result_type(*arrays))
+    for row, array in zip(batch, arrays, strict=True):
+        row[tuple(slice(size) for size in array.shape)] = array
+    return batch
 
 
 def _rows(inputs: Sequence[Any], outputs: Tensors) -> list[Tensors]:

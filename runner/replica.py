@@ -90,7 +90,8 @@ class Replica:
             self._process = subprocess.Popen(
                 # -P keeps the current folder off the path: no file of the user's may stand in for a library.
                 [sys.executable, "-P", "-m", "inferplan.runner.worker", str(theirs.fileno())],
-                env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, threads)},
+                # GPUs are numbered as when they were measured.
+                env={**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", **dict.fromkeys(THREAD_VARIABLES, threads)},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 process_group=0,  # Ctrl-C in a terminal reaches us alone; we end the replicas in order

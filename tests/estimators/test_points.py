@@ -159,6 +159,10 @@ def test_imported_rows_count_only_where_nothing_was_measured(spec: Workload) -> 
     assert both.models[ModelKey("s", "v", "t/d", "cpu", 1)].batches == (1,)
     assert both.superseded == ("s/v on t/d: 1 imported rows, as there are measured ones",)
     alone = read(spec, imported)
+    older = row(8, 0.05, origin="imported", device_fingerprint="others", source="loadgen y", at="2000-01-01")
+    two = read(spec, imported, older)
+    assert two.superseded == ("s/v on t/d: 1 imported rows of another tool or machine",)
+    assert {point.batch for model in two.models.values() for point in model.points} == {4}
     assert alone.models[ModelKey("s", "v", "t/d", "cpu", 1)].batches == (4,)
     threads = read(spec, row(1), row(1, threads=2, origin="imported"))
     assert {key.threads for key in threads.models} == {1, 2}

@@ -83,6 +83,16 @@ def test_it_imports_nothing_a_server_lacks() -> None:
     assert {name.partition(".")[0] for name in names} <= {*sys.stdlib_module_names, "numpy"}
 
 
+def test_smaller_items_of_a_batch_are_filled_up() -> None:
+    items = [{"ids": np.array([1, 2, 3]), "text": np.array(["a"], object)}, {"ids": np.array([4])}]
+    items[1]["text"] = np.array(["b", "c"], object)
+    batch = glue._stacked(items)
+    assert batch["ids"].tolist() == [[1, 2, 3], [4, 0, 0]]
+    assert batch["text"].tolist() == [["a", ""], ["b", "c"]]
+    with pytest.raises(glue.PipelineError, match="number of dimensions of ids"):
+        glue._stacked([{"ids": np.zeros(2)}, {"ids": np.zeros((2, 2))}])
+
+
 def test_without_code_tensors_pass_from_stage_to_stage(tmp_path: Path) -> None:
     spec = {
         "outputs": OUT,
