@@ -30,13 +30,15 @@ class Outlook:
     """What a plan could use: it decides what is worth measuring.
 
     `limit_s` is the longest service time that some promise allows; `directions` has +1 per stage and metric where
-    more is better, else -1, for stages whose choices can be compared by their accuracy.
+    more is better, else -1, for stages whose choices can be compared by their accuracy. Without `glances` what was
+    seen so far has to do.
     """
 
     tolerance: float
     limit_s: float
     rule: StoppingRule
     directions: Mapping[tuple[str, str], float]
+    glances: bool = True
 
     @classmethod
     def of(cls, workload: Workload, device: str) -> Outlook:
@@ -112,7 +114,7 @@ class Agenda:
         """What was decided on what is known now."""
         if self._decision is None:
             candidates = [self._candidate(row) for row in self._series.values()]
-            self._decision = decide(candidates, self._outlook.tolerance, self._outlook.limit_s)
+            self._decision = decide(candidates, self._outlook.tolerance, self._outlook.limit_s, self._outlook.glances)
         return self._decision
 
     def is_certain(self, job: Job) -> bool:

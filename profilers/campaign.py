@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -133,7 +133,8 @@ def plan_campaign(
     confidence = loaded.workload.profile.confidence
     done = Done(profile, ProfileStore(path), time_budget_s is not None, retry_failed, confidence)
     everything: list[Job] = [*listed.jobs, *(job for job, _ in listed.unrunnable)]
-    outlook = Outlook.of(loaded.workload, planner.device)
+    # Glances cost time at once and save it only later, if at all: a budget is spent on measuring.
+    outlook = replace(Outlook.of(loaded.workload, planner.device), glances=time_budget_s is None)
     agenda = Agenda(outlook, listed.jobs, done.has, profile, read_glances(path))
     missing = tuple(agenda.remaining())
     return Campaign(

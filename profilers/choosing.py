@@ -97,15 +97,17 @@ class Decision:
         return self.wanted[0] if self.wanted else None
 
 
-def decide(candidates: Sequence[Candidate], tolerance: float, limit_s: float = math.inf) -> Decision:
+def decide(
+    candidates: Sequence[Candidate], tolerance: float, limit_s: float = math.inf, glances: bool = True
+) -> Decision:
     """Sort the open cells into those to measure, those to interpolate and those of no use.
 
     `tolerance` is the relative error that predictions must stay within nine times in ten; 0 measures all.
-    `limit_s` is the longest service time that some promise allows.
+    `limit_s` is the longest service time that some promise allows. Without `glances` no further ones are taken.
     """
     if tolerance <= 0:
         return Decision(tuple(_everything(candidates)))
-    return _Deciding(candidates, tolerance, limit_s).decision()
+    return _Deciding(candidates, tolerance, limit_s, glances).decision()
 
 
 def _everything(candidates: Sequence[Candidate]) -> list[Wanted]:
@@ -148,6 +150,7 @@ class _Deciding:
     candidates: Sequence[Candidate]
     tolerance: float
     limit_s: float
+    glances: bool
     rows: dict[str, dict[Cell, Prediction]] = field(default_factory=dict)
     unused: list[Unused] = field(default_factory=list)
 
@@ -232,6 +235,8 @@ class _Deciding:
     def _glances(self, needs: Sequence[_Need], misled: Collection[str]) -> list[Wanted]:
         """Rows to glance at: where enough is left to measure, enough series to learn from, and where glances have
         not proved to mislead."""
+        if not self.glances:
+            return []
         learning: dict[str, set[str]] = {}
         for candidate in self.candidates:
             if not candidate.timeless:

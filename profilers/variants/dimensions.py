@@ -7,6 +7,7 @@ up, `dim:width=160` and `shape:x=3x256x256` say how large.
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from inferplan.profilers.variants.base import Recipe, Settings, Survey, listed
@@ -32,9 +33,9 @@ class _Sized(Recipe):
             raise InputError(f"--recipe {self.name}:{text}: expected a name and values, e.g. {self.example}")
         return [{"name": key.strip(), "value": self.value(part)} for part in found]
 
+    @abstractmethod
     def value(self, text: str) -> Any:
         """One value."""
-        raise NotImplementedError
 
     def suffix(self, settings: Settings) -> str:
         value = settings["value"]

@@ -12,6 +12,7 @@ saturate then; `reduce-range` uses seven bits of the weights.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -91,9 +92,9 @@ class _Int8(FlagRecipe):
         write_model(made, order.target, original)
         return further
 
+    @abstractmethod
     def quantize(self, order: Order, source: Path, target: Path, operators: list[str]) -> dict[str, Any]:
         """Call the tool; returns further settings to record."""
-        raise NotImplementedError
 
 
 def settings_need_newer(settings: Settings) -> bool:

@@ -94,6 +94,17 @@ def test_smallest_batches_then_glances_then_what_they_leave_open() -> None:
     assert agenda.interpolated_names() == {f"s={v} batch 2" for v in "abcd"}
 
 
+def test_without_glances_points_come_most_telling_first_and_what_was_seen_still_counts() -> None:
+    plain = dataclasses.replace(OUTLOOK, glances=False)
+    done = work(Agenda(plain, grid(), nothing_done, None, {}))
+    assert [job.name for job in done] == [f"s={v} batch {b}" for b in (1, 8, 2) for v in "abcd"]
+    seen: dict[str, Glance] = {}
+    work(Agenda(OUTLOOK, grid(), nothing_done, None, {}), seen)
+    agenda = Agenda(plain, grid(), nothing_done, None, seen)
+    work(agenda)
+    assert agenda.interpolated_names() == {f"s={v} batch 2" for v in "abcd"}
+
+
 def test_rows_say_what_they_rest_on() -> None:
     agenda = Agenda(OUTLOOK, grid(), nothing_done, None, {})
     work(agenda)
@@ -215,6 +226,8 @@ def test_a_campaign_interpolates_and_a_stricter_one_measures_the_rest(
     path = tmp_path / "p"
     campaign = plan_campaign(loaded, path)
     assert campaign.certain_s < campaign.estimate_s
+    assert campaign.outlook.glances
+    assert not plan_campaign(loaded, path, time_budget_s=60.0).outlook.glances
     names: list[str] = []
 
     def tell(event: Event) -> None:
