@@ -31,7 +31,7 @@ from inferplan.spec.stage import Choice
 
 WORKLOAD = Path(__file__).resolve().parent.parent / "sample_workloads" / "digits" / "workload.yaml"
 STAGE = "read"
-CASES = [("linear-7x7", 1), ("cnn-s", 1), ("resnet-s", 1), ("resnet-m", 2), ("resnet-m", 8)]
+CASES = [("linear-7x7", 1), ("cnn-s", 1), ("resnet-s", 1), ("resnet-m", 2), ("resnet-m", 4), ("resnet-m", 8)]
 FEWEST = 5
 
 Floats = NDArray[np.float64]

@@ -26,12 +26,13 @@ from pathlib import Path
 
 import numpy as np
 
-from inferplan.profilers.agenda import Outlook
+from inferplan.profilers.agenda import Outlook, batch_of
 from inferplan.profilers.campaign import Campaign, plan_campaign, run_campaign
 from inferplan.profilers.choosing import Candidate, decide
-from inferplan.profilers.glances import LEAST_N, LEAST_S, glance_s, middle_mean, most_glance_s
+from inferplan.profilers.glances import LEAST_N, LEAST_S, SIZES, glance_s, most_glance_s
 from inferplan.profilers.interpolation import Cell, Series
 from inferplan.profilers.jobs import Event, JobFinished, PointJob
+from inferplan.profilers.sizes import Calls, Cells
 from inferplan.spec.document import LoadedWorkload, load_workload
 from inferplan.spec.errors import InputError
 from inferplan.spec.profile import Profile, read_profile
@@ -120,11 +121,13 @@ class Recorded:
 
     row: Measurement
     wall_s: float
-    measured_s: float
-    """Mean of all processes but the first."""
-    glance_s: float
+    measured: Calls
+    """All processes but the first."""
+    glanced: Calls
     """What a glance sees: the first calls of the first process."""
     full_s: float
+    sizes: Sequence[int]
+    """Sizes of batches: a glance looks at as many, without running them."""
 
     @property
     def start_s(self) -> float:
@@ -141,16 +144,17 @@ def recorded(profile: Profile) -> dict[str, dict[Cell, Recorded]]:
         samples = profile.samples(row.key)
         if row.origin != "measured" or row.status != "ok" or samples is None or len(set(samples.process)) < 2:
             continue
-        first = samples.service_s[samples.process == samples.process[0]]
-        others = samples.service_s[samples.process != samples.process[0]]
+        one = samples.process == samples.process[0]
+        first, others = (Calls.of(samples.service_s[kept], samples.elements[kept]) for kept in (one, ~one))
         full_s = float(samples.service_s.sum())
-        elapsed = np.cumsum(first)
+        elapsed = np.cumsum(first.times_s)
         until_s = most_glance_s(full_s)
-        enough = (elapsed >= until_s) | ((np.arange(1, len(first) + 1) >= LEAST_N) & (elapsed >= LEAST_S))
-        calls = int(np.argmax(enough)) + 1 if enough.any() else len(first)
+        enough = (elapsed >= until_s) | ((np.arange(len(elapsed)) >= LEAST_N) & (elapsed >= LEAST_S))
+        seen = int(np.argmax(enough)) + 1 if enough.any() else len(elapsed)
+        glanced = Calls(first.times_s[: max(seen, 2)], first.elements[: max(seen, 2)])
         series = f"{row.key.stage}={row.choice} ({row.key.provider})"
         found[series][Cell(row.key.batch, row.key.threads)] = Recorded(
-            row, walls[row.key.id()], float(others.mean()), middle_mean(first[:calls]), full_s
+            row, walls[row.key.id()], others, glanced.without_first(), full_s, samples.elements.tolist()[:SIZES]
         )
     return found
 
@@ -189,13 +193,19 @@ def candidate(name: str, row: Mapping[Cell, Recorded], done: set[Cell], seen: se
     """A series as choosing sees it in a replay."""
     key = next(iter(row.values())).row.key
     base = min(cell.threads for cell in row)
+    glanced = [cell for cell in row if (name, cell.threads) in seen]
+    cells = Cells(
+        {cell: row[cell].measured for cell in sorted(done)},
+        {cell: row[cell].glanced for cell in glanced},
+        [(cell.batch, row[cell].sizes) for cell in glanced],
+        batch_of,
+    )
     series = Series(
         name,
         key.stage,
         key.provider,
         base,
-        {cell: row[cell].measured_s for cell in done},
-        {cell: point.glance_s for cell, point in row.items() if (name, cell.threads) in seen},
+        *cells.means_s(),
     )
     unseen = {t: glance_cost_s(row, t) for t in {cell.threads for cell in row} if (name, t) not in seen}
     left = {cell: point.wall_s for cell, point in row.items() if cell not in done}
@@ -260,7 +270,7 @@ def compared(workload: Path, overrides: Sequence[str], stores: Path, given: Path
         whole = Result(sum(point.wall_s for point in points), len(points))
         device = points[0].row.key.device
         thrifty = replayed(profile, Outlook.of(adaptive.workload, device))
-        truth = {point.row.key.id(): point.measured_s for point in points}
+        truth = {point.row.key.id(): float(point.measured.times_s.mean()) for point in points}
     report(adaptive.workload.name + (" (replayed)" if replay else ""), profile, whole, thrifty, truth)
 
 

@@ -14,15 +14,23 @@ from inferplan.profilers.glances import Glance, glance_s, most_glance_s
 from inferplan.profilers.interpolation import LEAST_SERIES, Cell, Prediction, Series
 from inferplan.profilers.jobs import GlanceJob, Job, LeftOut, PointJob
 from inferplan.profilers.points import now
+from inferplan.profilers.sizes import Calls, Cells
 from inferplan.profilers.stopping import StoppingRule
 from inferplan.spec.profile import Profile
-from inferplan.spec.rows import AccuracyRow, Measurement, Quantiles
+from inferplan.spec.rows import AccuracyRow, Measurement, PointKey, Quantiles, Samples
 from inferplan.spec.workload import Workload
 
 _POINTS_LEVEL = (2,)
 """Glances and all points but the smallest ones come after everything of a lower level."""
 _SUMMED = ("product", "mean", "minimum")
 """Compositions under which a choice of a stage that is better by its own accuracy is better end to end."""
+
+SampleSource = Callable[[PointKey], Samples | None]
+"""Where the single calls of measured points come from."""
+
+
+def nothing_kept(key: PointKey) -> None:
+    """The source of an agenda that has means alone."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +89,11 @@ class Agenda:
         done: Callable[[Job], bool],
         profile: Profile | None,
         glances: Mapping[str, Glance],
+        samples: SampleSource = nothing_kept,
     ) -> None:
         self._outlook = outlook
+        self._samples = samples
+        self._calls: dict[str, Calls] = {}
         self._glances = dict(glances)
         self._rows = {row.key.id(): row for row in (profile.measurements if profile else ())}
         self._accuracy = list(profile.accuracy if profile else ())
@@ -132,6 +143,7 @@ class Agenda:
             self._closed.add(job.task.key.id())
             if row is not None:
                 self._rows[row.key.id()] = row
+                self._calls.pop(row.key.id(), None)
         if isinstance(job, GlanceJob):
             self._glances.update(seen or {})
             self._blind.add((_series_name(job), job.tasks[0].key.threads))
@@ -176,29 +188,44 @@ class Agenda:
         return job.level >= _POINTS_LEVEL and not measured
 
     def _candidate(self, row: _Row) -> Candidate:
-        measured: dict[Cell, float] = {}
+        measured: dict[Cell, Calls] = {}
         waiting: dict[Cell, float] = {}
         for cell, job in row.jobs.items():
             point = job.task.key.id()
             known = self._rows.get(point)
             if known is not None and known.origin == "measured" and known.status == "ok":
-                measured[cell] = float(known.service.mean_s or math.nan)
+                measured[cell] = self._calls_of(known)
             elif point not in self._closed:
                 waiting[cell] = job.estimate_s
         key = row.first.task.key
         seen = {
-            cell: self._glances[job.task.key.id()].mean_s
+            cell: glance
             for cell, job in row.jobs.items()
-            if job.task.key.id() in self._glances
+            if (glance := self._glances.get(job.task.key.id())) is not None
         }
+        glanced = {cell: glance.calls for cell, glance in seen.items()}
+        cells = Cells(measured, glanced, [(cell.batch, glance.sizes) for cell, glance in seen.items()], batch_of)
         base = min(cell.threads for cell in row.jobs)
-        series = Series(row.name, key.stage, key.provider, base, measured, seen)
+        series = Series(row.name, key.stage, key.provider, base, *cells.means_s())
         unseen = {
             threads: self._glance_job(row, threads).estimate_s
             for threads in {cell.threads for cell in waiting if cell not in seen}
             if (row.name, threads) not in self._blind and not row.timeless
         }
         return Candidate(series, waiting, unseen, self._interval(key.stage, row.first.task.spec.choice), row.timeless)
+
+    def _calls_of(self, row: Measurement) -> Calls:
+        """The calls of a measured point; where they are lost, its mean as one."""
+        point = row.key.id()
+        if point not in self._calls:
+            kept = self._samples(row.key)
+            known = kept is not None and len(kept.service_s) > 0
+            self._calls[point] = (
+                Calls.of(kept.service_s, kept.elements)
+                if kept is not None and known
+                else Calls.of([float(row.service.mean_s or math.nan)], [1])
+            )
+        return self._calls[point]
 
     def _interval(self, stage: str, choice: str) -> tuple[float, float] | None:
         """A choice's interval of accuracy, higher being better; of several rows the newest."""
@@ -286,6 +313,11 @@ def _series_name(job: PointJob | GlanceJob) -> str:
     task = job.task if isinstance(job, PointJob) else job.tasks[0]
     provider = f" ({task.key.provider})" if task.key.provider != "cpu" else ""
     return f"{task.key.stage}={task.spec.choice}{provider}"
+
+
+def batch_of(cell: Cell) -> int:
+    """How large a cell's batches are."""
+    return cell.batch
 
 
 def _threads_text(threads: int) -> str:

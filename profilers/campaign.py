@@ -38,8 +38,10 @@ from inferplan.profilers.progress import BUDGET, Done, Fit, Pace, combination_na
 from inferplan.profilers.stopping import StoppingRule
 from inferplan.profilers.store import ProfileStore
 from inferplan.spec.document import LoadedWorkload
+from inferplan.spec.errors import InputError
 from inferplan.spec.profile import MARKER, Profile, read_profile
-from inferplan.spec.rows import Status
+from inferplan.spec.rows import PointKey, Samples, Status
+from inferplan.spec.tables import read_samples
 from inferplan.spec.workload import ProfileSettings
 
 OVER_BUDGET = "the time budget does not reach"
@@ -135,7 +137,7 @@ def plan_campaign(
     everything: list[Job] = [*listed.jobs, *(job for job, _ in listed.unrunnable)]
     # Glances cost time at once and save it only later, if at all: a budget is spent on measuring.
     outlook = replace(Outlook.of(loaded.workload, planner.device), glances=time_budget_s is None)
-    agenda = Agenda(outlook, listed.jobs, done.has, profile, read_glances(path))
+    agenda = Agenda(outlook, listed.jobs, done.has, profile, read_glances(path), partial(_samples, path))
     missing = tuple(agenda.remaining())
     return Campaign(
         path=path,
@@ -191,8 +193,9 @@ class _Run:
         self._before = store.profile()
         self._done = Done(self._before, store, final, campaign.retry_failed, confidence)
         self._agenda = Agenda(
-            campaign.outlook, campaign.listed.jobs, self._done.has, self._before, read_glances(campaign.path)
-        )
+            campaign.outlook, campaign.listed.jobs, self._done.has, self._before, read_glances(campaign.path),
+            partial(_samples, campaign.path),
+        )  # fmt: skip
         self._unrunnable = [(job, found) for job, found in campaign.listed.unrunnable if not self._done.has(job)]
         everything = [*campaign.listed.jobs, *(job for job, _ in campaign.listed.unrunnable)]
         self._resumed = sum(self._done.has(job) for job in everything)
@@ -356,3 +359,11 @@ class _Run:
         self._left_out += [LeftOut(combination_name(text), OVER_BUDGET) for text in sorted(waiting)]
         self._agenda.finish(job)
         return failures
+
+
+def _samples(path: Path, key: PointKey) -> Samples | None:
+    """Single calls of a point; damaged ones count as lost, and are moved aside when the store is opened to write."""
+    try:
+        return read_samples(path, key.id())
+    except InputError:
+        return None

@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from inferplan.profilers.points import PointTask, begin_batches, open_point, pinned, point_process
-from inferplan.profilers.process import WorkerFailure
+from inferplan.profilers.process import WorkerFailure, WorkerProcess
+from inferplan.profilers.sizes import Calls, middle_mean
 from inferplan.profilers.store import GLANCES
 from inferplan.spec.evidence import combined_sha256
 
 LEAST_N = 8
 LEAST_S = 0.2
 MOST_S = 2.0
+SIZES = 256
+SIZES_S = 0.2
+"""Batches whose sizes a glance looks at without running them, and the longest that this may take."""
 _SHARE = 0.1
 """Largest share of the time that measuring the point would take."""
 _PROCESS = 1000
@@ -34,11 +37,31 @@ _PROCESS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What a glance at one point saw: time of a batch, calls, most resident memory of the process so far."""
+    """What a glance at one point saw: time of a batch, calls, most resident memory of the process so far.
+
+    `times_s` and `elements` are the single calls and what the model was fed with in each; `sizes` the elements of
+    further batches, which were prepared and not run.
+    """
 
     mean_s: float
     n: int
     peak_rss_bytes: int | None = None
+    times_s: tuple[float, ...] = ()
+    elements: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, calls: Calls, sizes: Sequence[int], peak_rss_bytes: int | None) -> Glance:
+        """What calls say, the first one left out where there are more."""
+        kept = calls.without_first()
+        elements = tuple(int(size) for size in kept.elements)
+        seen = tuple(kept.times_s.tolist())
+        return cls(middle_mean(kept.times_s), len(seen), peak_rss_bytes, seen, elements, tuple(sizes))
+
+    @property
+    def calls(self) -> Calls:
+        """The single calls; where they were not kept, their mean as one."""
+        return Calls.of(self.times_s or (self.mean_s,), self.elements or (1,))
 
 
 def take_glances(
@@ -46,8 +69,8 @@ def take_glances(
 ) -> dict[str, Glance]:
     """Glance at points that differ in batch size only, smallest first, in one fresh process: by point id.
 
-    Each gets at least eight calls and 0.2 s, but no more than its `most_s` and always one call. A point that
-    cannot be run ends it: it and larger ones are missing then.
+    Each gets at least eight calls and 0.2 s, but no more than its `most_s` and always two calls, of which the first
+    does not count. A point that cannot be run ends it: it and larger ones are missing then.
     """
     found: dict[str, Glance] = {}
     ordered = sorted(zip(tasks, most_s, strict=True), key=lambda pair: pair[0].key.batch)
@@ -56,14 +79,28 @@ def take_glances(
         open_point(worker, first)
         for index, (task, limit_s) in enumerate(ordered):
             begin_batches(worker, task, _PROCESS)
-            frame = worker.call("measure", "measured", least_n=LEAST_N, min_time_s=LEAST_S, max_time_s=limit_s)
-            times = np.asarray(frame.arrays["times"], dtype=np.float64).sum(axis=0)
-            seen = middle_mean(times)
-            if not (math.isfinite(seen) and seen > 0):
+            calls, peak = _look(worker, limit_s)
+            if not np.all(np.isfinite(calls.times_s) & (calls.times_s > 0)):
                 break
-            found[task.key.id()] = Glance(seen, len(times), frame.data["peak_rss_bytes"])
+            sizes = worker.call(
+                "sizes", "sizes", batch=task.key.batch, seed=[_PROCESS], most=SIZES, most_s=SIZES_S
+            ).arrays["elements"]
+            found[task.key.id()] = Glance.of(calls, sizes.tolist(), peak)
             progress((index + 1) / len(ordered))
     return found
+
+
+def _look(worker: WorkerProcess, limit_s: float) -> tuple[Calls, int | None]:
+    """Calls of the batch that was begun, two at least, and the process's peak of resident memory."""
+    times: list[float] = []
+    elements: list[int] = []
+    least_n, least_s = LEAST_N + 1, LEAST_S
+    while len(times) < 2:
+        frame = worker.call("measure", "measured", least_n=least_n, min_time_s=least_s, max_time_s=limit_s)
+        times += np.asarray(frame.arrays["times"], dtype=np.float64).sum(axis=0).tolist()
+        elements += frame.arrays["elements"].tolist()
+        least_n, least_s = 1, 0.0
+    return Calls.of(times, elements), frame.data["peak_rss_bytes"]
 
 
 def most_glance_s(full_s: float) -> float:
@@ -74,16 +111,9 @@ def most_glance_s(full_s: float) -> float:
 def glance_s(start_s: float, services_s: Sequence[float], most_s: Sequence[float]) -> float:
     """Expected time of glancing at batches that take `services_s`, in a process that takes `start_s` to start."""
     return start_s + sum(
-        service_s + max(service_s, min(limit_s, max(LEAST_S, LEAST_N * service_s)))
+        service_s + max(2 * service_s, min(limit_s, max(LEAST_S, (LEAST_N + 1) * service_s)))
         for service_s, limit_s in zip(services_s, most_s, strict=True)
     )
-
-
-def middle_mean(times_s: NDArray[np.float64]) -> float:
-    """Mean of the middle half: one slow call out of eight does not move it, and it uses more than the median."""
-    ordered = np.sort(times_s)
-    cut = len(ordered) // 4
-    return float(ordered[cut : len(ordered) - cut].mean())
 
 
 def write_glances(profile: Path, glances: Mapping[str, Glance]) -> None:
@@ -105,7 +135,13 @@ def read_glances(profile: Path) -> dict[str, Glance]:
     found: dict[str, Glance] = {}
     for file in sorted((profile / GLANCES).glob("*.json")):
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            read = {point: Glance(**seen) for point, seen in json.loads(file.read_text()).items()}
+            read = {point: _read(seen) for point, seen in json.loads(file.read_text()).items()}
             if all(glance.mean_s > 0 for glance in read.values()):
                 found.update(read)
     return found
+
+
+def _read(seen: Mapping[str, Any]) -> Glance:
+    """A glance as it was kept; earlier versions kept no single calls."""
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in seen.items()}
+    return Glance(**fields)

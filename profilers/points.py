@@ -16,7 +16,7 @@ from inferplan.profilers.process import Limits, WorkerFailure, WorkerProcess
 from inferplan.profilers.runtimes.executor import ExecutorSpec
 from inferplan.profilers.sensors import Window, joined
 from inferplan.profilers.statistics import drift, process_spread, quantiles
-from inferplan.profilers.stopping import StoppingRule, warmup_end
+from inferplan.profilers.stopping import StoppingRule, cold_start, warmup_end
 from inferplan.spec.rows import Measurement, PointKey, Samples, Status
 
 _SLICE_S = 1.0
@@ -185,7 +185,7 @@ def summary(
 ) -> tuple[Measurement, Samples]:
     """Statistics of a point, warm-up left out, and its raw times (also without warm-up)."""
     key = task.key
-    cuts = [warmup_end(run.service_s) for run in runs]
+    cuts = _cuts(runs)
     parts = [run.times_s[:, cut:] for run, cut in zip(runs, cuts, strict=True)]
     times = np.concatenate(parts, axis=1)
     service = np.asarray(times.sum(axis=0), dtype=np.float64)
@@ -216,6 +216,14 @@ def summary(
     )
     elements = np.concatenate([run.elements[cut:] for run, cut in zip(runs, cuts, strict=True)])
     return measurement, Samples(key.id(), process, service, np.asarray(times[1], dtype=np.float64), elements)
+
+
+def _cuts(runs: Sequence[ProcessRun]) -> list[int]:
+    """Batches of every process that are warm-up. Where the rule was met one first call among many decides nothing."""
+    cuts = [warmup_end(run.service_s) for run in runs]
+    if not any(cuts) and not all(run.met for run in runs) and cold_start([run.service_s for run in runs]):
+        return [1] * len(runs)
+    return cuts
 
 
 def _drift(parts: Sequence[Floats]) -> float | None:

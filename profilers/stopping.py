@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,6 +111,20 @@ def warmup_end(durations_s: Floats) -> int:
     if cut and np.median(durations_s[:cut]) >= (1 + WARMUP_GAIN) * np.median(durations_s[cut:]):
         return cut
     return 0
+
+
+def cold_start(processes: Sequence[Floats]) -> bool:
+    """Whether the first call of every process is warm-up, where there are too few calls for `warmup_end`.
+
+    Large batches take new memory at first, up to three times as long. The first call of every process must be slower
+    than all later calls of all processes; had first calls nothing special, that would happen once in
+    n! / (k! (n - k)!) times for n calls of k processes (84 for three times three).
+    """
+    if len(processes) < 2 or any(len(times) < 2 for times in processes):
+        return False
+    later = np.concatenate([times[1:] for times in processes])
+    firsts = min(float(times[0]) for times in processes)
+    return firsts > float(later.max()) and firsts >= (1 + WARMUP_GAIN) * float(np.median(later))
 
 
 def _squared_error(values: Floats) -> float:

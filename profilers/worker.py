@@ -39,6 +39,8 @@ from inferplan.spec.stagecode import load_class
 Command = Mapping[str, Any]
 _NOT_THE_USERS = tuple(str(Path(file).resolve().parent) + os.sep for file in (__file__, errors.__file__, os.__file__))
 """Folders of this package's rooms and of the standard library."""
+ALIKE = 16
+"""Batches of one size after which more of them are taken to have it, too."""
 
 
 class Worker:
@@ -63,6 +65,7 @@ class Worker:
             "shape": self._shape,
             "begin": self._begin,
             "measure": self._measure,
+            "sizes": self._sizes,
             "burn": self._burn,
             "rest": self._rest,
             "score": self._score,
@@ -136,6 +139,18 @@ class Worker:
         data = {name: getattr(window, name) for name in Window.__dataclass_fields__}
         arrays = {"times": np.array(times).T.copy(), "elements": np.array(elements, dtype=np.int64)}
         yield Frame("measured", {"window": data, "peak_rss_bytes": peak_resident_bytes()}, arrays)
+
+    def _sizes(self, command: Command) -> Iterator[Frame]:
+        """Elements that the model would be fed with, in batches of their own that are prepared and not run. Where all
+        of the first ones are alike there is nothing to learn from more."""
+        batches = self._loaded().batches(command["batch"], command["seed"])
+        elements: list[int] = []
+        end = perf_counter() + command["most_s"]
+        while len(elements) < command["most"] and perf_counter() < end:
+            elements.append(self._opened().elements(next(batches)))
+            if len(elements) == ALIKE and len(set(elements)) == 1:
+                break
+        yield Frame("sizes", {}, {"elements": np.array(elements, dtype=np.int64)})
 
     def _burn(self, command: Command) -> Iterator[Frame]:
         """Batches one after another until the next command comes; `burning` is said once the first is done."""

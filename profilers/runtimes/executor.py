@@ -20,7 +20,7 @@ from inferplan.profilers.runtimes.inputs import InputDeclaration, completed, fed
 from inferplan.profilers.runtimes.registry import runtime
 from inferplan.spec.choice import Choice
 from inferplan.spec.errors import InputError
-from inferplan.spec.stagecode import Context, Example, ModelInfo, Scores, StageAdapter, stage_adapter
+from inferplan.spec.stagecode import Context, Example, ModelInfo, Scores, StageAdapter, Tensors, stage_adapter
 
 if TYPE_CHECKING:
     from inferplan.spec.stage import Stage
@@ -176,7 +176,11 @@ class Executor:
         done = perf_counter()
         predictions = adapter.postprocess(inputs, outputs)
         post_s = perf_counter() - done
-        return Batch(predictions, ready - start, done - ready, post_s, sum(np.size(part) for part in tensors.values()))
+        return Batch(predictions, ready - start, done - ready, post_s, _elements(tensors))
+
+    def elements(self, inputs: Sequence[Any]) -> int:
+        """`Batch.elements` of a batch that is prepared and not run."""
+        return 0 if self._skips else _elements(self.adapter.preprocess(inputs))
 
     def examples(self) -> list[Example]:
         """The stage's labelled inputs; empty where the stage code has none."""
@@ -216,3 +220,7 @@ class Executor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _elements(tensors: Tensors) -> int:
+    return sum(np.size(part) for part in tensors.values())

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from inferplan.profilers.campaign import plan_campaign
 from inferplan.profilers.glances import (
     Glance,
     glance_s,
-    middle_mean,
     most_glance_s,
     read_glances,
     take_glances,
@@ -20,6 +18,7 @@ from inferplan.profilers.glances import (
 )
 from inferplan.profilers.jobs import PointJob
 from inferplan.profilers.points import PointTask
+from inferplan.profilers.sizes import Calls
 from inferplan.spec.document import LoadedWorkload
 
 MakeWorkload = Callable[..., LoadedWorkload]
@@ -54,7 +53,7 @@ def test_they_are_kept_and_damage_costs_no_more_than_another_look(tmp_path: Path
     assert read_glances(tmp_path) == {}
     write_glances(tmp_path, {})
     assert list(tmp_path.iterdir()) == []
-    one, two = {"p": Glance(0.1, 8, 5)}, {"q": Glance(0.2, 9)}
+    one, two = {"p": Glance(0.1, 8, 5, (0.1,), (3,), (3, 4))}, {"q": Glance(0.2, 9)}
     write_glances(tmp_path, one)
     write_glances(tmp_path, two)
     assert read_glances(tmp_path) == {**one, **two}
@@ -65,15 +64,24 @@ def test_they_are_kept_and_damage_costs_no_more_than_another_look(tmp_path: Path
     assert read_glances(tmp_path) == {}
 
 
-def test_one_slow_call_does_not_move_it() -> None:
-    assert middle_mean(np.array([1.0] * 7 + [50.0])) == 1.0
-    assert middle_mean(np.array([3.0])) == 3.0
-    assert middle_mean(np.array([1.0, 2.0, 3.0, 4.0])) == 2.5
+def test_the_first_call_does_not_count() -> None:
+    glance = Glance.of(Calls.of([3.0, 1.0, 1.2], [5, 5, 7]), [5, 7, 7], 9)
+    assert glance == Glance(1.1, 2, 9, (1.0, 1.2), (5, 7), (5, 7, 7))
+    assert glance.calls.elements.tolist() == [5, 7]
+    assert Glance(0.2, 8).calls.times_s.tolist() == [0.2]
+
+
+def test_slow_batches_are_called_twice_all_the_same(make_workload: MakeWorkload, tmp_path: Path) -> None:
+    slow = {"model": "double.onnx", "params": {"slow_s": 0.1}}
+    (wanted,) = tasks(make_workload({"v": slow}, profile={"batch_sizes": [4]}), tmp_path / "p")
+    (seen,) = take_glances([wanted], [0.01], lambda share: None).values()
+    assert seen.n == len(seen.times_s) == 1
+    assert len(set(seen.sizes)) == 1, "made-up inputs of one size"
 
 
 def test_expected_time() -> None:
-    """Start, and per batch a first call and eight more, at least 0.2 s and at most 2 s of them, at least one."""
+    """Start, and per batch a first call and nine more, at least 0.2 s and at most 2 s of them, at least two."""
     assert glance_s(1.0, [0.001], [2.0]) == pytest.approx(1.201)
-    assert glance_s(1.0, [0.1, 0.1], [2.0, 0.3]) == pytest.approx(2.3)
-    assert glance_s(1.0, [5.0], [2.0]) == pytest.approx(11.0)
+    assert glance_s(1.0, [0.1, 0.1], [2.0, 0.3]) == pytest.approx(2.4)
+    assert glance_s(1.0, [5.0], [2.0]) == pytest.approx(16.0)
     assert [most_glance_s(s) for s in (0.5, 5.0, 60.0)] == [0.2, 0.5, 2.0]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferplan.profilers.stopping import StoppingRule, warmup_end
+from inferplan.profilers.stopping import StoppingRule, cold_start, warmup_end
 from inferplan.spec.workload import ProfileSettings
 
 
@@ -88,3 +88,21 @@ def test_a_series_that_gets_slower_is_not_cut() -> None:
 
 def test_too_few_batches_to_tell_are_all_kept() -> None:
     assert warmup_end(np.array([9.0, 1.0, 1.0, 1.0, 1.0])) == 0
+
+
+def test_slow_first_calls_of_all_processes_are_warm_up_where_there_are_few_calls() -> None:
+    """As measured: detection of large pages in batches of eight, three calls in each of three processes."""
+    processes = [np.array([1.281, 0.428, 0.439]), np.array([1.302, 0.441, 0.437]), np.array([1.254, 0.430, 0.435])]
+    assert all(warmup_end(times) == 0 for times in processes), "too few to tell by themselves"
+    assert cold_start(processes)
+    assert not cold_start([*processes[:2], np.array([0.44, 0.43, 0.435])]), "not in every process"
+    assert not cold_start([*processes[:2], np.array([1.3, 0.43, 1.29])]), "later ones are as slow"
+    assert not cold_start([*processes[:2], np.array([1.3])])
+    assert not cold_start(processes[:1])
+    assert not cold_start([np.array([1.01, 1.0]), np.array([1.01, 1.0])]), "hardly slower"
+
+
+def test_first_calls_that_are_nothing_special_are_hardly_ever_taken_for_warm_up() -> None:
+    rng = np.random.default_rng(5)
+    found = sum(cold_start([rng.lognormal(0, 0.2, 3) for _ in range(3)]) for _ in range(4000))
+    assert found / 4000 == pytest.approx(1 / 84, abs=0.006)

@@ -31,13 +31,16 @@ def test_a_run_measures_scores_and_judges(deploy: Deploy) -> None:
     loaded = deploy("scale", rate_rps=100, slo_s=5, classes=("web", "slow"))
     report = run_plan(loaded, 2.0, seed=3, warmup_s=0.5, oversubscribe=True, on_event=events.append)
     web, slow = report.classes["web"], report.classes["slow"]
-    assert report.verdict == web.verdict == slow.verdict == "met", web.reasons
+    assert web.latency_slo_s is not None
+    # On a busy machine requests resemble their neighbours so much that two seconds of them cannot tell; never a miss.
+    told = web.latency_slo_s.measured.upper is not None
+    assert report.verdict == web.verdict == ("met" if told else "undecided"), web.reasons
+    assert slow.verdict == "met"
     assert web.requests == web.completed == pytest.approx(200, abs=70)
     assert slow.requests == slow.completed == 20
     assert slow.reasons == ["no latency was promised"]
     assert web.accuracy is not None
     assert (web.accuracy.compared.measured.value, web.accuracy.n, web.accuracy.of) == (1.0, 20, 20)
-    assert web.latency_slo_s is not None
     p50, p90, slo = (one.measured.value for one in (web.latency_p50_s, web.latency_p90_s, web.latency_slo_s))
     assert p50 is not None
     assert p90 == slo
