@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from inferplan.estimators.fanout import FanOuts, fan_outs
 from inferplan.estimators.interference import Interference, Tenant, measured_on, read_interference
@@ -67,13 +67,26 @@ class Stream:
 
 @dataclass(frozen=True)
 class Network:
-    """A plan to simulate. `order` lists the stages, each after those that feed it; `feeds` its upstream stages."""
+    """A plan to simulate. `order` lists the stages, each after those that feed it; `feeds` its upstream stages.
+
+    Delays of the network between places, in seconds; a pair that is not there has none:
+
+    - `entry_delay_s[stream, station]`: from where a class's requests come from to a station of an entry stage;
+    - `transfer_s[station, station]`: from a station to one downstream of it, for every call between them;
+    - `exit_delay_s[stream, station]`: the way back to where the requests come from, after a call that makes no
+      further calls (at a last stage, or where a fan-out drew none).
+
+    A delay holds up the call and occupies nothing: links do not queue.
+    """
 
     order: tuple[str, ...]
     feeds: Mapping[str, tuple[str, ...]]
     fan_outs: FanOuts
     stations: Mapping[str, Station]
     streams: tuple[Stream, ...]
+    entry_delay_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    transfer_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    exit_delay_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def loads_rps(self) -> dict[str, float]:
         """Calls per second that reach every station."""

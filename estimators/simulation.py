@@ -161,6 +161,8 @@ class Calls:
     station: Counts
     """Index into the class's choices of the stage."""
     done_s: Floats
+    children: Counts
+    """How many calls each made, of all stages below together."""
 
 
 @dataclass
@@ -190,7 +192,7 @@ def replicate(network: Network, chance: Randomness, horizon_s: float, warmup_s: 
         entry = entries[stream.name]
         answered = entry.copy()
         for stage in network.order:
-            _latest(answered, run.calls[stream.name, stage])
+            _latest(answered, run.calls[stream.name, stage], _exits(network, stream, stage))
         run.latencies_s[stream.name] = (answered - entry)[entry >= warmup_s]
     return run
 
@@ -222,20 +224,44 @@ def _arriving(
     sources = network.feeds[stage]
     if not sources:
         times = entries[stream.name]
-        owner = np.arange(len(times))
-    else:
-        upstream = run.calls[stream.name, sources[0]]
-        done = upstream.done_s
-        for source in sources[1:]:
-            done = np.maximum(done, run.calls[stream.name, source].done_s)
-        fan_out = _fan_out(network, stream, (sources[0], stage), upstream.station, chance)
-        owner, times = np.repeat(upstream.owner, fan_out), np.repeat(done, fan_out)
+        chosen = _choice(stream, stage, len(times), chance)
+        entry = np.array([network.entry_delay_s.get((stream.name, name), 0.0) for name, _ in stream.routes[stage]])
+        return np.arange(len(times)), times + entry[chosen], chosen
+    upstream = run.calls[stream.name, sources[0]]
+    fan_out = _fan_out(network, stream, (sources[0], stage), upstream.station, chance)
+    chosen = _choice(stream, stage, int(fan_out.sum()), chance)
+    times = np.full(len(chosen), -np.inf)
+    for source in sources:
+        calls = run.calls[stream.name, source]
+        calls.children[:] += fan_out
+        sent, sender = np.repeat(calls.done_s, fan_out), np.repeat(calls.station, fan_out)
+        times = np.maximum(times, sent + _transfers(network, stream, source, stage)[sender, chosen])
+    return np.repeat(upstream.owner, fan_out), times, chosen
+
+
+def _choice(stream: Stream, stage: str, count: int, chance: Randomness) -> Counts:
+    """Which of the class's stations of a stage serves each of `count` calls."""
     choices = stream.routes[stage]
     if len(choices) == 1:
-        return owner, times, np.zeros(len(times), dtype=np.int64)
+        return np.zeros(count, dtype=np.int64)
     edges = np.cumsum([share for _, share in choices])
-    drawn = chance.of("route", stream.name, stage).random(len(times)) * edges[-1]
-    return owner, times, np.minimum(np.searchsorted(edges, drawn, side="right"), len(choices) - 1)
+    drawn = chance.of("route", stream.name, stage).random(count) * edges[-1]
+    return np.minimum(np.searchsorted(edges, drawn, side="right"), len(choices) - 1)
+
+
+def _transfers(network: Network, stream: Stream, source: str, stage: str) -> Floats:
+    """Seconds from each of the class's stations of one stage (rows) to each of the next (columns)."""
+    return np.array(
+        [
+            [network.transfer_s.get((sender, receiver), 0.0) for receiver, _ in stream.routes[stage]]
+            for sender, _ in stream.routes[source]
+        ]
+    )
+
+
+def _exits(network: Network, stream: Stream, stage: str) -> Floats:
+    """Seconds from each of the class's stations of a stage back to where its requests come from."""
+    return np.array([network.exit_delay_s.get((stream.name, name), 0.0) for name, _ in stream.routes[stage]])
 
 
 def _fan_out(network: Network, stream: Stream, edge: tuple[str, str], station: Counts, chance: Randomness) -> Counts:
@@ -277,16 +303,18 @@ def _serve_stage(
             start += size
     for stream in network.streams:
         owners, times, station_of = arriving[stream.name]
-        run.calls[stream.name, stage] = Calls(owners, times, station_of, done[stream.name])
+        nothing = np.zeros(len(owners), dtype=np.int64)
+        run.calls[stream.name, stage] = Calls(owners, times, station_of, done[stream.name], nothing)
 
 
-def _latest(answered: Floats, calls: Calls) -> None:
+def _latest(answered: Floats, calls: Calls, exits: Floats) -> None:
     """Raise each request's time of answer to the last of its calls; calls stand in order of their requests."""
     if len(calls.owner) == 0:
         return
     first = np.flatnonzero(np.diff(calls.owner, prepend=-1))
     owners = calls.owner[first]
-    answered[owners] = np.maximum(answered[owners], np.maximum.reduceat(calls.done_s, first))
+    back = calls.done_s + np.where(calls.children > 0, 0.0, exits[calls.station])
+    answered[owners] = np.maximum(answered[owners], np.maximum.reduceat(back, first))
 
 
 def _judge(stream: Stream, runs: list[_Digest]) -> StreamResult:
