@@ -12,7 +12,6 @@ doubles until every class is decided or the effort is spent.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,9 +23,9 @@ from numpy.typing import NDArray
 from inferplan.estimators.intervals import Latencies
 from inferplan.estimators.network import Network, Station, Stream
 from inferplan.estimators.station import Served, serve
+from inferplan.spec.arrivals import arrival_times
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import Estimate, Verdict
-from inferplan.spec.workload import Arrivals
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -195,26 +194,6 @@ def replicate(network: Network, chance: Randomness, horizon_s: float, warmup_s: 
             _latest(answered, run.calls[stream.name, stage], _exits(network, stream, stage))
         run.latencies_s[stream.name] = (answered - entry)[entry >= warmup_s]
     return run
-
-
-def arrival_times(arrivals: Arrivals, rate_rps: float, end_s: float, rng: np.random.Generator) -> Floats:
-    """Arrival times in [0, end), seconds. Deterministic streams begin at a random phase."""
-    expected = rate_rps * end_s
-    if arrivals.process == "deterministic":
-        phased = (np.arange(math.ceil(expected) + 1, dtype=np.float64) + rng.random()) / rate_rps
-        return phased[phased < end_s]
-    if arrivals.process not in ("poisson", "gamma"):
-        raise InputError(f"{arrivals.process} arrivals cannot be simulated yet")
-    shape = 1.0 if arrivals.process == "poisson" else (arrivals.cv or 1.0) ** -2
-    blocks: list[Floats] = []
-    last = 0.0
-    while last < end_s:
-        size = int(expected + 6 * math.sqrt(expected / shape) + 16)
-        gaps = rng.exponential(size=size) if shape == 1.0 else rng.gamma(shape, 1 / shape, size)
-        blocks.append(last + np.cumsum(gaps) / rate_rps)
-        last = float(blocks[-1][-1])
-    times = np.concatenate(blocks)
-    return times[times < end_s]
 
 
 def _arriving(

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from inferplan.estimators.fanout import ONE, FanOutLaw, FanOuts, law_of_mean
 from inferplan.estimators.network import Network, Station, Stream
 from inferplan.estimators.service import ServiceModel, ServicePoint
-from inferplan.estimators.simulation import Chance, Effort, arrival_times, replicate, simulate
+from inferplan.estimators.simulation import Chance, Effort, replicate, simulate
+from inferplan.spec.arrivals import arrival_times
 from inferplan.spec.workload import Arrivals
 
 Make = Callable[..., Network]
