@@ -5,6 +5,8 @@ requests takes longer than L". That share is a mean, so its estimate is unbiased
 replications holds however requests within one replication depend on one another; the interval of a percentile
 is the set of latencies at which the share's interval still contains 1 - q/100. Verdict and interval therefore
 never disagree. Confidence is 99 %, two-sided.
+
+A request that was never answered counts as one that took infinitely long.
 """
 
 from __future__ import annotations
@@ -51,6 +53,10 @@ class Latencies:
         """Requests in all replications."""
         return sum(len(seen) for seen in self.replications)
 
+    def answered(self) -> Latencies:
+        """Without the requests that were never answered."""
+        return Latencies.of([seen[: int(np.searchsorted(seen, np.inf))] for seen in self.replications])
+
     def mean_s(self) -> Estimate:
         """Mean latency, with its interval."""
         sizes = np.array([len(seen) for seen in self.replications], dtype=np.float64)
@@ -79,8 +85,8 @@ class Latencies:
         lower = _first(pooled, lambda x: self._lower(x) <= over)
         return Estimate(
             value=value,
-            lower=None if lower is None else min(lower, value),
-            upper=None if upper is None else max(upper, value),
+            lower=None if lower is None or math.isinf(lower) else min(lower, value),
+            upper=None if upper is None or math.isinf(upper) else max(upper, value),
         )
 
     def verdict(self, percentile: float, limit_s: float) -> Verdict:
@@ -89,6 +95,17 @@ class Latencies:
         if share.upper is not None and share.upper <= over:
             return "met"
         return "missed" if share.lower is not None and share.lower > over else "undecided"
+
+    def requests_to_decide(self, percentile: float, limit_s: float) -> int | None:
+        """About how many more requests would decide an undecided verdict, if the share beyond the limit stays what it is:
+        half widths fall as 1 / √n. None where the share is so near what is allowed that no number would do."""
+        share, over = self.share_above(limit_s), 1 - percentile / 100
+        end = share.upper if share.value <= over else share.lower
+        distance = abs(share.value - over)
+        if end is None or distance <= 1e-3 * over:
+            return None
+        needed = self.requests * (abs(end - share.value) / distance) ** 2
+        return max(math.ceil(needed) - self.requests, 0)
 
     def _upper(self, limit_s: float) -> float:
         return self.share_above(limit_s).upper or 0.0

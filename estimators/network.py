@@ -8,16 +8,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from inferplan.estimators.fanout import FanOuts, fan_outs
 from inferplan.estimators.interference import Interference, Tenant, measured_on, read_interference
 from inferplan.estimators.points import ModelKey, Points, read_points
 from inferplan.estimators.service import SampleSource, ServiceModel
+from inferplan.spec.arrivals import Source, source_of
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import DeployedOption, Plan
 from inferplan.spec.profile import Profile
+from inferplan.spec.trace import Trace
 from inferplan.spec.workload import Arrivals, Workload
+
+DEFAULT_PERCENTILE = 99.0
+"""Share of jobs (in percent) that must keep their deadline where the class names no percentile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A replica that takes no batch from `start_s` until `end_s` (infinity: it never comes back).
+
+    Times count from the beginning of the counted time; before it they are negative. What the replica is working on
+    when an outage begins is lost.
+    """
+
+    replica: int
+    start_s: float
+    end_s: float
 
 
 @dataclass(frozen=True)
@@ -25,7 +44,9 @@ class Station:
     """A deployed option: its replicas share one queue. `service` is None for a skip variant, which takes no time.
 
     `variant` names the choice; `slowdowns` are the factors of every replica's times, for what runs beside it on its
-    machine; empty where nothing slows any of them down.
+    machine; empty where nothing slows any of them down. `queue_limit` is the most calls that may wait, None for any
+    number: one that finds the queue full is shed. `order` is whose turn it is: the call that came first, or the one
+    with the earliest deadline. `outages` of one replica do not overlap.
     """
 
     name: str
@@ -36,6 +57,9 @@ class Station:
     max_queue_delay_s: float
     service: ServiceModel | None
     slowdowns: tuple[float, ...] = ()
+    queue_limit: int | None = None
+    order: Literal["fifo", "edf"] = "fifo"
+    outages: tuple[Outage, ...] = ()
 
     @property
     def interference(self) -> float:
@@ -49,12 +73,23 @@ class Station:
             return math.inf
         return self.replicas * self.service.capacity_per_s(self.max_batch) / self.interference
 
+    def capacity_at_rps(self, time_s: float) -> float:
+        """The same of the replicas that are up at a time (infinity: in the long run)."""
+        if self.service is None:
+            return math.inf
+        down = {o.replica for o in self.outages if o.start_s <= time_s < o.end_s or (o.end_s == time_s == math.inf)}
+        factors = self.slowdowns or (1.0,) * self.replicas
+        up = math.fsum(1 / factor for replica, factor in enumerate(factors) if replica not in down)
+        return up * self.service.capacity_per_s(self.max_batch)
+
 
 @dataclass(frozen=True)
 class Stream:
     """A traffic class. `routes` gives per stage the stations and the shares of the calls that go to each.
 
-    `percentile` (0..100) and `limit_s` are the SLO's; None where the class has none.
+    `percentile` (0..100) and `limit_s` are the SLO's; None where the class has none. A class of jobs sends `job_size`
+    requests at one instant, and what was promised is the time until the last of them is answered (`limit_s`: the
+    deadline). `rate_rps` counts requests, not jobs. With a trace, `arrivals` says nothing.
     """
 
     name: str
@@ -63,33 +98,69 @@ class Stream:
     percentile: float | None
     limit_s: float | None
     routes: Mapping[str, tuple[tuple[str, float], ...]]
+    trace: Trace | None = None
+    job_size: int = 1
+
+    @property
+    def source(self) -> Source:
+        """What makes its requests, or jobs, arrive."""
+        return Source(self.arrivals, self.rate_rps / self.job_size, self.trace)
+
+    @property
+    def peak_factor(self) -> float:
+        """Peak rate over mean rate of a day; 1 for what has no days."""
+        return 1.0 if self.trace is not None else self.arrivals.peak_factor or 1.0
 
 
 @dataclass(frozen=True)
 class Network:
-    """A plan to simulate. `order` lists the stages, each after those that feed it; `feeds` its upstream stages."""
+    """A plan to simulate. `order` lists the stages, each after those that feed it; `feeds` its upstream stages.
+
+    Delays of the network between places, in seconds; a pair that is not there has none:
+
+    - `entry_delay_s[stream, station]`: from where a class's requests come from to a station of an entry stage;
+    - `transfer_s[station, station]`: from a station to one downstream of it, for every call between them;
+    - `exit_delay_s[stream, station]`: the way back to where the requests come from, after a call that makes no
+      further calls (at a last stage, or where a fan-out drew none).
+
+    A delay holds up the call and occupies nothing: links do not queue.
+    """
 
     order: tuple[str, ...]
     feeds: Mapping[str, tuple[str, ...]]
     fan_outs: FanOuts
     stations: Mapping[str, Station]
     streams: tuple[Stream, ...]
+    entry_delay_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    transfer_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    exit_delay_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def loads_rps(self) -> dict[str, float]:
         """Calls per second that reach every station."""
+        return self._loads({stream.name: stream.rate_rps for stream in self.streams}, shedding=False)
+
+    def _loads(self, rates: Mapping[str, float], shedding: bool) -> dict[str, float]:
+        """The same at other rates of the classes. `shedding`: a bounded queue sends on no more than its capacity."""
         loads = dict.fromkeys(self.stations, 0.0)
-        for stream in self.streams:
-            calls: dict[str, dict[str, float]] = {}
-            for stage in self.order:
-                calls[stage] = self._reaching(stream, stage, calls)
-                for station, rate in calls[stage].items():
+        calls: dict[str, dict[str, dict[str, float]]] = {stream.name: {} for stream in self.streams}
+        for stage in self.order:
+            for stream in self.streams:
+                calls[stream.name][stage] = self._reaching(stream, rates[stream.name], stage, calls[stream.name])
+                for station, rate in calls[stream.name][stage].items():
                     loads[station] += rate
+            for stream in self.streams if shedding else ():
+                for name in calls[stream.name][stage]:
+                    station_ = self.stations[name]
+                    if station_.queue_limit is not None and loads[name] > station_.capacity_at_rps(math.inf):
+                        calls[stream.name][stage][name] *= station_.capacity_at_rps(math.inf) / loads[name]
         return loads
 
-    def _reaching(self, stream: Stream, stage: str, calls: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    def _reaching(
+        self, stream: Stream, rate_rps: float, stage: str, calls: Mapping[str, Mapping[str, float]]
+    ) -> dict[str, float]:
         """Calls per second of a class at each station of a stage, given those of the stages above."""
         sources = self.feeds[stage]
-        rate = stream.rate_rps
+        rate = rate_rps
         if sources:
             source = sources[0]
             rate = sum(
@@ -98,14 +169,20 @@ class Network:
             )
         return {name: rate * share for name, share in stream.routes[stage]}
 
-    def unstable(self) -> tuple[str, ...]:
-        """Stations whose load reaches their capacity, each with both figures."""
-        loads = self.loads_rps()
-        return tuple(
-            f"{name}: {loads[name]:.6g} calls/s reach it, its capacity is {station.capacity_rps:.6g}"
-            for name, station in sorted(self.stations.items())
-            if loads[name] >= station.capacity_rps
-        )
+    def unstable(self, at_peak: bool = False) -> tuple[str, ...]:
+        """Stations whose load reaches their capacity in the long run, each with both figures.
+
+        `at_peak`: at the peak of the classes' days. A bounded queue does not grow; it sheds.
+        """
+        rates = {stream.name: stream.rate_rps * (stream.peak_factor if at_peak else 1.0) for stream in self.streams}
+        loads = self._loads(rates, shedding=True)
+        found = []
+        for name, station in sorted(self.stations.items()):
+            capacity = station.capacity_at_rps(math.inf)
+            if station.queue_limit is None and loads[name] >= capacity:
+                when = " at the peak" if at_peak and loads[name] > self.loads_rps()[name] else ""
+                found.append(f"{name}: {loads[name]:.6g} calls/s reach it{when}, its capacity is {capacity:.6g}")
+        return tuple(found)
 
 
 def build_network(
@@ -114,22 +191,30 @@ def build_network(
     stations: Sequence[Station],
     routes: Mapping[str, Mapping[str, Sequence[tuple[str, float]]]],
 ) -> Network:
-    """A network of a workload's classes over stations; `routes` is class -> stage -> (station, share)."""
+    """A network of a workload's classes over stations; `routes` is class -> stage -> (station, share).
+
+    Stations that serve a class of jobs take the earliest deadline first. `queue_limit` is that of the stage.
+    """
     pipeline = workload.pipeline
-    streams = []
-    for name, traffic in sorted(workload.classes.items()):
-        if traffic.rate_rps is None:
-            raise InputError(f"class {name} has no rate_rps: only rates can be simulated")
-        streams.append(
-            Stream(
-                name,
-                traffic.rate_rps,
-                traffic.arrivals,
-                traffic.slo.percentile if traffic.slo else None,
-                traffic.slo.latency_s if traffic.slo else None,
-                {stage: tuple(sorted(choices)) for stage, choices in routes[name].items()},
-            )
+    streams = [
+        _stream(workload, name, {stage: tuple(sorted(choices)) for stage, choices in routes[name].items()})
+        for name in sorted(workload.classes)
+    ]
+    urgent = {
+        station
+        for stream in streams
+        if workload.classes[stream.name].kind == "jobs"
+        for choices in stream.routes.values()
+        for station, _ in choices
+    }
+    stations = [
+        replace(
+            station,
+            order="edf" if station.name in urgent else station.order,
+            queue_limit=pipeline.stages[station.stage].queue_limit,
         )
+        for station in stations
+    ]
     feeds = {
         stage: tuple(sorted(edge.source for edge in pipeline.edges if edge.target == stage))
         for stage in pipeline.stages
@@ -141,6 +226,19 @@ def build_network(
         {station.name: station for station in sorted(stations, key=lambda s: s.name)},
         tuple(streams),
     )
+
+
+def _stream(workload: Workload, name: str, routes: Mapping[str, tuple[tuple[str, float], ...]]) -> Stream:
+    """The stream of a class. Raises InputError where its trace cannot be read."""
+    traffic, source = workload.classes[name], source_of(workload, name)
+    percentile = traffic.slo.percentile if traffic.slo else None
+    limit = traffic.slo.latency_s if traffic.slo else None
+    size = 1
+    if traffic.job is not None:
+        percentile, limit, size = percentile or DEFAULT_PERCENTILE, traffic.job.deadline_s, traffic.job.requests
+    # The times of a trace are those of jobs where the class has jobs.
+    rate = source.rate_rps * (size if source.trace is not None else 1)
+    return Stream(name, rate, source.process, percentile, limit, routes, source.trace, size)
 
 
 def stage_order(workload: Workload) -> list[str]:

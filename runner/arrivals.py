@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,16 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inferplan.spec.errors import InputError
-from inferplan.spec.workload import Arrivals
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """A traffic class as the load generator sees it."""
-
-    arrivals: Arrivals
-    rate_rps: float
+from inferplan.spec.arrivals import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,40 +24,13 @@ class Schedule:
     streams: NDArray[np.int32]
 
 
-def arrival_times(
-    arrivals: Arrivals, rate_rps: float, duration_s: float, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Arrival times in [0, duration_s), ascending, float64 [n].
+def make_schedule(sources: Mapping[str, Source], duration_s: float, seed: int, clock_s: float = 0.0) -> Schedule:
+    """Draw every class's arrivals and merge them. A class's times depend on the seed and its own name only.
 
-    Renewal processes of mean gap 1 / rate: poisson has exponential gaps (cv 1), gamma has gaps of shape
-    1 / cv^2, deterministic equal gaps with a random phase (so that classes do not all start together).
-    Raises InputError for a process that the load generator does not drive.
+    `clock_s` is what the clock of traces and days shows at the start of the run.
     """
-    if arrivals.process == "deterministic":
-        phase_s = rng.random() / rate_rps
-        return phase_s + np.arange(max(0, math.ceil((duration_s - phase_s) * rate_rps))) / rate_rps
-    if arrivals.process == "poisson":
-        shape = 1.0
-    elif arrivals.process == "gamma" and arrivals.cv is not None:
-        shape = 1.0 / arrivals.cv**2
-    else:
-        raise InputError(f"{arrivals.process} arrivals cannot be driven yet; use poisson, deterministic or gamma")
-    scale_s = 1.0 / (rate_rps * shape)
-    block = int(rate_rps * duration_s * 1.1) + 100
-    times = np.empty(0)
-    while not len(times) or times[-1] < duration_s:
-        start_s = times[-1] if len(times) else 0.0
-        times = np.concatenate([times, start_s + np.cumsum(rng.gamma(shape, scale_s, block))])
-    return times[times < duration_s]
-
-
-def make_schedule(streams: Mapping[str, Stream], duration_s: float, seed: int) -> Schedule:
-    """Draw every class's arrivals and merge them. A class's times depend on the seed and its own name only."""
-    names = tuple(sorted(streams))
-    drawn = [
-        arrival_times(streams[name].arrivals, streams[name].rate_rps, duration_s, _generator(seed, name))
-        for name in names
-    ]
+    names = tuple(sorted(sources))
+    drawn = [sources[name].times_s(duration_s, _generator(seed, name), clock_s) for name in names]
     times = np.concatenate(drawn)
     owners = np.repeat(np.arange(len(names), dtype=np.int32), [len(part) for part in drawn])
     order = np.argsort(times, kind="stable")

@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from inferplan.runner import eventloop, judging
-from inferplan.runner.arrivals import Stream, make_schedule
+from inferplan.runner.arrivals import make_schedule
 from inferplan.runner.cores import Placing, available_cores, place_replicas
 from inferplan.runner.events import OnEvent, ignore
 from inferplan.runner.fleet import Fleet
 from inferplan.runner.loadgen import LoadGenerator, Windows
 from inferplan.runner.pool import PoolStats
 from inferplan.runner.requests import Requests
+from inferplan.spec.arrivals import Source, source_of
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import LoadedPlan
 from inferplan.spec.report import RunReport
@@ -87,12 +88,9 @@ async def _run(
     loaded: LoadedPlan, settings: RunSettings, placing: Placing, requests: Requests, on_event: OnEvent
 ) -> RunReport:
     windows = Windows(settings.warmup_s, settings.duration_s, settings.drain_s)
-    classes = loaded.workload.workload.classes
-    streams = {
-        name: Stream(classes[name].arrivals, plan.rate_rps * settings.rate_scale)
-        for name, plan in loaded.plan.classes.items()
-    }
-    schedule = make_schedule(streams, settings.warmup_s + settings.duration_s, settings.seed)
+    sources = _sources(loaded, settings)
+    # Traces and days begin when measuring does; the warm-up is the end of the pass before.
+    schedule = make_schedule(sources, settings.warmup_s + settings.duration_s, settings.seed, -settings.warmup_s)
     measured: dict[str, PoolStats] = {}
     fleet = Fleet(
         loaded,
@@ -116,6 +114,16 @@ async def _run(
         crashes = {name: list(pool.crashes) for name, pool in pools.items()}
     loads = {name: generator.load(stream) for stream, name in enumerate(schedule.names)}
     return judging.judge(loaded, settings, placing.notes, requests, loads, measured, crashes)
+
+
+def _sources(loaded: LoadedPlan, settings: RunSettings) -> dict[str, Source]:
+    """What makes each class's requests arrive; a day that is longer than the run goes by in the run."""
+    found = {}
+    for name in loaded.plan.classes:
+        source = source_of(loaded.workload.workload, name).scaled(settings.rate_scale)
+        long = source.cycle_s is not None and source.cycle_s > settings.duration_s
+        found[name] = source.with_day(settings.duration_s) if long else source
+    return found
 
 
 @contextmanager

@@ -204,13 +204,28 @@ def _tiers(workload: Workload) -> Iterator[Finding]:
                 yield ("links", key, end), _unknown("tier", tier, list(workload.tiers))
 
 
+def _trace(workload: Workload, file: str) -> Iterator[str]:
+    """What is wrong with a trace."""
+    # Reading it takes numpy, which a workload without traces can be checked without.
+    from inferplan.spec.trace import read_trace
+
+    path = workload.root / file
+    if not path.is_file():
+        yield f"there is no file {path}"
+        return
+    try:
+        read_trace(path)
+    except InputError as error:
+        yield error.message
+
+
 def _classes(workload: Workload) -> Iterator[Finding]:
     for name, traffic in workload.classes.items():
         at: Path_ = ("classes", name)
         if traffic.enters_at is not None and traffic.enters_at not in workload.tiers:
             yield (*at, "enters_at"), _unknown("tier", traffic.enters_at, list(workload.tiers))
-        if traffic.trace is not None and not (workload.root / traffic.trace).is_file():
-            yield (*at, "trace"), f"there is no file {workload.root / traffic.trace}"
+        if traffic.trace is not None:
+            yield from (((*at, "trace"), message) for message in _trace(workload, traffic.trace))
         floor = traffic.accuracy.floor
         if (
             floor is not None

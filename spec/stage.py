@@ -201,6 +201,9 @@ class Stage(Record):
         min_length=1,
         description="Queue delays the planner may choose; 0 never waits to fill a batch.",
     )
+    queue_limit: PositiveInt | None = Field(
+        None, description="Most calls that may wait at one option; one that finds the queue full is shed. Absent: any."
+    )
 
     def choices(self) -> dict[str, Choice]:
         """Every variant with every modality subset it can be given, by name; in the order of the document.

@@ -17,13 +17,6 @@ def unsupported(workload: Workload) -> Iterator[tuple[Path_, str]]:
         at: Path_ = ("classes", name)
         if traffic.kind == "jobs":
             yield (*at, "kind"), "job classes are not honoured yet; use kind: requests"
-        if traffic.trace is not None:
-            yield (*at, "trace"), "traces are not honoured yet; give rate_rps and arrivals"
-        if traffic.arrivals.process in ("mmpp", "diurnal"):
-            yield (
-                (*at, "arrivals", "process"),
-                f"{traffic.arrivals.process} arrivals are not honoured yet; use poisson, deterministic or gamma",
-            )
         if traffic.enters_at is not None:
             yield (*at, "enters_at"), "network between tiers is not honoured yet; remove this field"
         if traffic.accuracy.goal is not None:

@@ -162,6 +162,10 @@ class Arrivals(Record):
     cv: PositiveNumber | None = Field(None, description="gamma: coefficient of variation of the gaps.")
     burst_factor: PositiveNumber | None = Field(None, description="mmpp: rate in a burst over the mean rate.")
     burst_s: PositiveSeconds | None = Field(None, description="mmpp: mean length of a burst.")
+    burst_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="mmpp: share of time in bursts; by default so much that half of all requests arrive in bursts.",
+    )
     period_s: PositiveSeconds | None = Field(None, description="diurnal: length of a day.")
     peak_factor: PositiveNumber | None = Field(None, description="diurnal: peak rate over the mean rate.")
 
@@ -173,13 +177,25 @@ class Arrivals(Record):
             "diurnal": {"period_s", "peak_factor"},
         }
         needed = wanted.get(self.process, set())
-        given = {
-            f for f in ("cv", "burst_factor", "burst_s", "period_s", "peak_factor") if getattr(self, f) is not None
-        }
+        given = {name for name in type(self).model_fields if name != "process" and getattr(self, name) is not None}
+        allowed = needed | ({"burst_share"} if self.process == "mmpp" else set())
         if needed - given:
             raise ValueError(f"process {self.process} needs {', '.join(sorted(needed - given))}")
-        if given - needed:
-            raise ValueError(f"process {self.process} has no {', '.join(sorted(given - needed))}")
+        if given - allowed:
+            raise ValueError(f"process {self.process} has no {', '.join(sorted(given - allowed))}")
+        return self
+
+    @model_validator(mode="after")
+    def _rates_are_possible(self) -> Arrivals:
+        for name in ("burst_factor", "peak_factor"):
+            factor = getattr(self, name)
+            if factor is not None and factor <= 1:
+                raise ValueError(f"{name} is a multiple of the mean rate above 1, got {factor:g}")
+        if self.burst_factor is not None and (self.burst_share or 0.0) * self.burst_factor > 1:
+            raise ValueError(
+                f"bursts of {self.burst_factor:g} times the mean rate cannot take a share of {self.burst_share:g} of"
+                f" the time: at most 1 / burst_factor = {1 / self.burst_factor:.4g}"
+            )
         return self
 
 
@@ -210,7 +226,7 @@ class TrafficClass(Record):
 
     kind: Literal["requests", "jobs"] = "requests"
     rate_rps: PositiveNumber | None = Field(None, description="Mean rate, requests per second.")
-    trace: RelativePath | None = Field(None, description="File of arrival times, instead of a rate.")
+    trace: RelativePath | None = Field(None, description="File of recorded arrivals, instead of a rate.")
     arrivals: Arrivals = Arrivals()
     enters_at: Name | None = Field(None, description="Tier the requests come from.")
     slo: Slo | None = None
@@ -221,6 +237,8 @@ class TrafficClass(Record):
     def _rate_or_trace(self) -> TrafficClass:
         if (self.rate_rps is None) == (self.trace is None):
             raise ValueError("give exactly one of 'rate_rps' (requests per second) and 'trace' (a file)")
+        if self.trace is not None and "arrivals" in self.model_fields_set:
+            raise ValueError("a trace says when requests arrive: remove 'arrivals'")
         if (self.kind == "jobs") != (self.job is not None):
             raise ValueError("'job' belongs to kind: jobs, and kind: jobs needs 'job'")
         return self

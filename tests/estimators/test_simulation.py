@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from inferplan.estimators.fanout import ONE, FanOutLaw, FanOuts, law_of_mean
 from inferplan.estimators.network import Network, Station, Stream
 from inferplan.estimators.service import ServiceModel, ServicePoint
-from inferplan.estimators.simulation import Chance, Effort, arrival_times, replicate, simulate
+from inferplan.estimators.simulation import Chance, Effort, replicate, simulate
+from inferplan.spec.arrivals import arrival_times
 from inferplan.spec.workload import Arrivals
 
 Make = Callable[..., Network]
@@ -191,6 +192,19 @@ def test_shares_split_the_calls(station: MakeStation) -> None:
     assert found["p"].load_rps == pytest.approx(10)
     assert found["p"].utilisation == pytest.approx(0.1, rel=0.1)
     assert found["q"].utilisation == pytest.approx(0.3, rel=0.1)
+
+
+def test_the_network_delays_calls_and_answers(station: MakeStation, chain: Make) -> None:
+    """No queueing: entry, service, transfer, service, exit; without calls below, the way back from the first stage."""
+    law = FanOutLaw((0, 2), (0.5, 0.5))
+    network = dataclasses.replace(
+        chain([station("a", "a", [(1, 1.0)]), station("b", "b", [(1, 1.0)], n=2)], [law], {"c": 0.001}),
+        entry_delay_s={("c", "a"): 0.25},
+        transfer_s={("a", "b"): 0.5, ("b", "a"): 99.0},
+        exit_delay_s={("c", "b"): 0.125, ("c", "a"): 4.0},
+    )
+    run = replicate(network, Chance(0, 0), 400_000.0, 0.0)
+    assert sorted(set(np.round(run.latencies_s["c"], 6))) == [2.875, 5.25]
 
 
 # A reference that knows nothing of passes over sorted arrivals: one event after the other.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from inferplan.estimators.network import Station
-from inferplan.estimators.station import serve
+from inferplan.estimators.simulation.station import serve
 from inferplan.runner.batcher import Batcher
 
 
@@ -96,8 +96,9 @@ def test_the_simulator_means_the_same_by_batching(
             return np.array([7.0])
 
     station = SimpleNamespace(
-        service=Constant(), replicas=replicas, max_batch=max_batch, max_queue_delay_s=float(delay), slowdowns=()
-    )
+        service=Constant(), replicas=replicas, max_batch=max_batch, max_queue_delay_s=float(delay), slowdowns=(),
+        queue_limit=None, order="fifo", outages=(),
+    )  # fmt: skip
     simulated = serve(np.array(arrivals, float), cast(Station, station), np.random.default_rng(0))
     ran = driven(arrivals, [7], replicas, max_batch, delay)
     assert [(batch.at, len(batch.items)) for batch in ran] == list(

@@ -85,11 +85,6 @@ def test_one_wrong_thing_is_named(write_workload: Write, old: str, new: str, exp
 @pytest.mark.parametrize(
     ("old", "new", "field"),
     [
-        (
-            "rate_rps: 40",
-            "rate_rps: 40\n    arrivals: {process: diurnal, period_s: 60.0, peak_factor: 2.0}",
-            "arrivals",
-        ),
         ("reserved_cores: 1", "exclusive: true", "exclusive"),
         ("name: shop", "name: shop\nsplitting: true", "splitting"),
         ("name: shop", "name: shop\nrouting: tier_aware", "routing"),

@@ -1,0 +1,157 @@
+"""Replications until every class's promise is decided, or the effort is spent.
+
+Replications are independent and start empty; what arrives during the warm-up is not counted. Their number
+doubles until every class is decided.
+
+*Days and traces* repeat. Where the effort allows, the counted time is whole cycles, from their beginning. A day that
+is longer goes by faster, at the same rates: queues settle in much less than a day, so every hour is seen with the
+queues it has. A trace that is longer is entered at a random time in every replication.
+
+*Failures and starts* happen at fixed times of the counted time, which then is at least twice as long as until
+the last of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from inferplan.estimators.network import Network, Station
+from inferplan.estimators.simulation.compiled import loops
+from inferplan.estimators.simulation.outcome import Digest, SimulationResult, digest, judge, summary
+from inferplan.estimators.simulation.replication import Chance, replicate
+
+FIRST_REPLICATIONS = 10
+RELAXATIONS = 5.0
+"""Warm-up in relaxation times of the busiest station, which grow as 1 / (1 - utilisation)²."""
+DAY_IN_WARMUPS = 20.0
+"""A day goes by no faster than this many warm-ups, where the effort allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much to simulate: `calls` at most (all stages and replications together), and how many requests
+    beyond the limit one replication should see at the promised percentile. `counted_s` fixes the counted time of
+    a replication instead."""
+
+    calls: int = 4_000_000
+    beyond: float = 4.0
+    counted_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How replications are run. `anywhere_s`: the clock of days and traces starts anywhere in this time; None where
+    they begin with the counted time."""
+
+    warmup_s: float
+    counted_s: float
+    affordable: int
+    anywhere_s: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def simulate(
+    network: Network, seed: int = 0, effort: Effort | None = None, *, detail: bool = False
+) -> SimulationResult:
+    """Simulate a plan until every class's promise is decided or the effort is spent. Says "unstable" at once.
+
+    `detail`: also where time was spent. Raises InputError where a class's rate is too low beside the others'.
+    """
+    unstable = network.unstable()
+    if unstable:
+        return SimulationResult(seed, 0, {}, {}, unstable)
+    effort = effort or Effort()
+    network, plan = _planned(network, effort)
+    unstable = network.unstable(at_peak=True) if plan.notes else ()
+    if unstable:
+        return SimulationResult(seed, 0, {}, {}, unstable)
+    fast = loops(effort.calls)
+    runs: list[Digest] = []
+    wanted = min(FIRST_REPLICATIONS, plan.affordable)
+    while True:
+        for index in range(len(runs), wanted):
+            chance = Chance(seed, index)
+            clock = None if plan.anywhere_s is None else float(chance.of("clock").random()) * plan.anywhere_s
+            run = replicate(network, chance, plan.counted_s, plan.warmup_s, clock_s=clock, loops=fast)
+            runs.append(digest(network, run, detail))
+        streams = {stream.name: judge(stream, runs) for stream in network.streams}
+        decided = all(result.verdict != "undecided" for result in streams.values())
+        if decided or wanted >= plan.affordable:
+            break
+        wanted = min(2 * wanted, plan.affordable)
+    stations = {name: summary(network, station, runs) for name, station in network.stations.items()}
+    return SimulationResult(seed, len(runs), streams, stations, (), plan.counted_s, plan.warmup_s, plan.notes)
+
+
+def _planned(network: Network, effort: Effort) -> tuple[Network, _Plan]:
+    """Warm-up and counted time of a replication, in seconds, and how many replications the effort allows; and the
+    network with days as long as they are simulated."""
+    loads = network.loads_rps()
+    rate = sum(loads.values()) + sum(stream.rate_rps for stream in network.streams)
+    # At least a handful of replications must fit, or there is no interval.
+    longest = effort.calls / rate / FIRST_REPLICATIONS
+    warmup = min(_warmup_s(network, loads), longest / 2)
+    needed = max(
+        effort.beyond * stream.job_size / (1 - (stream.percentile or 99.0) / 100) / stream.rate_rps
+        for stream in network.streams
+    )
+    counted = min(max(needed, 2 * warmup), longest - warmup)
+    counted = max(counted, 2 * _last_event_s(network))
+    cycles = {stream.name: stream.source.cycle_s for stream in network.streams if stream.source.cycle_s is not None}
+    anywhere, notes = None, []
+    if effort.counted_s is not None:
+        counted = effort.counted_s
+    elif cycles and (cycle := max(cycles.values())) <= longest - warmup:
+        counted = cycle * max(round(counted / cycle), 1)
+    elif cycles:
+        counted = max(counted, min(DAY_IN_WARMUPS * warmup, longest - warmup))
+        traces = [s.trace.span_s for s in network.streams if s.trace is not None and s.trace.span_s > counted]
+        if traces:
+            anywhere = max(traces)
+            notes.append(f"traces are longer than the {counted:.4g} s simulated at a time: they are entered at random")
+    if cycles:
+        network, slower = _with_days(network, counted)
+        notes += slower
+    affordable = max(int(effort.calls / (rate * (warmup + counted))), FIRST_REPLICATIONS)
+    return network, _Plan(warmup, counted, affordable, anywhere, tuple(notes))
+
+
+def _with_days(network: Network, counted_s: float) -> tuple[Network, list[str]]:
+    """Days that are longer than the counted time go by in it."""
+    long = [s.name for s in network.streams if s.trace is None and (s.source.cycle_s or 0.0) > counted_s * (1 + 1e-9)]
+    if not long:
+        return network, []
+    streams = tuple(
+        replace(s, arrivals=s.source.with_day(counted_s).process) if s.name in long else s for s in network.streams
+    )
+    return replace(network, streams=streams), [f"days go by in {counted_s:.4g} s: {', '.join(long)}"]
+
+
+def _warmup_s(network: Network, loads: dict[str, float]) -> float:
+    """Seconds until queues that start empty have settled; 0 where they would not before replicas are added."""
+    relaxation = passing = 0.0
+    for name, station in network.stations.items():
+        if station.service is None:
+            continue
+        busy = station.service.mean_s(station.max_batch) * max(station.slowdowns, default=1.0)
+        utilisation = loads[name] / _capacity_before_rps(station)
+        if station.queue_limit is not None:
+            # A bounded queue settles when it has filled, at the latest.
+            utilisation = min(utilisation, 0.9)
+        elif utilisation >= 1:
+            return 0.0
+        relaxation = max(relaxation, busy / (1 - utilisation) ** 2)
+        passing += busy + station.max_queue_delay_s
+    return RELAXATIONS * relaxation + passing
+
+
+def _capacity_before_rps(station: Station) -> float:
+    """Capacity of the replicas that are up before the counted time."""
+    return max(station.capacity_at_rps(-math.inf), 1e-12)
+
+
+def _last_event_s(network: Network) -> float:
+    """When the last failure, return or start happens; 0 where there is none."""
+    times = [t for s in network.stations.values() for o in s.outages for t in (o.start_s, o.end_s)]
+    return max([t for t in times if math.isfinite(t)], default=0.0)

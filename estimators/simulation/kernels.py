@@ -1,0 +1,197 @@
+"""The loops of the simulator: one station, one pass over its sorted arrivals.
+
+Written in what Python and numba understand alike, so that one source runs interpreted over lists and compiled over
+arrays (`compiled`), with the same operations on floats in the same order and so the same bytes. Results go into
+`out` arguments of sufficient length. `pools` has the service times of batches of 1, 2, ... end to end, those of size b
+from `at[b]` to `at[b + 1]`; `picks` are uniform numbers, one per batch in order of start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableSequence, Sequence
+from heapq import heapify, heappop, heappush, heapreplace
+
+Numbers = Sequence[float]
+Wholes = Sequence[int]
+OutNumbers = MutableSequence[float]
+OutWholes = MutableSequence[int]
+
+WAITING, SERVED, SHED, LOST = -1, 0, 1, 2
+"""Fates of a call. Shed: it found the queue full. Lost: the replica that held it failed, or none was left."""
+
+
+def singles(times: Numbers, services: Numbers, replicas: int, done: OutNumbers) -> None:
+    """First come, first served, one at a time by equal replicas."""
+    count = len(times)
+    if replicas == 1:
+        free = 0.0
+        for call in range(count):
+            arrival = times[call]
+            free = (arrival if arrival > free else free) + services[call]
+            done[call] = free
+        return
+    frees = [0.0] * replicas
+    for call in range(count):
+        arrival = times[call]
+        soonest = frees[0]
+        end = (arrival if arrival > soonest else soonest) + services[call]
+        heapreplace(frees, end)
+        done[call] = end
+
+
+def batches(
+    times: Numbers,
+    picks: Numbers,
+    pools: Numbers,
+    at: Wholes,
+    limit: int,
+    delay: float,
+    factors: Numbers,
+    starts: OutNumbers,
+    sizes: OutWholes,
+    services: OutNumbers,
+    ready: OutNumbers,
+) -> int:
+    """First come, first served in batches, nothing shed, nothing failing; returns the number of batches.
+
+    The batch that begins with call i starts at max(time the next replica is free, min(arrival of call i + limit - 1,
+    arrival of call i + delay)) and takes every call that has arrived by then. `factors` multiply the times of each
+    replica; of free replicas the one that was free first takes the batch. `ready` is since when it was free.
+    """
+    count = len(times)
+    frees = [(0.0, factors[replica]) for replica in range(len(factors))]
+    heapify(frees)
+    first = batch = 0
+    while first < count:
+        start = times[first] + delay
+        last = first + limit - 1
+        if last < count and times[last] < start:
+            start = times[last]
+        free, factor = frees[0]
+        if free > start:
+            start = free
+        beyond, most = first + 1, min(last + 1, count)
+        while beyond < most and times[beyond] <= start:
+            beyond += 1
+        size = beyond - first
+        service = pools[at[size] + int(picks[batch] * (at[size + 1] - at[size]))] * factor
+        heapreplace(frees, (start + service, factor))
+        starts[batch] = start
+        sizes[batch] = size
+        services[batch] = service
+        ready[batch] = free
+        first = beyond
+        batch += 1
+    return batch
+
+
+def disturbed(
+    times: Numbers,
+    deadlines: Numbers,
+    picks: Numbers,
+    pools: Numbers,
+    at: Wholes,
+    limit: int,
+    delay: float,
+    by_deadline: bool,
+    room: int,
+    factors: Numbers,
+    down: Numbers,
+    up: Numbers,
+    outage_at: Wholes,
+    fates: OutWholes,
+    batch_of: OutWholes,
+    done: OutNumbers,
+    starts: OutNumbers,
+    sizes: OutWholes,
+    services: OutNumbers,
+    ready: OutNumbers,
+) -> int:
+    """Everything that the other loops leave out; returns the number of batches.
+
+    `by_deadline`: a batch takes the calls of the earliest deadlines, not those that came first (of equals, those that
+    came first). It still is due when the oldest has waited. `room`: most calls that may wait, 0 for any number; calls
+    that arrive at one instant join the queue, or find it full, before a replica looks at it. Replica r is down from
+    `down[j]` until `up[j]` for j in outage_at[r] : outage_at[r + 1], rising and apart: it takes nothing then, and a
+    batch that is not done by `down[j]` is lost. `fates` [calls] comes as WAITING; `batch_of` and `done` [calls] as -1
+    and infinity, which stay for calls that were shed.
+    """
+    count = len(times)
+    replicas = [(0.0, factors[replica], replica) for replica in range(len(factors))]
+    heapify(replicas)
+    outage = [outage_at[replica] for replica in range(len(factors))]
+    urgent = [(0.0, 0) for _ in range(0)]
+    queue = [0] * count
+    head = tail = arrived = oldest = waiting = batch = 0
+    now = 0.0
+    while arrived < count or waiting > 0:
+        if waiting == 0:
+            now = times[arrived]
+        due = now
+        if waiting < limit:
+            while waiting > 0 and fates[oldest] != WAITING:
+                oldest += 1
+            due = max(now, times[oldest] + delay) if waiting > 0 else now
+        begin = due
+        if arrived == count or times[arrived] > due:
+            # The batch is due: whatever arrives while no replica is free changes that no more.
+            while True:
+                free, factor, replica = replicas[0]
+                begin = max(due, free)
+                next_outage = outage[replica]
+                if next_outage == outage_at[replica + 1] or down[next_outage] > begin:
+                    break
+                outage[replica] = next_outage + 1
+                heapreplace(replicas, (max(free, up[next_outage]), factor, replica))
+        if arrived < count and times[arrived] <= begin:
+            now = times[arrived]
+            while arrived < count and times[arrived] == now:
+                if room > 0 and waiting >= room:
+                    fates[arrived] = SHED
+                else:
+                    waiting += 1
+                    if by_deadline:
+                        heappush(urgent, (deadlines[arrived], arrived))
+                    else:
+                        queue[tail] = arrived
+                        tail += 1
+                arrived += 1
+            continue
+        if begin == INFINITY:
+            break
+        now = begin
+        size = min(limit, waiting)
+        free, factor, replica = replicas[0]
+        service = pools[at[size] + int(picks[batch] * (at[size + 1] - at[size]))] * factor
+        end = begin + service
+        fate = SERVED
+        next_outage = outage[replica]
+        if next_outage < outage_at[replica + 1] and down[next_outage] < end:
+            fate = LOST
+            service = down[next_outage] - begin
+            end = up[next_outage]
+            outage[replica] = next_outage + 1
+        for _ in range(size):
+            if by_deadline:
+                call = heappop(urgent)[1]
+            else:
+                call = queue[head]
+                head += 1
+            fates[call] = fate
+            batch_of[call] = batch
+            if fate == SERVED:
+                done[call] = end
+        heapreplace(replicas, (end, factor, replica))
+        starts[batch] = begin
+        sizes[batch] = size
+        services[batch] = service
+        ready[batch] = free
+        waiting -= size
+        batch += 1
+    for call in range(count):
+        if fates[call] == WAITING:
+            fates[call] = LOST
+    return batch
+
+
+INFINITY = float("inf")

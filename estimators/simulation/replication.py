@@ -1,0 +1,317 @@
+"""One run of a network, from empty: calls fan out, queue, are served, join, and the last of them answers.
+
+Calls fan out by the laws of the edges; a stage that joins several edges starts a call when all its sources are
+done; a request is answered when the last of its calls is done and back. A call that is shed or lost is never done,
+and so are the calls that would follow from it: its request is not answered. Its other calls go on, as nobody
+calls them back.
+
+Every source of chance has a generator of its own, seeded by (seed, replication, what it is for): the same seed
+gives the same bytes, and two plans are judged on the same arrivals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferplan.estimators.network import Network, Stream
+from inferplan.estimators.simulation.compiled import INTERPRETED, Loops
+from inferplan.estimators.simulation.station import Served, serve
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+
+class Randomness(Protocol):
+    """Generators by purpose."""
+
+    def of(self, *purpose: str) -> np.random.Generator:
+        """The generator of one purpose: always the same, at its start."""
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Generators of one replication, keyed by what they are for."""
+
+    seed: int
+    replication: int
+
+    def of(self, *purpose: str) -> np.random.Generator:
+        """The generator of one purpose, e.g. ("arrivals", "web")."""
+        words = np.frombuffer("\0".join(purpose).encode(), dtype=np.uint8).tolist()
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, self.replication, *words])))
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Calls of one class at one stage, in the order of the calls that made them.
+
+    `owner` is the request's index; `parent` that of the call above, at every stage that feeds this one (None: it is
+    the call's own). A call that is never made arrives at infinity, and one that is never done is done then.
+    """
+
+    owner: Counts
+    parent: Counts | None
+    arrived_s: Floats
+    station: Counts
+    """Index into the class's choices of the stage."""
+    done_s: Floats
+    place: Counts | None
+    """Index among the arrivals of its station; None where its station has no other calls, and these in order."""
+    children: Counts
+    """How many calls each made, of all stages below together."""
+    one_each: bool
+    """Whether every request makes exactly one call here."""
+
+
+@dataclass
+class Replication:
+    """One run of the network, from empty. Latencies count requests that arrived in the counted time.
+
+    For a class of jobs, its latencies are those of jobs. What was not answered took infinitely long.
+    """
+
+    warmup_s: float
+    end_s: float
+    entries_s: dict[str, Floats] = field(default_factory=dict)
+    """When each class's requests arrived, all of them."""
+    answered_s: dict[str, Floats] = field(default_factory=dict)
+    latencies_s: dict[str, Floats] = field(default_factory=dict)
+    calls: dict[tuple[str, str], Calls] = field(default_factory=dict)
+    """By (class, stage)."""
+    served: dict[str, tuple[Floats, Served]] = field(default_factory=dict)
+    """Per station its sorted arrivals and what it did with them."""
+
+
+def replicate(
+    network: Network,
+    chance: Randomness,
+    horizon_s: float,
+    warmup_s: float,
+    *,
+    clock_s: float | None = None,
+    loops: Loops = INTERPRETED,
+) -> Replication:
+    """One replication: requests arrive for warm-up and horizon, and all of them are answered that ever can be.
+
+    `clock_s` is what the clock of days and traces shows at the start; None: they begin with the counted time.
+    """
+    run = Replication(warmup_s, warmup_s + horizon_s)
+    clock = -warmup_s if clock_s is None else clock_s
+    for stream in network.streams:
+        arrivals = stream.source.times_s(run.end_s, chance.of("arrivals", stream.name), clock)
+        run.entries_s[stream.name] = np.repeat(arrivals, stream.job_size) if stream.job_size > 1 else arrivals
+    for stage in network.order:
+        arriving = {stream.name: _arriving(network, stream, stage, run, chance) for stream in network.streams}
+        _serve_stage(network, stage, arriving, run, chance, loops)
+    for stream in network.streams:
+        entry = run.entries_s[stream.name]
+        answered = entry.copy()
+        for stage in network.order:
+            _latest(answered, run.calls[stream.name, stage], exits_s(network, stream, stage))
+        run.answered_s[stream.name] = answered
+        if stream.job_size > 1:
+            entry, answered = entry[:: stream.job_size], answered.reshape(-1, stream.job_size).max(axis=1)
+        run.latencies_s[stream.name] = (answered - entry)[int(np.searchsorted(entry, warmup_s)) :]
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Arriving:
+    """A class's calls of a stage before they are served."""
+
+    owner: Counts
+    parent: Counts | None
+    times_s: Floats
+    station: Counts
+    one_each: bool
+
+
+def _arriving(network: Network, stream: Stream, stage: str, run: Replication, chance: Randomness) -> _Arriving:
+    sources = network.feeds[stage]
+    if not sources:
+        times = run.entries_s[stream.name]
+        chosen = _choice(stream, stage, len(times), chance)
+        entry = np.array([network.entry_delay_s.get((stream.name, name), 0.0) for name, _ in stream.routes[stage]])
+        return _Arriving(np.arange(len(times)), None, _later(times, entry, chosen), chosen, True)
+    upstream = run.calls[stream.name, sources[0]]
+    fan_out = _fan_out(network, stream, (sources[0], stage), upstream.station, chance)
+    if fan_out is None:
+        parent, owner = None, upstream.owner
+    else:
+        parent = np.repeat(np.arange(len(fan_out)), fan_out)
+        owner = upstream.owner[parent]
+    chosen = _choice(stream, stage, len(owner), chance)
+    times: Floats | None = None
+    for source in sources:
+        calls = run.calls[stream.name, source]
+        calls.children[:] += 1 if fan_out is None else fan_out
+        sent = calls.done_s if parent is None else calls.done_s[parent]
+        transfers = transfers_s(network, stream, source, stage)
+        if transfers.any():
+            sender = calls.station if parent is None else calls.station[parent]
+            sent = sent + transfers[sender, chosen]
+        times = sent if times is None else np.maximum(times, sent)
+    assert times is not None
+    return _Arriving(owner, parent, times, chosen, upstream.one_each and fan_out is None)
+
+
+def _later(times_s: Floats, delays_s: Floats, chosen: Counts) -> Floats:
+    return times_s + delays_s[chosen] if delays_s.any() else times_s
+
+
+def _choice(stream: Stream, stage: str, count: int, chance: Randomness) -> Counts:
+    """Which of the class's stations of a stage serves each of `count` calls."""
+    choices = stream.routes[stage]
+    if len(choices) == 1:
+        return np.zeros(count, dtype=np.int64)
+    edges = np.cumsum([share for _, share in choices])
+    drawn = chance.of("route", stream.name, stage).random(count) * edges[-1]
+    return np.minimum(np.searchsorted(edges, drawn, side="right"), len(choices) - 1).astype(np.int64)
+
+
+def transfers_s(network: Network, stream: Stream, source: str, stage: str) -> Floats:
+    """Seconds from each of the class's stations of one stage (rows) to each of the next (columns)."""
+    return np.array(
+        [
+            [network.transfer_s.get((sender, receiver), 0.0) for receiver, _ in stream.routes[stage]]
+            for sender, _ in stream.routes[source]
+        ]
+    )
+
+
+def exits_s(network: Network, stream: Stream, stage: str) -> Floats:
+    """Seconds from each of the class's stations of a stage back to where its requests come from."""
+    return np.array([network.exit_delay_s.get((stream.name, name), 0.0) for name, _ in stream.routes[stage]])
+
+
+def _fan_out(
+    network: Network, stream: Stream, edge: tuple[str, str], station: Counts, chance: Randomness
+) -> Counts | None:
+    """Downstream calls of each upstream call; None where each makes exactly one."""
+    laws = [network.fan_outs.law(edge, network.stations[name].variant) for name, _ in stream.routes[edge[0]]]
+    if all(law.is_one for law in laws):
+        return None
+    rng = chance.of("fan-out", stream.name, *edge)
+    counts = np.ones(len(station), dtype=np.int64)
+    for index, law in enumerate(laws):
+        chosen = station == index
+        counts[chosen] = law.draw(rng, int(chosen.sum()))
+    return counts
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Calls of one class that go to one station: which of the class's calls (None: all)."""
+
+    stream: str
+    which: Counts | None
+
+
+def _serve_stage(
+    network: Network,
+    stage: str,
+    arriving: Mapping[str, _Arriving],
+    run: Replication,
+    chance: Randomness,
+    loops: Loops,
+) -> None:
+    """Serve every station of a stage; calls of all classes share its queue."""
+    done = {name: np.full(len(calls.owner), np.inf) for name, calls in arriving.items()}
+    place: dict[str, Counts | None] = {name: np.full(len(calls.owner), -1) for name, calls in arriving.items()}
+    for name in [name for name, station in network.stations.items() if station.stage == stage]:
+        parts = [
+            _Part(stream.name, _going(arriving[stream.name], index, len(stream.routes[stage])))
+            for stream in network.streams
+            for index, (station, _) in enumerate(stream.routes[stage])
+            if station == name
+        ]
+        times, order, served = _serve_station(network, name, parts, arriving, run, chance, loops)
+        run.served[name] = (times, served)
+        if order is None and len(parts) == 1 and parts[0].which is None:
+            done[parts[0].stream], place[parts[0].stream] = served.done_s, None
+            continue
+        finished, places = np.empty(len(times)), np.empty(len(times), dtype=np.int64)
+        sorted_ = slice(None) if order is None else order
+        finished[sorted_], places[sorted_] = served.done_s, np.arange(len(times))
+        start = 0
+        for part in parts:
+            which = slice(None) if part.which is None else part.which
+            size = len(arriving[part.stream].owner) if part.which is None else len(part.which)
+            done[part.stream][which] = finished[start : start + size]
+            places_of = place[part.stream]
+            assert places_of is not None
+            places_of[which] = places[start : start + size]
+            start += size
+    for stream in network.streams:
+        calls = arriving[stream.name]
+        run.calls[stream.name, stage] = Calls(
+            calls.owner, calls.parent, calls.times_s, calls.station, done[stream.name], place[stream.name],
+            np.zeros(len(calls.owner), dtype=np.int64), calls.one_each,
+        )  # fmt: skip
+
+
+def _going(calls: _Arriving, index: int, choices: int) -> Counts | None:
+    """Indices of the calls that are made and go to the class's station `index`; None: all of them."""
+    made = np.isfinite(calls.times_s)
+    if choices > 1:
+        made &= calls.station == index
+    return None if made.all() else np.flatnonzero(made)
+
+
+def _serve_station(
+    network: Network,
+    name: str,
+    parts: list[_Part],
+    arriving: Mapping[str, _Arriving],
+    run: Replication,
+    chance: Randomness,
+    loops: Loops,
+) -> tuple[Floats, Counts | None, Served]:
+    """Sorted arrivals of a station, the order that sorts them (None: they are), and what it did."""
+    station = network.stations[name]
+    times = _together([_of(arriving[part.stream].times_s, part) for part in parts])
+    order: Counts | None = None
+    if len(times) and np.any(np.diff(times) < 0):
+        order = np.argsort(times, kind="stable")
+        times = times[order]
+    deadlines = None
+    if station.order == "edf":
+        limits = {stream.name: np.inf if stream.limit_s is None else stream.limit_s for stream in network.streams}
+        # A deadline counts from when the request arrived, not from when it reached this stage.
+        deadlines = _together(
+            [run.entries_s[part.stream][_of(arriving[part.stream].owner, part)] + limits[part.stream] for part in parts]
+        )
+        deadlines = deadlines if order is None else deadlines[order]
+    rng = chance.of("service", name)
+    served = serve(times, station, rng, deadlines_s=deadlines, begin_s=run.warmup_s, loops=loops)
+    return times, order, served
+
+
+def _of(values: NDArray[np.generic], part: _Part) -> NDArray[np.generic]:
+    return values if part.which is None else values[part.which]
+
+
+def _together(arrays: list[NDArray[np.generic]]) -> Floats:
+    if len(arrays) == 1:
+        return arrays[0].astype(np.float64, copy=False)
+    return np.concatenate(arrays).astype(np.float64, copy=False) if arrays else np.zeros(0)
+
+
+def _latest(answered: Floats, calls: Calls, exits: Floats) -> None:
+    """Raise each request's time of answer to the last of its calls; calls stand in order of their requests."""
+    if len(calls.owner) == 0:
+        return
+    back = calls.done_s
+    if exits.any():
+        back = back + np.where(calls.children > 0, 0.0, exits[calls.station])
+    if calls.one_each:
+        np.maximum(answered, back, out=answered)
+        return
+    first = np.flatnonzero(np.diff(calls.owner, prepend=-1))
+    owners = calls.owner[first]
+    answered[owners] = np.maximum(answered[owners], np.maximum.reduceat(back, first))

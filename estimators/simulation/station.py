@@ -1,0 +1,165 @@
+"""One station's queue, served in one pass over its sorted arrivals.
+
+Batching has one meaning: a free replica takes up to `max_batch` waiting calls at once; if fewer wait, it takes
+them once the oldest has waited `max_queue_delay_s`. Calls that arrive at one instant all join the queue before a
+replica looks at it. Of several free replicas, the one that has been free for longest takes the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferplan.estimators.network import Outage, Station
+from inferplan.estimators.simulation.compiled import INTERPRETED, Loops
+from inferplan.estimators.simulation.kernels import LOST, SERVED, SHED, WAITING
+
+__all__ = ["LOST", "SERVED", "SHED", "Served", "serve"]
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+_NO_FATES = np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a station did.
+
+    Per call `done_s`, infinite where it was not served; `fates` say why, and are empty where every call was served;
+    `batches` is the index of each call's batch (-1: none), and empty where batches took the calls in order. Per batch,
+    in order of start, the rest; `ready_s` is since when the replica that took it was free.
+    """
+
+    done_s: Floats
+    fates: Counts
+    batches: Counts
+    starts_s: Floats
+    sizes: Counts
+    services_s: Floats
+    ready_s: Floats
+
+    def batch_of(self) -> Counts:
+        """Index of each call's batch; -1 where it was in none."""
+        return self.batches if len(self.batches) else np.repeat(np.arange(len(self.sizes)), self.sizes)
+
+    def count(self, fate: int) -> int:
+        """Calls of a fate."""
+        if len(self.fates) == 0:
+            return len(self.done_s) if fate == SERVED else 0
+        return int(np.count_nonzero(self.fates == fate))
+
+
+def serve(
+    arrivals_s: Floats,
+    station: Station,
+    rng: np.random.Generator,
+    *,
+    deadlines_s: Floats | None = None,
+    begin_s: float = 0.0,
+    loops: Loops = INTERPRETED,
+) -> Served:
+    """Serve sorted arrivals. The k-th batch takes the time that the k-th uniform number of `rng` picks from the
+    measured times of its size, longer by the slow-down of the replica that serves it.
+
+    `deadlines_s` of the calls matter where the station's order is `edf`. `begin_s` is when the counted time begins,
+    which the station's outages count from.
+    """
+    if station.service is None:
+        nothing = np.zeros(0)
+        return Served(arrivals_s, _NO_FATES, _NO_FATES, nothing, nothing.astype(np.int64), nothing, nothing)
+    uniforms = rng.random(len(arrivals_s))
+    if station.queue_limit is not None or station.order == "edf" or station.outages:
+        deadlines = arrivals_s if deadlines_s is None else deadlines_s
+        return _disturbed(arrivals_s, deadlines, station, uniforms, begin_s, loops)
+    if station.max_batch == 1 and len(set(station.slowdowns)) <= 1:
+        return _singles(arrivals_s, station, uniforms, loops)
+    return _batches(arrivals_s, station, uniforms, loops)
+
+
+def _singles(arrivals_s: Floats, station: Station, uniforms: Floats, loops: Loops) -> Served:
+    assert station.service is not None
+    pool = station.service.draws_s(1)
+    services = pool[(uniforms * len(pool)).astype(np.int64)]
+    if station.slowdowns:
+        services = services * station.slowdowns[0]
+    done = _floats(len(services), loops)
+    loops.singles(_given(arrivals_s, loops), _given(services, loops), station.replicas, done)
+    ends = np.asarray(done, dtype=np.float64)
+    starts = ends - services
+    return Served(ends, _NO_FATES, _NO_FATES, starts, np.ones(len(ends), dtype=np.int64), services, starts)
+
+
+def _batches(arrivals_s: Floats, station: Station, uniforms: Floats, loops: Loops) -> Served:
+    count = len(arrivals_s)
+    pools, at = _pools(station)
+    results = _per_batch(count, loops)
+    factors = np.array(station.slowdowns or (1.0,) * station.replicas)
+    batches = loops.batches(
+        _given(arrivals_s, loops), _given(uniforms, loops), _given(pools, loops), _given(at, loops),
+        station.max_batch, station.max_queue_delay_s, _given(factors, loops), *results,
+    )  # fmt: skip
+    starts, sizes, services, ready = _cut(results, batches)
+    return Served(np.repeat(starts + services, sizes), _NO_FATES, _NO_FATES, starts, sizes, services, ready)
+
+
+def _disturbed(
+    arrivals_s: Floats, deadlines_s: Floats, station: Station, uniforms: Floats, begin_s: float, loops: Loops
+) -> Served:
+    count = len(arrivals_s)
+    pools, at = _pools(station)
+    down, up, outage_at = _outages(station, begin_s)
+    fates, batch_of = np.full(count, WAITING), np.full(count, -1)
+    done = np.full(count, math.inf)
+    per_call = [_given(column, loops) for column in (fates, batch_of, done)]
+    per_batch = _per_batch(count, loops)
+    factors = np.array(station.slowdowns or (1.0,) * station.replicas)
+    batches = loops.disturbed(
+        *(_given(column, loops) for column in (arrivals_s, deadlines_s, uniforms, pools, at)),
+        station.max_batch, station.max_queue_delay_s, station.order == "edf", station.queue_limit or 0,
+        *(_given(column, loops) for column in (factors, down, up, outage_at)), *per_call, *per_batch,
+    )  # fmt: skip
+    starts, sizes, services, ready = _cut(per_batch, batches)
+    ends = np.asarray(per_call[2], dtype=np.float64)
+    fates, batch_of = (np.asarray(column, dtype=np.int64) for column in per_call[:2])
+    return Served(ends, fates, batch_of, starts, sizes, services, ready)
+
+
+def _pools(station: Station) -> tuple[Floats, Counts]:
+    """Service times of batches of 1 to `max_batch` end to end; those of size b begin at the b-th of the indices."""
+    assert station.service is not None
+    draws = [station.service.draws_s(size) for size in range(1, station.max_batch + 1)]
+    at = np.cumsum([0, 0, *(len(times) for times in draws)])
+    return np.concatenate(draws), at
+
+
+def _outages(station: Station, begin_s: float) -> tuple[Floats, Floats, Counts]:
+    """Outages replica by replica: from, until, and where those of each replica begin."""
+    by_replica: list[list[Outage]] = [[] for _ in range(station.replicas)]
+    for outage in sorted(station.outages, key=lambda o: o.start_s):
+        by_replica[outage.replica].append(outage)
+    down = np.array([outage.start_s + begin_s for outages in by_replica for outage in outages])
+    up = np.array([outage.end_s + begin_s for outages in by_replica for outage in outages])
+    return down, up, np.cumsum([0, *(len(outages) for outages in by_replica)])
+
+
+def _given(values: NDArray[Any], loops: Loops) -> Any:
+    return values if loops.compiled else values.tolist()
+
+
+def _floats(count: int, loops: Loops) -> Any:
+    return np.empty(count) if loops.compiled else [0.0] * count
+
+
+def _per_batch(count: int, loops: Loops) -> list[Any]:
+    sizes: Any = np.empty(count, dtype=np.int64) if loops.compiled else [0] * count
+    return [_floats(count, loops), sizes, _floats(count, loops), _floats(count, loops)]
+
+
+def _cut(results: list[Any], batches: int) -> tuple[Floats, Counts, Floats, Floats]:
+    """What a loop wrote of each batch, as arrays."""
+    starts, services, ready = (np.asarray(results[i][:batches], dtype=np.float64) for i in (0, 2, 3))
+    return starts, np.asarray(results[1][:batches], dtype=np.int64), services, ready
