@@ -212,9 +212,12 @@ def _purchase(workload: Workload, tier: str, name: str) -> Iterator[Finding]:
         yield (*at, "term"), "a term belongs to purchase: reserved"
     if device.purchase == "spot" and "interruptions_per_h" not in device.model_fields_set:
         yield (*at, "purchase"), "bought spot: give interruptions_per_h (expected interruptions per hour of running)"
-    priced = workload.tiers[tier].energy_price_usd_per_kwh > 0
-    if priced and device.power_w is None and device.idle_power_w is None:
-        yield at, f"electricity of tier {tier} has a price: give power_w (watts), or idle_power_w"
+    if device.power_w is None and device.idle_power_w is None:
+        give = "give power_w (watts), or idle_power_w where a counter was measured"
+        if "energy" in workload.objective.terms:
+            yield at, f"the objective is about energy: {give}"
+        elif workload.tiers[tier].energy_price_usd_per_kwh > 0:
+            yield at, f"electricity of tier {tier} has a price: {give}"
 
 
 def _classes(workload: Workload) -> Iterator[Finding]:

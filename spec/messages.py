@@ -91,12 +91,12 @@ def expectation(item: Any, field: str) -> str:
 
 
 def _pattern(pattern: str, got: str) -> str:
+    if "._-]" in pattern:
+        return f"expected {'catalogue/type' if '/' in pattern else 'a type of machine'}; got {got}"
     if pattern.startswith("^[A-Za-z0-9][A-Za-z0-9_-]{0,63}"):
         return f"a name is 1 to 64 letters, digits, '_' or '-', starting with a letter or digit; got {got}"
     if ":[A-Za-z_]" in pattern:
         return f"expected module:Class, a class in a Python file next to the workload; got {got}"
-    if "._-]" in pattern:
-        return f"expected {'catalogue/type' if '/' in pattern else 'a type of machine'}; got {got}"
     if "]*/[" in pattern:
         return f"expected tier/device; got {got}"
     return f"not allowed here: {got}"

@@ -281,6 +281,9 @@ class Objective(Record):
     budget_usd_per_h: NonNegative | None = None
     weights: dict[Literal["cost", "accuracy", "energy"], NonNegative] = {}
     lexicographic: list[Literal["cost", "accuracy", "energy"]] = []
+    tolerance: NonNegative = Field(
+        0.0, description="lexicographic: how much worse, relative, an earlier goal may get for a later one."
+    )
 
     @model_validator(mode="after")
     def _one_form(self) -> Objective:
@@ -301,8 +304,9 @@ class Objective(Record):
     @property
     def terms(self) -> frozenset[str]:
         """What it is about: cost, accuracy, energy."""
-        weighed = {name for name, weight in self.weights.items() if weight > 0}
-        return frozenset({self.minimize, self.maximize, *weighed, *self.lexicographic} - {None})
+        weighed = (name for name, weight in self.weights.items() if weight > 0)
+        named = (self.minimize, self.maximize, *weighed, *self.lexicographic)
+        return frozenset(name for name in named if name is not None)
 
 
 class Robustness(Record):
