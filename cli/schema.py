@@ -13,6 +13,7 @@ class DocumentKind(StrEnum):
 
     workload = "workload"
     plan = "plan"
+    catalogue = "catalogue"
 
 
 def schema(document: Annotated[DocumentKind, typer.Argument(help="Which document.")]) -> None:

@@ -28,6 +28,7 @@ def solve(
     Exit code 3 where no plan can; 4 where the plan is not proven optimal in time, or not certified.
     """
     from inferplan.cli.output import emit_json
+    from inferplan.cli.validate import note_old_prices
     from inferplan.solvers.planner import solve as solve_plan
     from inferplan.spec.document import load_workload
     from inferplan.spec.errors import ExitCode
@@ -36,6 +37,7 @@ def solve(
 
     limit_s = duration_s(time_limit, "--time-limit")
     loaded = load_workload(workload, set_ or [])
+    note_old_prices(loaded)
     store = read_profile(profile_path(profile, loaded.path, loaded.workload.name))
     folder = output.parent if output is not None else loaded.path.parent
     plan = solve_plan(loaded, store, plan_dir=folder, time_limit_s=limit_s, gap=gap, seed=seed)

@@ -80,6 +80,19 @@ class Interference:
         """Whether this choice was measured beside anything on this device."""
         return any(row.subject.same_choice(subject) and row.subject.device == subject.device for row in self.measured)
 
+    def company(self, device: str) -> dict[str, frozenset[str]]:
+        """By choice (stage/choice): the choices beside which it was measured on a device, as they were beside it."""
+        pairs = {
+            (f"{row.subject.stage}/{row.subject.choice}", f"{row.neighbour.stage}/{row.neighbour.choice}")
+            for row in self.measured
+            if row.subject.device == device
+        }
+        found: dict[str, set[str]] = {}
+        for one, other in pairs:
+            if (other, one) in pairs:
+                found.setdefault(one, set()).add(other)
+        return {choice: frozenset(others) for choice, others in found.items()}
+
     def slowdown(self, subject: Tenant, neighbour: Tenant, copies: int = 1) -> float:
         """Slow-down of `subject` by one busy replica of `neighbour`, of which `copies` are there; at least 1."""
         asked = (subject, neighbour, copies)

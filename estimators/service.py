@@ -95,6 +95,21 @@ class ServiceModel:
         known = [memory for memory in used if memory is not None]
         return max(known) if len(known) == len(used) and known else None
 
+    def gpu_memory_bytes(self, max_batch: int) -> int | None:
+        """The same of the GPU's memory."""
+        rows = [point.row for point in self.points if point.batch <= max_batch]
+        known = [row.peak_gpu_bytes for row in rows if row is not None and row.peak_gpu_bytes is not None]
+        return max(known) if len(known) == len(rows) and known else None
+
+    def load_s(self, max_batch: int) -> float | None:
+        """Time to load the model, the longest measured with batches up to this; None where it was not measured."""
+        rows = [point.row for point in self.points if point.batch <= max_batch]
+        return max((row.load_s for row in rows if row is not None and row.load_s is not None), default=None)
+
+    def power_w(self, max_batch: int) -> float | None:
+        """What a power counter showed at this batch; None where there was none."""
+        return next((point.row.mean_power_w for point in self.points if point.batch == max_batch and point.row), None)
+
     def draws_s(self, batch: int) -> Floats:
         """The empirical service times of a batch of this size, in seconds.
 

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterator
 
+from inferplan.solvers.bill_check import check_bill
 from inferplan.solvers.interference_check import check_interference
 from inferplan.spec.errors import CheckFailedError
 from inferplan.spec.plan import DeployedOption, Plan
@@ -29,7 +30,7 @@ def check_plan(plan: Plan, workload: Workload, profile: Profile) -> None:
         *_capacity(plan, workload, profile),
         *check_interference(plan, workload, profile),
         *_machines(plan, workload),
-        *_cost(plan, workload),
+        *check_bill(plan, workload, profile),
         *_accuracy(plan, workload, profile),
         *_latency(plan, workload),
     ]
@@ -170,7 +171,7 @@ def _machines(plan: Plan, workload: Workload) -> Iterator[str]:
                 placed[placement.option] += placement.replicas
                 cores += placement.replicas * option.threads
                 memory += placement.replicas * (option.memory_bytes or 0)
-                gpus += placement.replicas * (option.provider in ("cuda", "tensorrt"))
+                gpus += placement.replicas * (option.provider in ("cuda", "tensorrt") and not option.shares_gpu)
                 if option.device != name:
                     yield f"{name}, machine {index}: option {placement.option} is for {option.device}"
             if cores > device.cores - device.reserved_cores:
@@ -182,16 +183,6 @@ def _machines(plan: Plan, workload: Workload) -> Iterator[str]:
     for name, option in plan.options.items():
         if placed[name] != option.replicas:
             yield f"option {name}: {placed[name]} replicas placed of {option.replicas}"
-
-
-def _cost(plan: Plan, workload: Workload) -> Iterator[str]:
-    devices = workload.devices()
-    cost = math.fsum(devices[name].price_usd_per_h * bought.count for name, bought in plan.machines.items())
-    if not math.isclose(cost, plan.cost_usd_per_h, rel_tol=RELATIVE, abs_tol=1e-12):
-        yield f"the machines cost {cost:.9g} USD/h, the plan says {plan.cost_usd_per_h:.9g}"
-    budget = workload.objective.budget_usd_per_h
-    if budget is not None and cost > budget * (1 + RELATIVE):
-        yield f"the plan costs {cost:.9g} USD/h, the budget is {budget:.9g}"
 
 
 def _end_to_end(variants: dict[str, str], workload: Workload, profile: Profile) -> float | None:

@@ -172,16 +172,17 @@ def _possible(accuracy: AccuracyModel, key: tuple[str, ...], allowed: Mapping[st
     return all(variant in allowed[stage] for stage, variant in zip(accuracy.stages, key, strict=True))
 
 
-def require_listed(rows: Encoding | None, problem: Problem) -> None:
-    """Maximising accuracy needs the combinations listed, except for one class's product or mean.
+def require_listed(rows: Encoding | None, problem: Problem, exactly: bool = False) -> None:
+    """Maximising accuracy needs the combinations listed, except for one class's product or mean; weighing it against
+    other things (`exactly`) always does.
 
     Raises InputError where the objective cannot be encoded exactly.
     """
     if isinstance(rows, Additive):
         accuracy = problem.accuracy
         assert accuracy is not None
-        if len(problem.classes) > 1 or accuracy.composition == "minimum" or accuracy.measured:
+        if exactly or len(problem.classes) > 1 or accuracy.composition == "minimum" or accuracy.measured:
             raise InputError(
-                f"maximize: accuracy with more than {MAX_COMBINATIONS} combinations of variants is honoured for one"
-                " class and the composition of stage metrics by product or mean only"
+                f"objectives with accuracy and more than {MAX_COMBINATIONS} combinations of variants are honoured for"
+                " maximize: accuracy and lexicographic ones, one class, and stage metrics composed by product or mean"
             )

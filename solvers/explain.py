@@ -12,7 +12,7 @@ from inferplan.solvers.judge import GLANCE, Judge, limits_s
 from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.neighbours import arranged
 from inferplan.solvers.problem import Problem
-from inferplan.solvers.program import ACCURACY, BETTER, COST, Ask
+from inferplan.solvers.program import ACCURACY, BETTER, COST, ENERGY, WEIGHTED, Ask
 from inferplan.solvers.story import duration, variants_text
 from inferplan.spec.plan import Alternative, Binding
 
@@ -58,8 +58,7 @@ def binding(plan: Chosen, tails_s: Mapping[str, float]) -> list[Binding]:
 
     `tails_s`: simulated latency of every class at the percentile of its SLO.
     """
-    own = plan.solution.worth(plan.problem)
-    goal = ACCURACY if plan.problem.maximizes_accuracy else COST
+    own, goal = plan.solution.worth(plan.ask), plan.ask.objective
     found: list[Binding] = []
     for relaxed, entry in _promises(plan, tails_s):
         if plan.best(replace(relaxed, goals=(goal,), better_than=own)) is not None:
@@ -122,7 +121,7 @@ def alternatives(plan: Chosen) -> list[Alternative]:
     if any(floor is not None for floor in plan.ask.floors.values()):
         floorless = replace(ask, floors=dict.fromkeys(ask.floors))
         consider(floorless, "cheapest whatever its accuracy")
-    if problem.accuracy is not None and not problem.maximizes_accuracy:
+    if problem.accuracy is not None and plan.ask.objective != ACCURACY:
         consider(replace(ask, goals=(ACCURACY, COST)), "most accurate within the limits")
     for _ in range(NEXT_BEST):
         consider(replace(ask, forbidden=tuple(seen)), "next best choice of variants")
@@ -176,8 +175,16 @@ def _broken(
 def _dearer(plan: Chosen, solution: Solution) -> Iterator[str]:
     """Where an alternative is worse in what the objective asks."""
     own, other = plan.solution.cost_usd_per_h, solution.cost_usd_per_h
-    if plan.problem.maximizes_accuracy:
+    goal = plan.ask.objective
+    if goal == ACCURACY:
         if solution.values.get(ACCURACY, 0.0) > plan.solution.values.get(ACCURACY, 0.0) + 1e-9:
             yield "less accurate"
+    elif goal == ENERGY and solution.power_w is not None and plan.solution.power_w is not None:
+        if solution.power_w > plan.solution.power_w * (1 + BETTER):
+            yield f"draws {solution.power_w - plan.solution.power_w:.4g} W more"
+    elif goal == WEIGHTED:
+        worse = solution.worth(plan.ask) - plan.solution.worth(plan.ask)
+        if worse > BETTER * abs(plan.solution.worth(plan.ask)):
+            yield f"weighs {worse:.4g} more"
     elif other > own * (1 + BETTER):
         yield f"costs {other - own:.4g} USD/h more"

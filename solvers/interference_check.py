@@ -38,6 +38,16 @@ def check_interference(plan: Plan, workload: Workload, profile: Profile) -> Iter
             yield f"option {name}: its neighbours slow it down {wanted:.6g} times, the plan says {said:.6g}"
 
 
+def measured_beside(option: DeployedOption, other: DeployedOption, workload: Workload, profile: Profile) -> bool:
+    """Whether an option's choice was measured beside another one's, on its device and as both are now."""
+    like = workload.devices()[option.device].like
+    device = like.device if like else option.device
+    return any(
+        _counts(row, option, device, workload) and tuple(json.loads(row.neighbours)[0][:2]) == _who(other)[:2]
+        for row in profile.interference
+    )
+
+
 def _harmonic(factors: list[float]) -> float:
     return len(factors) / math.fsum(1 / factor for factor in factors)
 

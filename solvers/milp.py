@@ -20,10 +20,17 @@ Constraints
     (machines) Σ_{c on d} n_c r_c y_c <= R_d m_d                                       for every resource
                Σ_{c on d: at most j fit on a machine} n_c y_c <= j m_d                 for every resource and j
     (packing)  m_d >= u - Σ_{c ∈ C*} u_c (1 - y_c)                                     added when needed
-    (budget)   Σ_d price_d m_d <= B                                                    where there is one
-Objective
-    min Σ_d price_d m_d, or max Σ_k λ_k accuracy_k / Σ_k λ_k; ties break one after the other by the goals that
-    follow: by default higher accuracy, lower ρ, fewer cores, first names.
+    (share)    Σ_{c on d} n_c r_c y_c <= R_d b_d, b_d >= 0     every resource, where d is paid by share;  else b_d = m_d
+    (spread)   Σ_{c at s, k ∈ S_c, at most j_c on a machine} ⌈n_c / j_c⌉ y_c <= m_d     for all d, k, s
+    (budget)   cost <= B                                                               where there is one
+    (limits)   goal <= value                               of earlier goals of a lexicographic objective
+Objective: one of
+    cost      Σ_d price_d b_d + Σ_c e_c y_c     price_d with restarts and idle electricity; e_c reloads, electricity
+    accuracy  Σ_k λ_k accuracy_k / Σ_k λ_k, maximised
+    energy    Σ_d idle_d b_d + Σ_c w_c y_c      watts; w_c = load x energy of a call over idle
+    weighted  α cost + β energy - γ accuracy    weights per USD/h, W and unit of accuracy
+    Ties break one after the other by the goals that follow: by default higher accuracy, lower ρ, fewer cores,
+    first names.
 
 Capacity (load below 98 % of it) holds for every column by construction. (packing): after each solve the replicas
 are packed exactly; if the columns C* need u machines of d and only m_d were bought, the cut is added and the
@@ -46,22 +53,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
+from inferplan.solvers.bill import bill
 from inferplan.solvers.columns import Column
 from inferplan.solvers.packing import Packing
 from inferplan.solvers.problem import Problem
-from inferplan.solvers.program import (
-    ACCURACY,
-    ACCURACY_FIRST,
-    CORES,
-    COST,
-    COST_FIRST,
-    RATIO,
-    TIE,
-    Ask,
-    Found,
-    Goal,
-    Program,
-)
+from inferplan.solvers.program import ACCURACY, CORES, COST, ENERGY, RATIO, TIE, WEIGHTED, Ask, Found, Goal, Program
 
 MAX_BRANCHES = 32
 TIE_GAPS = {ACCURACY: 1e-6, RATIO: 1e-3, CORES: 1e-6}
@@ -81,11 +77,23 @@ class Solution:
     bound: float
     proven: bool
     values: Mapping[Goal, float] = field(default_factory=dict)
-    """Values of the goals as the program sees them: all are minimised, costs are scaled."""
+    """Values of the goals as the program sees them: all are minimised, costs and powers are scaled."""
+    power_w: float | None = None
 
-    def worth(self, problem: Problem) -> float:
-        """The workload's own objective, to be minimised: cost, or minus the accuracy (as it is encoded)."""
-        return self.values[ACCURACY] if problem.maximizes_accuracy else self.cost_usd_per_h
+    def worth(self, ask: Ask) -> float:
+        """A question's objective, to be minimised: cost, power, minus the accuracy (as it is encoded), or a weighted
+        sum of them."""
+        return self.reached(ask.objective, ask.weights)
+
+    def reached(self, goal: Goal, weights: Mapping[str, float]) -> float:
+        """The value of cost, power, accuracy or their weighted sum, to be minimised."""
+        if goal == WEIGHTED:
+            terms = (one for one in (COST, ENERGY, ACCURACY) if weights.get(one[0], 0.0) > 0)
+            return math.fsum(weights[one[0]] * self.reached(one, weights) for one in terms)
+        if goal == ENERGY:
+            assert self.power_w is not None
+            return self.power_w
+        return self.values[ACCURACY] if goal == ACCURACY else self.cost_usd_per_h
 
     def chosen(self) -> dict[tuple[int, str], Column]:
         """The column that serves class k at stage s."""
@@ -93,14 +101,27 @@ class Solution:
 
 
 def promises(problem: Problem) -> Ask:
-    """The question the workload asks."""
+    """The question the workload asks; of a lexicographic objective, its first goal."""
+    objective = problem.workload.objective
+    kind = (
+        objective.minimize or objective.maximize or (WEIGHTED[0] if objective.weights else objective.lexicographic[0])
+    )
+    goal: Goal = (kind, "")
     return Ask(
-        ACCURACY_FIRST if problem.maximizes_accuracy else COST_FIRST,
+        ranked(goal),
         {need.name: 1.0 for need in problem.classes},
         {need.name: need.floor for need in problem.classes},
         {name: device.count for name, device in problem.devices.items()},
         problem.budget_usd_per_h,
+        objective=goal,
+        weights={name: weight for name, weight in objective.weights.items() if weight > 0},
     )
+
+
+def ranked(first: Goal, *then: Goal) -> tuple[Goal, ...]:
+    """Goals one after the other: the first, those that follow, and what breaks ties."""
+    ties = (ACCURACY, COST, RATIO, CORES) if first in (ACCURACY, WEIGHTED) else (COST, ACCURACY, RATIO, CORES)
+    return tuple(dict.fromkeys((first, *then, *ties)))
 
 
 class Solver:
@@ -140,15 +161,17 @@ class Solver:
             alive = [branch for branch, one in found if one.value <= top.value + TIE * max(1.0, abs(top.value))]
             for branch in alive:
                 branch.keep(goal, top.value)
-            scale = alive[0].price_scale if goal == COST else 1.0
+            scale = alive[0].unit(goal)
+            costs = bill(self.problem, top.columns, top.packings)
             best = Solution(
                 top.columns,
                 top.packings,
-                _price(self.problem, top.packings),
+                costs.total_usd_per_h,
                 best.objective if best else top.value * scale,
                 best.bound if best else min(bound, top.value) * scale,
                 best.proven if best else complete,
                 dict(values),
+                costs.power_w,
             )
             if time.monotonic() >= deadline:
                 break
@@ -207,9 +230,3 @@ def _agrees(column: Column, who: tuple[int, str], atom: frozenset[str]) -> bool:
     if column.stage == stage and k in column.classes and column.option.variant not in atom:
         return False
     return all(atom <= set(group) for owner, source, group in column.context if (owner, source) == who)
-
-
-def _price(problem: Problem, packings: Mapping[str, Packing]) -> float:
-    return math.fsum(
-        problem.devices[name].price_usd_per_h * len(packing.machines) for name, packing in sorted(packings.items())
-    )

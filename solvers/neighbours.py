@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 
 from inferplan.estimators.cost import Capacity
 from inferplan.estimators.interference import Tenant, measured_on
+from inferplan.solvers.bill import bill
 from inferplan.solvers.columns import Column
 from inferplan.solvers.milp import Solution
 from inferplan.solvers.packing import Packing
+from inferplan.solvers.placing import most_together, strangers
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import column_names
 
@@ -69,7 +71,8 @@ def spreads(
     for _ in range(MAX_EXTRA):
         best: tuple[float, str, Solution] | None = None
         for device, packing in sorted(solution.packings.items()):
-            count, price = counts[device], problem.devices[device].price_usd_per_h
+            count, tariff = counts[device], problem.devices[device].tariff
+            price = tariff.hourly_usd if tariff.billing == "whole" else 0.0
             dearer = solution.cost_usd_per_h + price
             if (count is not None and len(packing.machines) >= count) or dearer > most_usd_per_h:
                 continue
@@ -80,7 +83,9 @@ def spreads(
             worth = gain / max(price, 1e-12)
             if best is None or worth > best[0] * (1 + GAIN):
                 packings = {**solution.packings, device: Packing(apart, packing.proven)}
-                best = worth, device, replace(solution, packings=packings, cost_usd_per_h=dearer)
+                power = bill(problem, solution.columns, packings).power_w
+                wider = replace(solution, packings=packings, cost_usd_per_h=dearer, power_w=power)
+                best = worth, device, wider
         if best is None:
             return
         solution = best[2]
@@ -95,6 +100,9 @@ class _Room:
     tenants: Mapping[str, Tenant]
     needs: Mapping[str, Capacity]
     busy: Mapping[str, float]
+    most: Mapping[str, int]
+    """Where one machine may hold only so many of an option."""
+    apart: frozenset[frozenset[str]]
     _known: dict[tuple[tuple[str, int], ...], float]
 
     @classmethod
@@ -102,7 +110,8 @@ class _Room:
         named = column_names(columns)
         needs = {name: column.option.need for name, column in named.items() if column.option.need is not None}
         busy = {name: column.utilisation for name, column in named.items()}
-        return cls(problem, tenants(problem, columns), needs, busy, {})
+        most = {name: limit for name, column in named.items() if (limit := most_together(column)) is not None}
+        return cls(problem, tenants(problem, columns), needs, busy, most, strangers(named), {})
 
     def lost(self, machines: Sequence[Machine]) -> float:
         """Replicas' worth of work that is lost on machines."""
@@ -141,6 +150,13 @@ class _Room:
                 return False
             memory = sum((need.memory_bytes or 0) * count for need, count in needs)
             if capacity.memory_bytes is not None and memory > capacity.memory_bytes:
+                return False
+            gpu_memory = sum((need.gpu_memory_bytes or 0) * count for need, count in needs)
+            if capacity.gpu_memory_bytes is not None and gpu_memory > capacity.gpu_memory_bytes:
+                return False
+            if any(count > self.most.get(name, count) for name, count in machine.items()):
+                return False
+            if any(pair <= machine.keys() for pair in self.apart):
                 return False
         return True
 

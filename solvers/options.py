@@ -16,7 +16,15 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from inferplan.estimators.accuracy import AccuracyModel
-from inferplan.estimators.cost import Capacity, fitting, machine_capacity, replica_need
+from inferplan.estimators.cost import (
+    ON_GPU,
+    Capacity,
+    busy_w,
+    fitting,
+    machine_capacity,
+    replica_need,
+    shares,
+)
 from inferplan.estimators.fanout import FanOuts
 from inferplan.estimators.points import Points
 from inferplan.estimators.service import ServiceModel
@@ -47,6 +55,20 @@ class Option:
     """What one replica takes of a machine."""
     memory_bytes: int | None
     model_sha256: str
+    gpu_memory_bytes: int | None = None
+    share: float = 0.0
+    """Of a machine, in the resource that one replica takes most of."""
+    load_s: float | None = None
+    """Time to load its model; None where it was not measured."""
+    busy_w: float | None = None
+    """What a replica at work adds to its machine's idle power; None where it is not known."""
+    company: frozenset[str] = frozenset()
+    """On a GPU: the choices (stage/choice) it may share it with; empty: it has the GPU to itself."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its replicas run on a GPU."""
+        return self.provider in ON_GPU
 
 
 @dataclass(frozen=True)
@@ -57,19 +79,33 @@ class OptionTable:
     excluded: tuple[str, ...]
 
 
+Company = Mapping[tuple[str, str], frozenset[str]]
+"""By (device, stage/choice): the choices that were measured beside it, and it beside them."""
+
+
 def option_table(
-    workload: Workload, points: Points, laws: FanOuts, accuracy: AccuracyModel | None, needs_accuracy: bool
+    workload: Workload,
+    points: Points,
+    laws: FanOuts,
+    accuracy: AccuracyModel | None,
+    needs_accuracy: bool,
+    company: Company | None = None,
 ) -> OptionTable:
     """Build the table.
 
-    `needs_accuracy`: some promise or the objective rests on accuracy, so variants without any are left out.
+    `needs_accuracy`: some promise or the objective rests on accuracy, so variants without any are left out; likewise
+    options whose power is not known where the objective or the cost rests on energy. `company`: what may share a GPU.
     Raises InputError where a stage has no usable measurement, InfeasibleError where none fits a machine.
     """
     excluded: list[str] = list(points.failed)
     stages: dict[str, tuple[Option, ...]] = {}
     for name in sorted(workload.pipeline.stages):
         usable = _usable_variants(workload, name, points, laws, accuracy if needs_accuracy else None, excluded)
-        found = [option for variant in usable for option in _options(workload, name, variant, points, excluded)]
+        found = [
+            option
+            for variant in usable
+            for option in _options(workload, name, variant, points, company or {}, excluded)
+        ]
         _require(workload, name, usable, found, points, excluded)
         stages[name] = tuple(found)
     return OptionTable(_named(workload, stages), tuple(excluded))
@@ -110,7 +146,9 @@ def _require(
     raise InputError(f"stage {stage} {why}: run `inferplan profile` on workload {workload.name}", details)
 
 
-def _options(workload: Workload, stage: str, variant: str, points: Points, excluded: list[str]) -> list[Option]:
+def _options(
+    workload: Workload, stage: str, variant: str, points: Points, company: Company, excluded: list[str]
+) -> list[Option]:
     spec = workload.pipeline.stages[stage].variants[StageChoice.parse(variant).variant]
     if spec.runtime == "skip":
         return [Option("", stage, variant, "skip", "none", NO_DEVICE, 0, 1, 0.0, None, None, None, "")]
@@ -120,10 +158,15 @@ def _options(workload: Workload, stage: str, variant: str, points: Points, exclu
     for key, service in sorted(points.models.items(), key=lambda item: item[0]):
         if (key.stage, key.variant) != (stage, variant):
             continue
-        device = devices[key.device]
+        device, tier = devices[key.device], workload.tiers[key.device.split("/", 1)[0]]
+        needs_power = "energy" in workload.objective.terms or tier.energy_price_usd_per_kwh > 0
+        friends = (
+            company.get((key.device, f"{stage}/{variant}"), frozenset()) if key.provider in ON_GPU else frozenset()
+        )
         for batch in service.batches:
-            memory = service.memory_bytes(batch)
-            need = replica_need(device, key.provider, key.threads, memory)
+            memory, gpu_memory = service.memory_bytes(batch), service.gpu_memory_bytes(batch)
+            shares_gpu = bool(friends) and gpu_memory is not None and device.gpu_memory_bytes is not None
+            need = replica_need(device, key.provider, key.threads, memory, gpu_memory, shares_gpu)
             where = f"{stage}/{variant} on {key.device}, {key.threads} threads, batch {batch}"
             if need is None:
                 excluded.append(f"{where}: the device limits memory, and memory was not measured")
@@ -131,10 +174,18 @@ def _options(workload: Workload, stage: str, variant: str, points: Points, exclu
             if fitting(machine_capacity(device), need) < 1:
                 excluded.append(f"{where}: one replica does not fit on a machine")
                 continue
+            # A counter says what the measured machine drew, not one that is only like it.
+            counter = service.power_w(batch) if device.like is None else None
+            power = busy_w(device, key.provider, key.threads, counter)
+            if needs_power and power is None:
+                excluded.append(f"{where}: nothing is known of its power; give power_w of the device")
+                continue
             found += [
                 Option(
                     "", stage, variant, spec.runtime, cast(Provider, key.provider), key.device, key.threads, batch,
-                    delay, service, need, memory, points.model_sha256[stage, variant],
+                    delay, service, need, memory, points.model_sha256[stage, variant], gpu_memory,
+                    max(shares(machine_capacity(device), need)), service.load_s(batch), power,
+                    friends if shares_gpu else frozenset(),
                 )
                 for delay in (delays if batch > 1 else [0.0])
             ]  # fmt: skip

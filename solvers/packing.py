@@ -4,6 +4,8 @@
 an upper bound, aggregate capacities a lower one; where they differ a search over maximal fillings of one
 machine after the other, with memory of what failed, closes the gap. The search has a limit; beyond it the
 answer says that it is not proven.
+
+An item may limit how many of it one machine holds (`most`), and some items may not share a machine at all (`apart`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from inferplan.estimators.cost import Capacity, fitting
 
 SEARCH_LIMIT = 100_000
-Sizes = tuple[int, int, int]
+Sizes = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Item:
     name: str
     need: Capacity
     count: int
+    most: int | None = None
+    """How many of them one machine may hold; None: as many as fit."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,11 @@ class Packing:
     proven: bool
 
 
-def pack(items: Sequence[Item], machine: Capacity) -> Packing:
-    """Pack replicas on as few machines as possible. Every item must fit on an empty machine by itself."""
+def pack(items: Sequence[Item], machine: Capacity, apart: frozenset[frozenset[str]] = frozenset()) -> Packing:
+    """Pack replicas on as few machines as possible. Every item must fit on an empty machine by itself.
+
+    `apart`: pairs of names that may not be on one machine.
+    """
     wanted = sorted((item for item in items if item.count > 0), key=lambda item: item.name)
     for item in wanted:
         if fitting(machine, item.need) < 1:
@@ -43,10 +50,11 @@ def pack(items: Sequence[Item], machine: Capacity) -> Packing:
     room = _sizes(machine, machine)
     needs = [_sizes(item.need, machine) for item in wanted]
     counts = tuple(item.count for item in wanted)
-    best = min((_first_fit(needs, counts, room, order) for order in _orders(needs, room)), key=len, default=[])
-    least = _least(needs, counts, room)
+    rules = _Rules.of(wanted, apart)
+    best = min((_first_fit(needs, counts, room, order, rules) for order in _orders(needs, room)), key=len, default=[])
+    least = _least(needs, counts, room, rules)
     proven = True
-    search = _Search(needs, room)
+    search = _Search(needs, room, rules)
     for machines in range(least, len(best)):
         found = search.fits(counts, machines)
         if found is not None:
@@ -59,17 +67,46 @@ def pack(items: Sequence[Item], machine: Capacity) -> Packing:
     return Packing(tuple(sorted(named, key=lambda filling: sorted(filling.items()))), proven)
 
 
+@dataclass(frozen=True)
+class _Rules:
+    """By item: how many one machine holds at most, and which other items may not be there."""
+
+    most: tuple[int, ...]
+    apart: tuple[frozenset[int], ...]
+
+    @classmethod
+    def of(cls, items: Sequence[Item], apart: frozenset[frozenset[str]]) -> _Rules:
+        most = tuple(item.count if item.most is None else item.most for item in items)
+        strangers = [
+            frozenset(j for j, other in enumerate(items) if j != i and frozenset({item.name, other.name}) in apart)
+            for i, item in enumerate(items)
+        ]
+        return cls(most, tuple(strangers))
+
+    def allow(self, index: int, filling: Sequence[int]) -> int:
+        """How many more of an item these rules let onto a machine."""
+        if any(filling[other] for other in self.apart[index]):
+            return 0
+        return max(self.most[index] - filling[index], 0)
+
+
 def _sizes(need: Capacity, machine: Capacity) -> Sizes:
     memory = (need.memory_bytes or 0) if machine.memory_bytes is not None else 0
-    return need.cores, memory, need.gpus
+    gpu_memory = (need.gpu_memory_bytes or 0) if machine.gpu_memory_bytes is not None else 0
+    return need.cores, memory, need.gpus, gpu_memory
 
 
 def _fits(size: Sizes, room: Sizes) -> bool:
-    return size[0] <= room[0] and size[1] <= room[1] and size[2] <= room[2]
+    return size[0] <= room[0] and size[1] <= room[1] and size[2] <= room[2] and size[3] <= room[3]
 
 
 def _take(room: Sizes, size: Sizes, times: int = 1) -> Sizes:
-    return room[0] - size[0] * times, room[1] - size[1] * times, room[2] - size[2] * times
+    return (
+        room[0] - size[0] * times,
+        room[1] - size[1] * times,
+        room[2] - size[2] * times,
+        room[3] - size[3] * times,
+    )
 
 
 def _most(size: Sizes, room: Sizes) -> int:
@@ -85,29 +122,29 @@ def _orders(needs: Sequence[Sizes], room: Sizes) -> Iterator[list[int]]:
 
 
 def _first_fit(
-    needs: Sequence[Sizes], counts: Sequence[int], room: Sizes, order: Sequence[int]
+    needs: Sequence[Sizes], counts: Sequence[int], room: Sizes, order: Sequence[int], rules: _Rules
 ) -> list[tuple[int, ...]]:
     left: list[Sizes] = []
     filled: list[list[int]] = []
     for index in order:
         remaining = counts[index]
         for machine, free in enumerate(left):
-            times = min(_most(needs[index], free), remaining)
+            times = min(_most(needs[index], free), remaining, rules.allow(index, filled[machine]))
             left[machine] = _take(free, needs[index], times)
             filled[machine][index] += times
             remaining -= times
         while remaining:
-            times = min(_most(needs[index], room), remaining)
+            times = min(_most(needs[index], room), remaining, rules.most[index])
             left.append(_take(room, needs[index], times))
             filled.append([times if i == index else 0 for i in range(len(needs))])
             remaining -= times
     return [tuple(filling) for filling in filled]
 
 
-def _least(needs: Sequence[Sizes], counts: Sequence[int], room: Sizes) -> int:
+def _least(needs: Sequence[Sizes], counts: Sequence[int], room: Sizes, rules: _Rules) -> int:
     """A lower bound: aggregate need in each dimension, and items of which only k fit on a machine."""
-    bound = 0
-    for dimension in range(3):
+    bound = max((-(-count // most) for count, most in zip(counts, rules.most, strict=True) if count), default=0)
+    for dimension in range(4):
         if not room[dimension]:
             continue
         total = sum(need[dimension] * count for need, count in zip(needs, counts, strict=True))
@@ -122,9 +159,10 @@ def _least(needs: Sequence[Sizes], counts: Sequence[int], room: Sizes) -> int:
 class _Search:
     """Depth-first search for a packing into a given number of machines."""
 
-    def __init__(self, needs: Sequence[Sizes], room: Sizes) -> None:
+    def __init__(self, needs: Sequence[Sizes], room: Sizes, rules: _Rules) -> None:
         self.needs = needs
         self.room = room
+        self.rules = rules
         self.order = sorted(range(len(needs)), key=lambda i: (-max(self._shares(i)), i))
         self.failed: dict[tuple[int, ...], int] = {}
         self.steps = 0
@@ -143,7 +181,7 @@ class _Search:
         self.steps += 1
         if self.exhausted() or machines <= self.failed.get(counts, -1):
             return None
-        if _least(self.needs, counts, self.room) > machines:
+        if _least(self.needs, counts, self.room, self.rules) > machines:
             return None
         largest = next(index for index in self.order if counts[index])
         for filling in self._fillings(counts, largest):
@@ -161,12 +199,15 @@ class _Search:
 
         def fill(position: int, room: Sizes) -> Iterator[tuple[int, ...]]:
             if position == len(self.order):
-                open_ = any(counts[i] > chosen[i] and _fits(self.needs[i], room) for i in self.order)
+                open_ = any(
+                    counts[i] > chosen[i] and _fits(self.needs[i], room) and self.rules.allow(i, chosen)
+                    for i in self.order
+                )
                 if not open_:
                     yield tuple(chosen)
                 return
             index = self.order[position]
-            most = min(counts[index], _most(self.needs[index], room))
+            most = min(counts[index], _most(self.needs[index], room), self.rules.allow(index, chosen))
             for times in range(most, -1 if index != largest else 0, -1):
                 chosen[index] = times
                 yield from fill(position + 1, _take(room, self.needs[index], times))

@@ -16,8 +16,9 @@ from inferplan.solvers.explain import Chosen, alternatives, binding
 from inferplan.solvers.infeasible import disturbed, infeasible
 from inferplan.solvers.judge import Judge, believed, limits_s, measured
 from inferplan.solvers.milp import Solution, Solver, promises
+from inferplan.solvers.objectives import decide, normalised
 from inferplan.solvers.problem import Problem, read_problem
-from inferplan.solvers.program import Ask
+from inferplan.solvers.program import ACCURACY, Ask
 from inferplan.solvers.search import MARGIN, SAME, Search
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.errors import UndecidedError
@@ -49,10 +50,11 @@ def solve(
     ask = promises(problem)
     program = Solver(problem, build_columns(problem))
     judge = Judge(problem, seed)
+    ask = normalised(program, ask, time_limit_s, gap)
     search = Search(problem, program, judge, ask, gap, deadline)
-    search.run()
+    proven = decide(search, problem)
     solution, result = _outcome(search)
-    plan = _plan(search, solution, result, loaded, profile, plan_dir)
+    plan = _plan(search, solution, result, loaded, profile, plan_dir, proven)
     check_plan(plan, loaded.workload, profile)
     return plan
 
@@ -90,6 +92,7 @@ def _plan(
     loaded: LoadedWorkload,
     profile: Profile,
     plan_dir: Path,
+    proven: bool,
 ) -> Plan:
     problem = search.problem
     question = search.question(search.scales)
@@ -111,8 +114,12 @@ def _plan(
         workload=assembly.workload_source(loaded, plan_dir),
         profile=assembly.profile_source(profile, problem, solution),
         objective=assembly.objective_text(loaded.workload.objective),
+        terms=assembly.terms(problem, solution, search.ask),
         cost_usd_per_h=solution.cost_usd_per_h,
-        proof=_proof(search, solution),
+        costs=assembly.costs(problem, solution),
+        energy=assembly.energy(problem, solution),
+        prices=assembly.prices(loaded, solution),
+        proof=_proof(search, solution, proven),
         certificate=assembly.certificate(problem, result),
         classes=assembly.class_plans(problem, solution, result, accuracies),
         options=assembly.options(solution, result, search.judge.slowdowns(solution)),
@@ -127,10 +134,11 @@ def _safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "-", name)
 
 
-def _proof(search: Search, solution: Solution) -> Proof:
-    """What the last question to the program says of the plan's objective."""
-    sign = -1.0 if search.problem.maximizes_accuracy else 1.0
-    objective = solution.worth(search.problem)
+def _proof(search: Search, solution: Solution, earlier: bool) -> Proof:
+    """What the last question to the program says of the plan's objective: of the last goal of a lexicographic one,
+    whose `earlier` goals were proven or not."""
+    sign = -1.0 if search.ask.objective == ACCURACY else 1.0
+    objective = solution.worth(search.ask)
     last = search.proof
     bound = objective
     proven = False
@@ -144,7 +152,7 @@ def _proof(search: Search, solution: Solution) -> Proof:
     gap = abs(objective - bound) / abs(objective) if objective else 0.0
     return Proof(
         solver="HiGHS through python-mip",
-        status="optimal" if proven else "feasible",
+        status="optimal" if proven and earlier else "feasible",
         objective=sign * objective,
         bound=sign * bound,
         gap=gap,

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inferplan.estimators.accuracy import AccuracyModel, accuracy_model
-from inferplan.estimators.cost import Capacity, machine_capacity
+from inferplan.estimators.cost import Capacity, Tariff, machine_capacity, tariff
 from inferplan.estimators.fanout import FanOuts, fan_outs
-from inferplan.estimators.interference import Interference, read_interference
+from inferplan.estimators.interference import Interference, measured_on, read_interference
 from inferplan.estimators.network import stage_order
 from inferplan.estimators.points import Points, read_points
 from inferplan.estimators.service import SampleSource
@@ -43,6 +43,7 @@ class DeviceType:
     price_usd_per_h: float
     count: int | None
     capacity: Capacity
+    tariff: Tariff
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class Problem:
     interference: Interference = NO_INTERFERENCE
 
     @property
-    def maximizes_accuracy(self) -> bool:
-        """Whether the objective is accuracy under a budget, not cost."""
-        return self.workload.objective.maximize == "accuracy"
+    def values_accuracy(self) -> bool:
+        """Whether accuracy is something to make best of, not only to keep promises about."""
+        return "accuracy" in self.workload.objective.terms
 
     def options(self, stage: str) -> tuple[Option, ...]:
         """The stage's options."""
@@ -89,10 +90,17 @@ def read_problem(workload: Workload, profile: Profile, samples: SampleSource | N
             f"{len(classes)} traffic classes: plans for more than {MAX_CLASSES} are not honoured yet;"
             " merge classes with the same promises"
         )
-    wanted = workload.objective.maximize == "accuracy" or any(need.floor is not None for need in classes)
-    table = option_table(workload, points, laws, accuracy, wanted)
+    wanted = "accuracy" in workload.objective.terms or any(need.floor is not None for need in classes)
+    interference = read_interference(workload, profile, points.model_sha256)
+    table = option_table(workload, points, laws, accuracy, wanted, _company(workload, interference))
     devices = {
-        name: DeviceType(name, device.price_usd_per_h, device.count, machine_capacity(device))
+        name: DeviceType(
+            name,
+            device.price_usd_per_h,
+            device.count,
+            machine_capacity(device),
+            tariff(device, workload.tiers[name.split("/", 1)[0]]),
+        )
         for name, device in sorted(workload.devices().items())
     }
     return Problem(
@@ -106,8 +114,18 @@ def read_problem(workload: Workload, profile: Profile, samples: SampleSource | N
         classes,
         devices,
         workload.objective.budget_usd_per_h,
-        read_interference(workload, profile, points.model_sha256),
+        interference,
     )
+
+
+def _company(workload: Workload, interference: Interference) -> dict[tuple[str, str], frozenset[str]]:
+    """By (device, stage/choice): what may share a GPU with it."""
+    devices = workload.devices()
+    return {
+        (name, choice): others
+        for name in devices
+        for choice, others in interference.company(measured_on(devices, name)).items()
+    }
 
 
 def _class_need(workload: Workload, name: str) -> ClassNeed:

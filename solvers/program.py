@@ -5,23 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from inferplan.estimators.cost import Capacity
+from inferplan.solvers.bill import column_usd_per_h, column_w
 from inferplan.solvers.columns import Column
 from inferplan.solvers.combinations import Encoding, encoding, require_listed
 from inferplan.solvers.packing import Item, Packing, pack
+from inferplan.solvers.placing import most_together, strangers
 from inferplan.solvers.problem import Problem
 
-Goal = tuple[Literal["cost", "accuracy", "ratio", "cores", "machines", "latency"], str]
+Goal = tuple[Literal["cost", "accuracy", "energy", "weighted", "ratio", "cores", "machines", "latency"], str]
 """What to make best of (cores: fewest, then first by name). The text names the class (accuracy, latency; empty for
 all) or the device (machines)."""
 COST: Goal = ("cost", "")
 ACCURACY: Goal = ("accuracy", "")
+ENERGY: Goal = ("energy", "")
+WEIGHTED: Goal = ("weighted", "")
 RATIO: Goal = ("ratio", "")
 CORES: Goal = ("cores", "")
-COST_FIRST = (COST, ACCURACY, RATIO, CORES)
-ACCURACY_FIRST = (ACCURACY, COST, RATIO, CORES)
 TIE = 1e-7
 ABSOLUTE_GAP = 1e-9
 BETTER = 1e-5
@@ -44,7 +47,13 @@ class Ask:
     rejected: tuple[tuple[Column, ...], ...] = ()
     """Plans that may not be chosen again."""
     better_than: float | None = None
-    """The workload's own objective must be less than this."""
+    """The objective must be less than this."""
+    objective: Goal = COST
+    """What makes a plan better than another, whatever else a question asks for."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of the weighted goal: per USD/h of cost, per watt of energy, per unit of accuracy (which counts against it)."""
+    limits: tuple[tuple[Goal, float], ...] = ()
+    """Goals that must stay at or below a value: what earlier goals of a lexicographic objective reached."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,9 @@ class Program:
         self.feasible = self._every_stage_has_columns()
         self.model = mip.Model(solver_name="HIGHS")
         self.model.verbose = 0
-        self.price_scale = _geometric_mean([d.price_usd_per_h for d in problem.devices.values()])
+        self.price_scale = _geometric_mean([d.tariff.hourly_usd for d in problem.devices.values()])
+        self.power_scale = _geometric_mean([d.tariff.power_w or d.tariff.idle_w or 0 for d in problem.devices.values()])
+        self._weights_asked: Mapping[str, float] = {}
         self._proven_packing = True
         if self.feasible:
             self._build()
@@ -123,22 +134,61 @@ class Program:
 
         model = self.model
         self._machines: dict[str, Any] = {}
+        self._billed: dict[str, Any] = {}
         for name, device in self.problem.devices.items():
             own = [(y, c) for y, c in zip(self._y, self.columns, strict=True) if c.option.device == name]
             most = sum(max((c.replicas for _, c in own if c.stage == s), default=0) for s in self.problem.stages)
             machines = model.add_var(var_type=mip.INTEGER, lb=0, ub=max(most * len(self.problem.classes), 1))
-            self._machines[name] = machines
-            for room, need_of in _dimensions(device.capacity.cores, device.capacity.memory_bytes, device.capacity.gpus):
+            by_share = device.tariff.billing == "share"
+            billed = model.add_var(lb=0) if by_share else machines
+            self._machines[name], self._billed[name] = machines, billed
+            for room, need_of in _dimensions(device.capacity):
                 needs = [(y, c.replicas, need_of(c)) for y, c in own]
                 if not any(need for *_, need in needs):
                     continue
-                model += mip.xsum(n * need / room * y for y, n, need in needs) - machines <= 0
+                used = mip.xsum(n * need / room * y for y, n, need in needs)
+                model += used - machines <= 0
+                if by_share:
+                    model += used - billed <= 0
                 fit = {room // need for *_, need in needs if need}
                 for few in sorted(fit):
                     bulky = [n * y for y, n, need in needs if need and room // need <= few]
                     model += mip.xsum(bulky) - few * machines <= 0
-        prices = {name: device.price_usd_per_h / self.price_scale for name, device in self.problem.devices.items()}
-        self._cost = mip.xsum(prices[name] * machines for name, machines in self._machines.items())
+            self._spread(own, machines)
+        self._add_bill()
+
+    def _spread(self, own: Sequence[tuple[Any, Column]], machines: Any) -> None:
+        """A column of which one machine holds so many at most needs that many machines; only one column of a class
+        and stage is chosen."""
+        import mip
+
+        rows: dict[tuple[int, str], list[Any]] = {}
+        for y, column in own:
+            most = most_together(column)
+            if most is not None:
+                for k in column.classes:
+                    rows.setdefault((k, column.stage), []).append(-(-column.replicas // most) * y)
+        for members in rows.values():
+            self.model += mip.xsum(members) - machines <= 0
+
+    def _add_bill(self) -> None:
+        import mip
+
+        problem = self.problem
+        tariffs = {name: device.tariff for name, device in problem.devices.items()}
+        prices = [column_usd_per_h(problem, column) / self.price_scale for column in self.columns]
+        self._cost = mip.xsum(
+            [
+                *(tariffs[name].hourly_usd / self.price_scale * billed for name, billed in self._billed.items()),
+                *(price * y for price, y in zip(prices, self._y, strict=True) if price > 0),
+            ]
+        )
+        watts = [column_w(column) for column in self.columns]
+        self._power: Any = None
+        if all(tariff.idle_w is not None for tariff in tariffs.values()) and None not in watts:
+            idle = [(tariffs[name].idle_w or 0.0) / self.power_scale * m for name, m in self._billed.items()]
+            work = [(w or 0.0) / self.power_scale * y for w, y in zip(watts, self._y, strict=True)]
+            self._power = mip.xsum([*idle, *work])
 
     def _add_latencies(self) -> None:
         import mip
@@ -232,6 +282,7 @@ class Program:
         import mip
 
         model, classes = self.model, self.problem.classes
+        self._weights_asked = ask.weights
         added: list[Any] = []
         for k, total in self._latency.items():
             scale = ask.scales[classes[k].name]
@@ -248,10 +299,12 @@ class Program:
             machines.ub = float(count) if count is not None else 1e7
         if ask.budget_usd_per_h is not None:
             added.append(model.add_constr(self._cost <= ask.budget_usd_per_h / self.price_scale * (1 + 1e-9)))
+        for goal, most in ask.limits:
+            scaled = most / self.unit(goal)
+            added.append(model.add_constr(self.expression(goal) <= scaled + 1e-9 * max(1.0, abs(scaled))))
         if ask.better_than is not None:
-            goal = ACCURACY if self.problem.maximizes_accuracy else COST
-            less = ask.better_than / (1.0 if goal == ACCURACY else self.price_scale)
-            added.append(model.add_constr(self.expression(goal) <= less - max(BETTER * abs(less), 2e-6)))
+            less = ask.better_than / self.unit(ask.objective)
+            added.append(model.add_constr(self.expression(ask.objective) <= less - max(BETTER * abs(less), 2e-6)))
         for chosen in ask.forbidden:
             together = mip.xsum(self._choice[key] for key in sorted(chosen))
             added.append(model.add_constr(together <= len(chosen) - 1))
@@ -287,6 +340,10 @@ class Program:
         kind, who = goal
         if kind == "cost":
             return self._cost
+        if kind == "energy":
+            return self._power
+        if kind == "weighted":
+            return self._weighed()
         if kind == "machines":
             return 1.0 * self._machines[who]
         if kind == "ratio":
@@ -300,9 +357,25 @@ class Program:
             return mip.xsum((self.columns[i].cores + weight * rank) * self._y[i] for rank, i in enumerate(order))
         if self._accuracy is None:
             return None
-        if goal == ACCURACY and self.problem.maximizes_accuracy:
+        if goal == ACCURACY and self.problem.values_accuracy:
             require_listed(self._accuracy, self.problem)
         return -1.0 * self._accuracy.total({self._index(who): 1.0} if who else self._weights())
+
+    def unit(self, goal: Goal) -> float:
+        """What one of a goal's expression stands for: costs and powers are scaled."""
+        return {"cost": self.price_scale, "energy": self.power_scale}.get(goal[0], 1.0)
+
+    def _weighed(self) -> Any:
+        """The weighted sum of cost, power and lost accuracy."""
+        import mip
+
+        weights = self._weights_asked
+        terms = []
+        for goal in (COST, ENERGY, ACCURACY):
+            if weights.get(goal[0], 0.0) > 0:
+                require_listed(self._accuracy, self.problem, exactly=goal == ACCURACY)
+                terms.append(weights[goal[0]] * self.unit(goal) * self.expression(goal))
+        return mip.xsum(terms)
 
     def _weights(self) -> dict[int, float]:
         total = sum(need.rate_rps for need in self.problem.classes)
@@ -315,10 +388,13 @@ class Program:
 def pack_columns(problem: Problem, columns: Sequence[Column]) -> dict[str, Packing]:
     """Replicas of chosen columns on machines, for every device type in use. Items are named as `column_names` does."""
     items: dict[str, list[Item]] = {}
-    for name, column in column_names(columns).items():
+    named = column_names(columns)
+    for name, column in named.items():
         if column.option.need is not None:
-            items.setdefault(column.option.device, []).append(Item(name, column.option.need, column.replicas))
-    return {device: pack(found, problem.devices[device].capacity) for device, found in sorted(items.items())}
+            item = Item(name, column.option.need, column.replicas, most_together(column))
+            items.setdefault(column.option.device, []).append(item)
+    apart = strangers(named)
+    return {device: pack(found, problem.devices[device].capacity, apart) for device, found in sorted(items.items())}
 
 
 def column_names(columns: Sequence[Column]) -> dict[str, Column]:
@@ -333,19 +409,14 @@ def column_names(columns: Sequence[Column]) -> dict[str, Column]:
     return named
 
 
-def _dimensions(cores: int, memory: int | None, gpus: int) -> list[tuple[int, Callable[[Column], int]]]:
+def _dimensions(machine: Capacity) -> list[tuple[int, Callable[[Column], int]]]:
     """Room of a machine and need of a column's replica, per limited resource."""
 
-    def need(column: Column, what: str) -> int:
-        value = getattr(column.option.need, what) if column.option.need else 0
-        return int(value or 0)
+    def need_of(what: str) -> Callable[[Column], int]:
+        return lambda column: int(getattr(column.option.need, what, 0) or 0)
 
-    found: list[tuple[int, Callable[[Column], int]]] = [(cores, lambda c: need(c, "cores"))]
-    if memory is not None:
-        found.append((memory, lambda c: need(c, "memory_bytes")))
-    if gpus:
-        found.append((gpus, lambda c: need(c, "gpus")))
-    return found
+    names = ("cores", "memory_bytes", "gpus", "gpu_memory_bytes")
+    return [(room, need_of(what)) for what in names if (room := getattr(machine, what))]
 
 
 def _geometric_mean(prices: Sequence[float]) -> float:

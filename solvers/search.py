@@ -32,7 +32,7 @@ from inferplan.solvers.judge import Judge, believed, limits_s, measured
 from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.neighbours import arranged, spreads
 from inferplan.solvers.problem import Problem
-from inferplan.solvers.program import BETTER, RATIO, Ask
+from inferplan.solvers.program import ACCURACY, BETTER, COST, RATIO, Ask
 from inferplan.solvers.story import describe, slowest_text, verdict_text
 
 MAX_ROUNDS = 14
@@ -70,7 +70,7 @@ class Search:
 
     def run(self) -> None:
         """Look for the best certified plan."""
-        self.scales = dict.fromkeys(limits_s(self.problem), 1.0)
+        self.scales = self.scales or dict.fromkeys(limits_s(self.problem), 1.0)
         while self._rounds < MAX_ROUNDS and (self._rounds == 0 or time.monotonic() < self.deadline):
             proposal = self._propose(self.scales)
             if proposal is not None and (self.incumbent is None or self._better(proposal, self.incumbent)):
@@ -84,6 +84,12 @@ class Search:
                 break
         if self.incumbent is not None:
             self._polish()
+
+    def go_on(self, ask: Ask) -> None:
+        """Look further, for another objective, with all that was learnt and the incumbent to begin with."""
+        self.ask = ask
+        self.closed, self.proof, self._rounds = False, None, 0
+        self.run()
 
     def question(self, scales: Mapping[str, float]) -> Ask:
         """The workload's question under these scales, without rejected plans."""
@@ -107,13 +113,14 @@ class Search:
         """The plan of least believed latency among those better than the incumbent."""
         if not self.scales:
             return None
-        question = replace(self.question(dict.fromkeys(self.scales, WIDEST)), goals=(RATIO, *self.ask.goals[:2]))
+        goals = (RATIO, *self.ask.goals[:2], *([ACCURACY] if self.problem.values_accuracy else []))
+        question = replace(self.question(dict.fromkeys(self.scales, WIDEST)), goals=tuple(dict.fromkeys(goals)))
         if self.incumbent is not None:
-            question = replace(question, better_than=self.incumbent.worth(self.problem))
+            question = replace(question, better_than=self.incumbent.worth(self.ask))
         return self._ask(question)
 
     def _better(self, new: Solution, old: Solution) -> bool:
-        new_worth, old_worth = new.worth(self.problem), old.worth(self.problem)
+        new_worth, old_worth = new.worth(self.ask), old.worth(self.ask)
         return new_worth < old_worth - SAME * max(abs(old_worth), 1e-12)
 
     def _try(self, proposal: Solution, how: str) -> bool:
@@ -163,11 +170,13 @@ class Search:
         if not self.judge.slowdowns(plan):
             return None
         most = math.inf if self.ask.budget_usd_per_h is None else self.ask.budget_usd_per_h
-        if self.incumbent is not None and not self.problem.maximizes_accuracy:
+        if self.incumbent is not None and self.ask.objective == COST:
             most = min(most, self.incumbent.cost_usd_per_h * (1 - BETTER))
-        elif self.incumbent is not None and not self._better(plan, self.incumbent):
-            return None
-        found = list(spreads(self.problem, plan, self.ask.counts, most))
+        found = [
+            wider
+            for wider in spreads(self.problem, plan, self.ask.counts, most)
+            if self._keeps_limits(wider) and (self.incumbent is None or self._better(wider, self.incumbent))
+        ]
         # The further apart, the faster: the last one decides whether any is certified, bisection which is the first.
         if not found or self.judge.judge(found[-1]).verdict == "missed":
             return None
@@ -179,6 +188,11 @@ class Search:
             else:
                 low = middle + 1
         return found[high] if self.judge.certain(found[high]).verdict == "met" else None
+
+    def _keeps_limits(self, plan: Solution) -> bool:
+        """Whether a plan is as good in what earlier goals reached; more machines may cost and draw more."""
+        reached = [(plan.reached(goal, self.ask.weights), most) for goal, most in self.ask.limits]
+        return all(value <= most + SAME * max(abs(most), 1e-12) for value, most in reached)
 
     def _polish(self) -> None:
         """Of plans as good as the incumbent, take the one that the ties prefer, if it is certified too."""

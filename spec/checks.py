@@ -158,8 +158,8 @@ def _accuracy(workload: Workload) -> Iterator[Finding]:
                     ("classes", name, "accuracy", "floor"),
                     "the workload has no 'accuracy' with a metric to hold this to",
                 )
-        if workload.objective.maximize == "accuracy":
-            yield ("objective", "maximize"), "the workload has no 'accuracy' with a metric to make best of"
+        if "accuracy" in workload.objective.terms:
+            yield ("objective",), "the workload has no 'accuracy' with a metric to make best of"
         return
     stages = workload.pipeline.stages
     for index, combination in enumerate(workload.accuracy.combinations):
@@ -192,6 +192,7 @@ def _tiers(workload: Workload) -> Iterator[Finding]:
         for name, device in places.devices.items():
             like = device.like
             at: Path_ = ("tiers", tier, "devices", name, "like", "device")
+            yield from _purchase(workload, tier, name)
             if like is None:
                 continue
             if like.device not in devices:
@@ -219,6 +220,21 @@ def _trace(workload: Workload, file: str) -> Iterator[str]:
         yield error.message
 
 
+def _purchase(workload: Workload, tier: str, name: str) -> Iterator[Finding]:
+    """What is bought how, and what is known of its power where electricity has a price."""
+    device, at = workload.tiers[tier].devices[name], ("tiers", tier, "devices", name)
+    if device.term is not None and device.purchase != "reserved":
+        yield (*at, "term"), "a term belongs to purchase: reserved"
+    if device.purchase == "spot" and "interruptions_per_h" not in device.model_fields_set:
+        yield (*at, "purchase"), "bought spot: give interruptions_per_h (expected interruptions per hour of running)"
+    if device.power_w is None and device.idle_power_w is None:
+        give = "give power_w (watts), or idle_power_w where a counter was measured"
+        if "energy" in workload.objective.terms:
+            yield at, f"the objective is about energy: {give}"
+        elif workload.tiers[tier].energy_price_usd_per_kwh > 0:
+            yield at, f"electricity of tier {tier} has a price: {give}"
+
+
 def _classes(workload: Workload) -> Iterator[Finding]:
     for name, traffic in workload.classes.items():
         at: Path_ = ("classes", name)
@@ -240,5 +256,3 @@ def _classes(workload: Workload) -> Iterator[Finding]:
     objective = workload.objective
     if objective.maximize == "accuracy" and objective.budget_usd_per_h is None:
         yield ("objective",), "maximize: accuracy needs budget_usd_per_h (US dollars per hour)"
-    if objective.budget_usd_per_h is not None and objective.maximize is None:
-        yield ("objective", "budget_usd_per_h"), "a budget belongs to maximize: accuracy"

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,6 +20,9 @@ from inferplan.spec import messages
 from inferplan.spec.core_yaml import CoreLoader
 from inferplan.spec.errors import DocumentError, InputError, Problem
 from inferplan.spec.workload import Workload
+
+if TYPE_CHECKING:
+    from inferplan.spec.catalogue import Catalogue
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
 PATH_FIELDS = frozenset({"model", "trace"})
@@ -183,7 +186,9 @@ def _rebase(data: Any, folder: str) -> None:
     for key, value in list(children):
         if key in _OPAQUE_FIELDS:
             continue
-        if key == "models" and isinstance(value, dict):
+        if key == "catalogues" and isinstance(value, list):
+            data[key] = [_rebased_path(path, folder) for path in value]
+        elif key == "models" and isinstance(value, dict):
             data[key] = {subset: _rebased_path(path, folder) for subset, path in value.items()}
         elif isinstance(value, dict | list):
             _rebase(value, folder)
@@ -287,20 +292,23 @@ def _in_document(data: Any, loc: Sequence[str | int]) -> Path_:
 
 @dataclass(frozen=True, slots=True)
 class LoadedWorkload:
-    """A workload with where it came from. `sha256` covers its files and overrides, in order."""
+    """A workload with where it came from. `sha256` covers its files, catalogues and overrides, in order."""
 
     workload: Workload
     path: Path
     overrides: tuple[str, ...]
     sha256: str
     document: Document
+    catalogues: tuple[Catalogue, ...] = ()
+    """Price catalogues that its devices may take prices from."""
 
 
 def load_workload(path: Path | str, overrides: Sequence[str] = ()) -> LoadedWorkload:
-    """Read, include, override, validate and cross-check a workload.
+    """Read, include, override, fill from price catalogues, validate and cross-check a workload.
 
     Raises DocumentError with every problem found, InputError where the file cannot be read.
     """
+    from inferplan.spec.catalogue import fill_from_catalogues
     from inferplan.spec.checks import check_workload
 
     path = Path(path)
@@ -309,11 +317,12 @@ def load_workload(path: Path | str, overrides: Sequence[str] = ()) -> LoadedWork
     document = read_with_includes(path)
     for assignment in overrides:
         apply_override(document, assignment)
+    catalogues = fill_from_catalogues(document, path.parent)
     workload = validated(Workload, document, str(path)).at(path.resolve().parent)
     problems = check_workload(workload, document)
     if problems:
         raise DocumentError(f"{path} is wrong ({len(problems)} problem{'s' * (len(problems) != 1)})", problems)
-    return LoadedWorkload(workload, path, tuple(overrides), _digest(document, path), document)
+    return LoadedWorkload(workload, path, tuple(overrides), _digest(document, path), document, catalogues)
 
 
 def _digest(document: Document, path: Path) -> str:

@@ -19,6 +19,9 @@ UNITS = {
     "_usd_per_gb": "US dollars per GB",
     "_bytes_per_s": "bytes per second",
     "_w": "watts",
+    "_usd_per_kwh": "US dollars per kWh",
+    "_g_per_kwh": "grams per kWh",
+    "_per_h": "units per hour",
 }
 HINTS = {
     "apiVersion": "; write: apiVersion: inferplan/v1",
@@ -88,6 +91,8 @@ def expectation(item: Any, field: str) -> str:
 
 
 def _pattern(pattern: str, got: str) -> str:
+    if "._-]" in pattern:
+        return f"expected {'catalogue/type' if '/' in pattern else 'a type of machine'}; got {got}"
     if pattern.startswith("^[A-Za-z0-9][A-Za-z0-9_-]{0,63}"):
         return f"a name is 1 to 64 letters, digits, '_' or '-', starting with a letter or digit; got {got}"
     if ":[A-Za-z_]" in pattern:

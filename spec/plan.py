@@ -94,6 +94,9 @@ class OptionPrediction(Record):
     interference: float = Field(
         1.0, ge=1, description="How much slower its replicas are for what runs beside them (harmonic mean over them)."
     )
+    energy_j: NonNegative | None = Field(
+        None, description="Energy per stage call over what its machine draws idle; absent where power is not known."
+    )
 
 
 class DeployedOption(Record):
@@ -111,6 +114,9 @@ class DeployedOption(Record):
     max_queue_delay_s: Seconds
     replicas: Count = Field(description="0 for skip: it needs no machine.")
     memory_bytes: Count | None = Field(None, description="Peak resident memory of one replica, as measured.")
+    gpu_memory_bytes: Count | None = Field(None, description="Peak GPU memory of one replica, as measured.")
+    shares_gpu: bool = Field(False, description="Whether a replica may have neighbours on its GPU.")
+    load_s: Seconds | None = Field(None, description="Time to load its model, as measured.")
     predicted: OptionPrediction
 
     @property
@@ -167,6 +173,15 @@ class Machines(Record):
 
     count: PositiveInt
     price_usd_per_h: NonNegative
+    share: NonNegative | None = Field(
+        None, description="Where machines are paid by share: how many of them the replicas use, and what is paid."
+    )
+    interruptions_per_h: NonNegative | None = Field(
+        None, description="Expected interruptions per hour, all machines together, where they can be taken away."
+    )
+    lost_share: NonNegative | None = Field(
+        None, description="Expected share of capacity lost to them: until machines are replaced and models loaded."
+    )
     packing: list[list[Placement]]
 
     @model_validator(mode="after")
@@ -174,6 +189,40 @@ class Machines(Record):
         if len(self.packing) != self.count:
             raise ValueError(f"packing lists {len(self.packing)} machines; count is {self.count}")
         return self
+
+
+class Costs(Record):
+    """What the cost is made of, where it is not machines alone."""
+
+    machines_usd_per_h: NonNegative
+    restarts_usd_per_h: NonNegative = Field(0.0, description="Paid while interrupted machines start and load again.")
+    energy_usd_per_h: NonNegative = Field(0.0, description="Electricity that is not part of the machines' prices.")
+    network_usd_per_h: NonNegative = Field(0.0, description="Traffic over links.")
+
+
+class TierEnergy(Record):
+    """Power and emissions of one tier."""
+
+    power_w: NonNegative
+    carbon_g_per_h: NonNegative | None = Field(None, description="CO2 equivalent; absent where it is not known.")
+
+
+class Energy(Record):
+    """What the plan draws, where the power of its machines is known."""
+
+    power_w: NonNegative = Field(description="All machines, at the planned load.")
+    energy_kwh_per_h: NonNegative
+    energy_j_per_request: NonNegative = Field(description="Of all classes together.")
+    carbon_g_per_h: NonNegative | None = Field(None, description="CO2 equivalent; absent where some is not known.")
+    tiers: dict[Name, TierEnergy]
+
+
+class Term(Record):
+    """A part of a weighted objective: weight x value / unit. Accuracy counts negatively."""
+
+    weight: PositiveNumber
+    value: float = Field(description="USD/h, watts, or the mean accuracy weighted by rates.")
+    unit: PositiveNumber = Field(description="The best that this goal reaches by itself.")
 
 
 class Binding(Record):
@@ -223,7 +272,13 @@ class Plan(Record):
     workload: WorkloadSource
     profile: ProfileSource
     objective: str
+    terms: dict[Literal["cost", "accuracy", "energy"], Term] = Field(
+        default={}, description="Of a weighted objective, by goal."
+    )
     cost_usd_per_h: NonNegative
+    costs: Costs | None = None
+    energy: Energy | None = None
+    prices: list[str] = Field(default=[], description="Entries of price catalogues in use, with date and source.")
     proof: Proof
     certificate: Certificate | None = None
     classes: dict[Name, ClassPlan] = Field(min_length=1)
@@ -288,7 +343,9 @@ def _rounded(value: Any, name: str) -> Any:
 
 
 # Records keep the order their fields are declared in; mappings keyed by the user's names are sorted.
-_FIELD_ORDER = frozenset({"", "workload", "profile", "proof", "certificate", "predicted", "binding", "alternatives"})
+_FIELD_ORDER = frozenset(
+    {"", "workload", "profile", "proof", "certificate", "predicted", "binding", "alternatives", "costs", "energy"}
+)
 
 
 def write_plan(plan: Plan, path: Path) -> None:

@@ -24,16 +24,6 @@ def unsupported(workload: Workload) -> Iterator[tuple[Path_, str]]:
 
 
 def _top(workload: Workload) -> Iterator[tuple[Path_, str]]:
-    objective = workload.objective
-    if objective.minimize == "energy":
-        yield ("objective", "minimize"), "energy is not honoured yet; minimize: cost, or maximize: accuracy"
-    if objective.weights:
-        yield ("objective", "weights"), "weighted objectives are not honoured yet; use minimize or maximize"
-    if objective.lexicographic:
-        yield (
-            ("objective", "lexicographic"),
-            "lexicographic objectives are not honoured yet; use minimize or maximize",
-        )
     if workload.splitting:
         yield ("splitting",), "splitting a class over variants is not honoured yet; splitting: false"
     if workload.routing == "tier_aware":
@@ -55,7 +45,5 @@ def _devices(workload: Workload) -> Iterator[tuple[Path_, str]]:
             at: Path_ = ("tiers", tier, "devices", name)
             if device.exclusive:
                 yield (*at, "exclusive"), "exclusive devices are not honoured yet; exclusive: false"
-            if device.power_w is not None:
-                yield (*at, "power_w"), "energy is not honoured yet; remove this field"
             if device.gpu_memory_bytes is not None and device.kind == "cpu":
                 yield (*at, "gpu_memory_bytes"), "a device of kind cpu has no GPU memory"

@@ -19,6 +19,12 @@ CodeReference = Annotated[
 ]
 """`module:Class`, a class in a Python file next to the workload."""
 
+InstanceType = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""A provider's name of a type of machine, e.g. `g4dn.xlarge`."""
+
+InstanceReference = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}/[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""`catalogue/type`."""
+
 RelativePath = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")]
 """A path, relative to the file that names it."""
 

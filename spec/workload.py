@@ -18,6 +18,7 @@ from inferplan.spec.types import (
     ChoiceName,
     CodeReference,
     Count,
+    InstanceReference,
     Name,
     NonNegative,
     PositiveInt,
@@ -122,13 +123,31 @@ class Device(Record):
     """A type of machine of a tier."""
 
     kind: Literal["cpu", "gpu"] = "cpu"
+    instance: InstanceReference | None = Field(
+        None, description="catalogue/type: prices and sizes that are not given here come from that catalogue's entry."
+    )
+    purchase: Literal["on_demand", "reserved", "spot"] = Field(
+        "on_demand", description="Which of the catalogue's prices; spot machines may be taken away."
+    )
+    term: Name | None = Field(None, description="reserved: which term, where the catalogue has several.")
     price_usd_per_h: NonNegative
+    billing: Literal["whole", "share"] = Field(
+        "whole", description="Whether machines are paid whole, or the share of their capacity that is used."
+    )
+    interruptions_per_h: NonNegative = Field(
+        0.0, description="How often a machine is taken away: expected interruptions per hour of running."
+    )
+    start_s: Seconds = Field(0.0, description="From asking for a machine until programs start on it.")
     count: Count | None = Field(None, description="How many there are; absent means as many as wanted.")
     cores: PositiveInt = Field(description="CPU cores of one machine.")
     reserved_cores: Count = Field(0, description="Cores kept for the server itself, the system, the router.")
     memory_bytes: PositiveInt | None = None
     gpu_memory_bytes: PositiveInt | None = None
-    power_w: NonNegative | None = Field(None, description="Mean power of one machine, for energy objectives.")
+    power_w: NonNegative | None = Field(None, description="Power of one machine whose every core is at work.")
+    idle_power_w: NonNegative | None = Field(
+        None, description="Power of one machine that does nothing; absent: power_w, whatever it does."
+    )
+    carbon_g_per_kwh: NonNegative | None = Field(None, description="Instead of the tier's.")
     exclusive: bool = Field(False, description="Whether a machine serves one stage only.")
     like: Likeness | None = None
 
@@ -138,11 +157,23 @@ class Device(Record):
             raise ValueError(f"reserved_cores ({self.reserved_cores}) leaves none of the {self.cores} cores")
         return self
 
+    @model_validator(mode="after")
+    def _power_in_order(self) -> Device:
+        if self.power_w is not None and self.idle_power_w is not None and self.idle_power_w > self.power_w:
+            raise ValueError(f"idle_power_w ({self.idle_power_w:g}) is more than power_w ({self.power_w:g})")
+        return self
+
 
 class Tier(Record):
     """A place with machines."""
 
     devices: dict[Name, Device] = Field(min_length=1)
+    carbon_g_per_kwh: NonNegative | None = Field(
+        None, description="Grams of CO2 equivalent per kWh of electricity there."
+    )
+    energy_price_usd_per_kwh: NonNegative = Field(
+        0.0, description="Price of electricity that is not part of the machines' prices."
+    )
 
 
 class Link(Record):
@@ -268,6 +299,9 @@ class Objective(Record):
     budget_usd_per_h: NonNegative | None = None
     weights: dict[Literal["cost", "accuracy", "energy"], NonNegative] = {}
     lexicographic: list[Literal["cost", "accuracy", "energy"]] = []
+    tolerance: NonNegative = Field(
+        0.0, description="lexicographic: how much worse, relative, an earlier goal may get for a later one."
+    )
 
     @model_validator(mode="after")
     def _one_form(self) -> Objective:
@@ -279,7 +313,44 @@ class Objective(Record):
         ]
         if sum(forms) != 1:
             raise ValueError("give exactly one of 'minimize', 'maximize', 'weights', 'lexicographic'")
+        if self.weights and not any(self.weights.values()):
+            raise ValueError("at least one weight must be more than 0")
+        if len(set(self.lexicographic)) != len(self.lexicographic):
+            raise ValueError("lexicographic names every goal once")
         return self
+
+    @property
+    def terms(self) -> frozenset[str]:
+        """What it is about: cost, accuracy, energy."""
+        weighed = (name for name, weight in self.weights.items() if weight > 0)
+        named = (self.minimize, self.maximize, *weighed, *self.lexicographic)
+        return frozenset(name for name in named if name is not None)
+
+
+class Robustness(Record):
+    """What a plan must withstand besides what is expected. Every field asks for more than a plain plan keeps."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = Field(
+        None,
+        description="Plan on one-sided bounds at this confidence: upper of service times, lower of accuracies.",
+    )
+    load_levels: list[PositiveNumber] = Field(
+        default=[], description="Factors of the classes' rates: one plan keeps its promises at each of them, and at 1."
+    )
+    spare_machines: Count = Field(0, description="Promises hold with any so many machines of any one device type lost.")
+    availability: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Share of time in which no more machines are gone than a plan withstands: buys spares for"
+        " machines that are interrupted.",
+    )
+    headroom: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of every replica's capacity that is left unused."
+    )
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is asked for."""
+        return self != Robustness()
 
 
 class ProfileSettings(Record):
@@ -326,6 +397,8 @@ class Workload(Record):
     classes: dict[Name, TrafficClass] = Field(min_length=1)
     accuracy: Accuracy | None = None
     objective: Objective = Objective(minimize="cost")
+    robustness: Robustness = Robustness()
+    catalogues: list[RelativePath] = Field(default=[], description="Price catalogues that devices take prices from.")
     splitting: bool = Field(False, description="Whether one class may spread its requests over several variants.")
     routing: Literal["proportional", "tier_aware"] = "proportional"
     profile: ProfileSettings = ProfileSettings()
