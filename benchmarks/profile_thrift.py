@@ -37,6 +37,7 @@ from inferplan.spec.document import LoadedWorkload, load_workload
 from inferplan.spec.errors import InputError
 from inferplan.spec.profile import Profile, read_profile
 from inferplan.spec.rows import Measurement
+from inferplan.spec.workload import ProfileSettings
 
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_workloads"
 DEFAULTS = [SAMPLES / "ocr" / "workload.yaml", SAMPLES / "sentiment" / "workload.yaml"]
@@ -135,13 +136,15 @@ class Recorded:
         return max(0.0, self.wall_s - self.full_s) / max(1, self.row.processes)
 
 
-def recorded(profile: Profile) -> dict[str, dict[Cell, Recorded]]:
-    """The points of an exhaustive store by series."""
+def recorded(profile: Profile, settings: ProfileSettings) -> dict[str, dict[Cell, Recorded]]:
+    """The points of an exhaustive store by series, as far as they are in the grid that is asked for."""
     names = {row.key.id(): point_name(row) for row in profile.measurements}
     walls = walls_s(profile, names)
     found: dict[str, dict[Cell, Recorded]] = defaultdict(dict)
     for row in profile.measurements:
         samples = profile.samples(row.key)
+        if row.key.batch not in settings.batch_sizes or row.key.threads not in settings.threads:
+            continue
         if row.origin != "measured" or row.status != "ok" or samples is None or len(set(samples.process)) < 2:
             continue
         one = samples.process == samples.process[0]
@@ -166,9 +169,8 @@ def point_name(row: Measurement) -> str:
     return f"{row.key.stage}={row.choice} batch {row.key.batch}{threads}{provider}"
 
 
-def replayed(profile: Profile, outlook: Outlook) -> Result:
+def replayed(points: Mapping[str, Mapping[Cell, Recorded]], outlook: Outlook) -> Result:
     """The adaptive choice on what an exhaustive store recorded."""
-    points = recorded(profile)
     done: dict[str, set[Cell]] = {name: set() for name in points}
     seen: set[tuple[str, int]] = set()
     seconds = glances_s = 0.0
@@ -264,12 +266,13 @@ def compared(workload: Path, overrides: Sequence[str], stores: Path, given: Path
         truth = {row.key.id(): row.service.mean_s for row in profile.measurements if row.service.mean_s}
     else:
         profile = read_profile(exhaustive_store)
-        points = [point for row in recorded(profile).values() for point in row.values()]
+        series = recorded(profile, adaptive.workload.profile)
+        points = [point for row in series.values() for point in row.values()]
         if not points:
             raise InputError(f"{exhaustive_store} has no measured points of two processes or more to replay")
         whole = Result(sum(point.wall_s for point in points), len(points))
         device = points[0].row.key.device
-        thrifty = replayed(profile, Outlook.of(adaptive.workload, device))
+        thrifty = replayed(series, Outlook.of(adaptive.workload, device))
         truth = {point.row.key.id(): float(point.measured.times_s.mean()) for point in points}
     report(adaptive.workload.name + (" (replayed)" if replay else ""), profile, whole, thrifty, truth)
 
