@@ -181,7 +181,7 @@ def _at_risk(after: Plan, kept: Mapping[str, int], seconds: float) -> dict[str, 
     """Calls by stage that arrive while a plan's replicas load, beyond what the kept ones carry."""
     risk: dict[str, float] = {}
     for name, option in sorted(after.options.items()):
-        if option.predicted.capacity_rps is not None:
+        if option.predicted.capacity_rps is not None and option.replicas:
             carried = option.predicted.capacity_rps * kept.get(name, 0) / option.replicas
             beyond = max(option.predicted.load_rps - carried, 0.0) * seconds
             risk[option.stage] = risk.get(option.stage, 0.0) + beyond
