@@ -108,8 +108,8 @@ def _rows(option: DeployedOption, device: Device, name: str, profile: Profile) -
 
 def _loads(own: Mapping[str, DeployedOption], device: Device, profile: Profile) -> Iterator[str]:
     for key, option in own.items():
-        known = {row.load_s for row in _rows(option, device, option.device, profile)} - {None}
-        if option.load_s not in (known or {None}):
+        known = [row.load_s for row in _rows(option, device, option.device, profile) if row.load_s is not None]
+        if option.load_s is not None and not any(_near(option.load_s, load_s) for load_s in known):
             yield f"option {key}: loads in {option.load_s} s, which no row of it says"
 
 

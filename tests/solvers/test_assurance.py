@@ -223,8 +223,9 @@ def test_the_chance_that_few_are_gone(machines: int, gone: float, most: int) -> 
 
 def test_levels_that_say_nothing_change_no_column(instances: Any) -> None:
     """Fewer than all machines, less than full load: the columns of the plain problem with the same latencies."""
-    plain, level = (read_problem(inputs(instances, r)[0].workload, inputs(instances, r)[1]) for r in ({}, {}))
-    assured = replace(level, assurance=replace(level.assurance, levels=(0.99, 1.0)))
+    loaded, profile = inputs(instances, {})
+    plain = read_problem(loaded.workload, profile)
+    assured = replace(plain, assurance=replace(plain.assurance, levels=(0.99, 1.0)))
     wide = {(c.option.name, c.replicas): c.single_s for c in assured_columns(assured)}
     for column in build_columns(plain):
         assert wide[column.option.name, column.replicas] == pytest.approx(column.single_s)

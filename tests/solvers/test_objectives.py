@@ -256,7 +256,7 @@ def plan_of(instances: Any, objective: dict[str, Any], **changes: Any) -> Plan:
     tier = changes.pop("tier", {})
     loaded = instances.workload(
         {"a": ["s", "l"]},
-        classes=changes.pop("classes", {"web": {"rate_rps": 30.0, "slo": {"latency_s": 0.5}}}),
+        classes=changes.pop("classes", {"web": {"rate_rps": 60.0, "slo": {"latency_s": 0.5}}}),
         tiers={"edge": {"devices": devices, **tier}},
         objective=objective,
         **changes,
@@ -280,7 +280,7 @@ def test_energy_and_cost_choose_different_machines(instances: Any) -> None:
     assert thrifty.energy is not None
     assert thrifty.energy.power_w < cheap.energy.power_w
     assert thrifty.proof.objective == pytest.approx(thrifty.energy.power_w)
-    assert thrifty.energy.energy_j_per_request == pytest.approx(thrifty.energy.power_w / 30.0)
+    assert thrifty.energy.energy_j_per_request == pytest.approx(thrifty.energy.power_w / 60.0)
     assert thrifty.proof.status == "optimal"
 
 
