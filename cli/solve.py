@@ -21,9 +21,22 @@ def solve(
     time_limit: Annotated[str, typer.Option(help="Most time for the solver, e.g. 60s.")] = "60s",
     gap: Annotated[float, typer.Option(min=0.0, max=1.0, help="Relative gap that counts as optimal.")] = 1e-6,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation that certifies.")] = 0,
+    confidence: Annotated[
+        float | None, typer.Option(help="Plan on bounds of times and accuracies at this confidence.")
+    ] = None,
+    rates: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Keep promises at each of these multiples of the rates: 1,1.5,2.")
+    ] = None,
+    spare_machines: Annotated[
+        int | None, typer.Option(help="Keep promises with any so many machines of any one type lost.")
+    ] = None,
+    availability: Annotated[
+        float | None, typer.Option(help="Spares such that this share of time no more machines are gone.")
+    ] = None,
+    headroom: Annotated[float | None, typer.Option(help="Share of every replica's capacity left unused.")] = None,
     json: JsonOption = False,
 ) -> int:
-    """Decide variant, batch and replicas per stage: the cheapest plan that keeps every promise.
+    """Decide variant, batch and replicas per stage: the best plan that keeps every promise, by default the cheapest.
 
     Exit code 3 where no plan can; 4 where the plan is not proven optimal in time, or not certified.
     """
@@ -36,7 +49,8 @@ def solve(
     from inferplan.spec.profile import read_profile
 
     limit_s = duration_s(time_limit, "--time-limit")
-    loaded = load_workload(workload, set_ or [])
+    asked = _robustness(confidence, rates, spare_machines, availability, headroom)
+    loaded = load_workload(workload, [*(set_ or []), *asked])
     note_old_prices(loaded)
     store = read_profile(profile_path(profile, loaded.path, loaded.workload.name))
     folder = output.parent if output is not None else loaded.path.parent
@@ -59,14 +73,44 @@ def solve(
     return ExitCode.DONE if certified and plan.proof.status == "optimal" else ExitCode.UNDECIDED
 
 
+def _robustness(
+    confidence: float | None,
+    rates: str | None,
+    spare_machines: int | None,
+    availability: float | None,
+    headroom: float | None,
+) -> list[str]:
+    """The options as overrides of the workload, so that the plan remembers them."""
+    fields = {
+        "confidence": confidence,
+        "load_levels": None if rates is None else f"[{', '.join(_number(part) for part in rates.split(','))}]",
+        "spare_machines": spare_machines,
+        "availability": availability,
+        "headroom": headroom,
+    }
+    return [f"robustness.{field}={value}" for field, value in fields.items() if value is not None]
+
+
+def _number(text: str) -> str:
+    """A number of a list, as YAML."""
+    from inferplan.spec.errors import InputError
+
+    try:
+        return repr(float(text))
+    except ValueError:
+        raise InputError(f"--rates: expected numbers, e.g. 1,1.5,2; got {text.strip()!r}") from None
+
+
 def print_plan(plan: Plan, output: Path | None = None) -> None:
     """Print a plan for people."""
     from inferplan.cli.output import heading, say, show
     from inferplan.reports.plan_tables import (
         alternatives_table,
+        assurance_lines,
         basis_lines,
         binding_lines,
         classes_table,
+        cost_lines,
         machines_table,
         options_table,
         proof_line,
@@ -77,7 +121,7 @@ def print_plan(plan: Plan, output: Path | None = None) -> None:
     say(f"Proof: {proof_line(plan)}")
     if plan.certificate is not None:
         say(f"Certificate: {plan.certificate.verdict}, judged by {plan.certificate.judged_on}")
-    for line in basis_lines(plan):
+    for line in (*cost_lines(plan), *assurance_lines(plan), *basis_lines(plan)):
         say(line)
     for title, table in (
         ("What runs", options_table(plan)),

@@ -29,8 +29,8 @@ from inferplan.spec.workload import Device, Tier
 ON_GPU = ("cuda", "tensorrt")
 """Providers that run on a GPU."""
 HOUR_S = 3600.0
-BYTES_PER_GB = 1e9
-"""Networks are priced by decimal gigabytes."""
+BYTES_PER_GB = 2**30
+"""Links are priced per 2^30 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,5 +178,5 @@ def busy_w(device: Device, provider: str, threads: int, counter_w: float | None)
 
 
 def egress_usd_per_h(rate_rps: float, payload_bytes: float, price_usd_per_gb: float) -> float:
-    """What a link costs per hour: calls per second, bytes of each, price per gigabyte (10^9 bytes)."""
+    """What a link costs per hour: calls per second, bytes of each, price per gigabyte (2^30 bytes)."""
     return rate_rps * HOUR_S * payload_bytes / BYTES_PER_GB * price_usd_per_gb

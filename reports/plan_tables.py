@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inferplan.reports.quantities import DASH, money, percent, rate, seconds, share
+from inferplan.reports.quantities import DASH, energy, money, percent, rate, seconds, share
 from inferplan.reports.tables import Table, left, right
 from inferplan.spec.plan import Alternative, ClassPlan, DeployedOption, Estimate, Plan
 
@@ -66,6 +66,65 @@ def basis_lines(plan: Plan) -> list[str]:
     return lines
 
 
+def cost_lines(plan: Plan) -> list[str]:
+    """What the cost is made of, where it is not machines alone, what is drawn, and the risk of interruptions."""
+    lines = []
+    costs = plan.costs
+    if costs is not None:
+        parts = (
+            ("machines", costs.machines_usd_per_h),
+            ("restarts", costs.restarts_usd_per_h),
+            ("electricity", costs.energy_usd_per_h),
+            ("network", costs.network_usd_per_h),
+        )
+        lines.append("Cost: " + ", ".join(f"{what} {money(part)}" for what, part in parts if part > 0))
+    if plan.energy is not None:
+        drawn = plan.energy
+        carbon = "" if drawn.carbon_g_per_h is None else f", {drawn.carbon_g_per_h:.4g} g CO2e/h"
+        lines.append(f"Energy: {drawn.power_w:.4g} W, {energy(drawn.energy_j_per_request)} per request{carbon}")
+        if len(drawn.tiers) > 1:
+            lines.append("  by tier: " + ", ".join(f"{n} {t.power_w:.4g} W" for n, t in sorted(drawn.tiers.items())))
+    for device, machines in sorted(plan.machines.items()):
+        if machines.interruptions_per_h is not None:
+            often = f"{machines.interruptions_per_h:.3g} per hour"
+            lines.append(
+                f"Interruptions of {device}: {often} expected, {percent(machines.lost_share)} of its capacity lost"
+            )
+    if plan.terms:
+        weighed = (f"{name} {t.weight:g} x {t.value:.4g} / {t.unit:.4g}" for name, t in sorted(plan.terms.items()))
+        lines.append("Weighed: " + ", ".join(weighed))
+    return lines
+
+
+def assurance_lines(plan: Plan) -> list[str]:
+    """What the plan withstands, and what that costs."""
+    assured = plan.assurance
+    if assured is None:
+        return []
+    asked = []
+    if assured.confidence is not None:
+        asked.append(f"bounds at {100 * assured.confidence:g} % confidence")
+    if assured.load_levels:
+        asked.append("load x " + ", ".join(f"{level:g}" for level in assured.load_levels))
+    asked += [f"{count} of {device} lost" for device, count in sorted(assured.spare_machines.items())]
+    if assured.availability is not None:
+        asked.append(f"interruptions {100 * assured.availability:g} % of the time")
+    if assured.headroom > 0:
+        asked.append(f"headroom {100 * assured.headroom:g} %")
+    extra = "cost not known"
+    if assured.extra_usd_per_h is not None and assured.plain_cost_usd_per_h is not None:
+        extra = f"{money(assured.extra_usd_per_h)} more than {money(assured.plain_cost_usd_per_h)} without"
+    lines = [f"Withstands: {', '.join(asked)}: {extra}"]
+    verdicts = [case.verdict for case in assured.cases]
+    if verdicts:
+        counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("met", "undecided", "missed") if v in verdicts)
+        lines.append(f"  judged in {_counted(verdicts, 'further case')}: {counts}")
+    lines += [f"  {case.name}: {case.verdict}" for case in assured.cases if case.verdict != "met"]
+    if assured.without_bounds:
+        lines.append(f"  without bounds: {_some(assured.without_bounds)}")
+    return lines
+
+
 def _counted(items: Sequence[str], what: str) -> str:
     """`1 point`, `2 points`."""
     return f"{len(items)} {what}{'' if len(items) == 1 else 's'}"
@@ -83,7 +142,8 @@ def machines_table(plan: Plan) -> Table:
     for device, machines in sorted(plan.machines.items()):
         for index, placements in enumerate(machines.packing):
             content = ", ".join(f"{placement.replicas} x {placement.option}" for placement in placements)
-            rows.append([f"{device} #{index}", money(machines.price_usd_per_h), content])
+            price = money(machines.price_usd_per_h) + (" by share" if machines.share is not None else "")
+            rows.append([f"{device} #{index}", price, content])
     return Table([*left("machine"), *right("price"), *left("replicas")], rows)
 
 

@@ -6,20 +6,18 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from inferplan.estimators.accuracy import AccuracyEstimate
 from inferplan.estimators.interference import measured_on
 from inferplan.estimators.points import where
 from inferplan.estimators.simulation import SimulationResult, StationResult, StreamResult
-from inferplan.solvers.bill import bill, billed, call_j, device_bill
+from inferplan.solvers.bill import call_j
 from inferplan.solvers.columns import Column
 from inferplan.solvers.judge import Slowdowns
 from inferplan.solvers.milp import Solution
 from inferplan.solvers.neighbours import machines_of, tenants
-from inferplan.solvers.packing import Packing
 from inferplan.solvers.problem import ClassNeed, Problem
-from inferplan.solvers.program import WEIGHTED, Ask, column_names
+from inferplan.solvers.program import column_names
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.plan import (
     Certificate,
@@ -27,16 +25,11 @@ from inferplan.spec.plan import (
     ClassCertificate,
     ClassPlan,
     ClassPrediction,
-    Costs,
     DeployedOption,
-    Energy,
     Estimate,
-    Machines,
     OptionPrediction,
-    Placement,
     ProfileSource,
-    Term,
-    TierEnergy,
+    Verdict,
     WorkloadSource,
 )
 from inferplan.spec.profile import Profile
@@ -178,92 +171,15 @@ def _class_prediction(need: ClassNeed, seen: StreamResult, accuracy: AccuracyEst
     )
 
 
-def machines(problem: Problem, solution: Solution) -> dict[str, Machines]:
-    """Machines bought, each with what runs on it."""
-    return {name: _machines(problem, solution, name, packing) for name, packing in solution.packings.items()}
-
-
-def _machines(problem: Problem, solution: Solution, name: str, packing: Packing) -> Machines:
-    tariff = problem.devices[name].tariff
-    own = [column for column in solution.columns if column.option.device == name]
-    by_share, gone = tariff.billing == "share", tariff.interruptions_per_h > 0
-    longest_s = max((column.option.load_s or 0.0 for column in own), default=0.0)
-    return Machines(
-        count=len(packing.machines),
-        price_usd_per_h=tariff.price_usd_per_h,
-        share=billed(problem, name, own, len(packing.machines)) if by_share else None,
-        interruptions_per_h=tariff.interruptions_per_h * len(packing.machines) if gone else None,
-        lost_share=tariff.lost_share(longest_s) if gone else None,
-        packing=[
-            [Placement(option=option, replicas=count) for option, count in sorted(machine.items())]
-            for machine in packing.machines
-        ],
+def certificate(problem: Problem, result: SimulationResult, verdict: Verdict) -> Certificate:
+    """The simulation's verdict on every class that was promised a latency; `verdict`: of all that was judged."""
+    return Certificate(
+        verdict=verdict, judged_on="simulation", seed=result.seed, classes=class_certificates(problem, result)
     )
 
 
-def costs(problem: Problem, solution: Solution) -> Costs | None:
-    """What the cost is made of; None where that is machines alone."""
-    found = bill(problem, solution.columns, solution.packings)
-    if found.restarts_usd_per_h == 0 and found.energy_usd_per_h == 0:
-        return None
-    return Costs(
-        machines_usd_per_h=found.machines_usd_per_h,
-        restarts_usd_per_h=found.restarts_usd_per_h,
-        energy_usd_per_h=found.energy_usd_per_h,
-    )
-
-
-def energy(problem: Problem, solution: Solution) -> Energy | None:
-    """What the plan draws, by tier; None where the power of some machine or replica is not known."""
-    powers: dict[str, float] = {}
-    grams: dict[str, float | None] = {}
-    for name, packing in solution.packings.items():
-        tier, tariff = name.split("/", 1)[0], problem.devices[name].tariff
-        power = device_bill(problem, name, solution.columns, packing).power_w
-        if power is None:
-            return None
-        powers[tier] = powers.get(tier, 0.0) + power
-        emitted, known = tariff.carbon_g_per_kwh, grams.get(tier, 0.0)
-        grams[tier] = None if emitted is None or known is None else known + emitted * power / 1000
-    if not powers:
-        return None
-    total, carbon = math.fsum(powers.values()), [amount for amount in grams.values() if amount is not None]
-    return Energy(
-        power_w=total,
-        energy_kwh_per_h=total / 1000,
-        energy_j_per_request=total / math.fsum(need.rate_rps for need in problem.classes),
-        carbon_g_per_h=math.fsum(carbon) if len(carbon) == len(grams) else None,
-        tiers={tier: TierEnergy(power_w=power, carbon_g_per_h=grams[tier]) for tier, power in sorted(powers.items())},
-    )
-
-
-def terms(problem: Problem, solution: Solution, ask: Ask) -> dict[Literal["cost", "accuracy", "energy"], Term]:
-    """Parts of a weighted objective."""
-    found: dict[Literal["cost", "accuracy", "energy"], Term] = {}
-    for name, weight in sorted(problem.workload.objective.weights.items()):
-        if weight > 0 and ask.objective == WEIGHTED:
-            value = solution.reached((name, ""), ask.weights)
-            if name == "accuracy" and problem.accuracy is not None:
-                value = problem.accuracy.turn.turned(-value)
-            found[name] = Term(weight=weight, value=value, unit=weight / ask.weights[name])
-    return found
-
-
-def prices(loaded: LoadedWorkload, solution: Solution) -> list[str]:
-    """Catalogue entries that the plan's machines take their prices from."""
-    catalogues = {catalogue.name: catalogue for catalogue in loaded.catalogues}
-    lines = []
-    for device in sorted(solution.packings):
-        spec = loaded.workload.devices()[device]
-        if spec.instance is not None:
-            name, _, kind = spec.instance.partition("/")
-            entry, date = catalogues[name].instances[kind], catalogues[name].dated(kind)
-            lines.append(f"{device}: {spec.instance}, {spec.purchase}, {entry.region}, {date}, {entry.source}")
-    return lines
-
-
-def certificate(problem: Problem, result: SimulationResult) -> Certificate:
-    """The simulation's verdict on every class that was promised a latency."""
+def class_certificates(problem: Problem, result: SimulationResult) -> dict[str, ClassCertificate]:
+    """The verdict on every class with a latency promise."""
     classes: dict[str, ClassCertificate] = {}
     for need in problem.classes:
         seen = result.streams[need.name]
@@ -275,4 +191,4 @@ def certificate(problem: Problem, result: SimulationResult) -> Certificate:
                 percentile=need.percentile,
                 requests=seen.requests,
             )
-    return Certificate(verdict=result.verdict, judged_on="simulation", seed=result.seed, classes=classes)
+    return classes

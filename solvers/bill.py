@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from inferplan.estimators.cost import machines_used
-from inferplan.solvers.columns import Column
 from inferplan.solvers.packing import Packing
 from inferplan.solvers.problem import Problem
+
+if TYPE_CHECKING:
+    from inferplan.solvers.columns import Column
 
 
 @dataclass(frozen=True, slots=True)

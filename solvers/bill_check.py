@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+from inferplan.solvers.assurance_check import planned_mean_s
 from inferplan.solvers.interference_check import measured_beside
 from inferplan.spec.plan import DeployedOption, Machines, Plan
 from inferplan.spec.profile import Profile
@@ -107,8 +108,8 @@ def _rows(option: DeployedOption, device: Device, name: str, profile: Profile) -
 
 def _loads(own: Mapping[str, DeployedOption], device: Device, profile: Profile) -> Iterator[str]:
     for key, option in own.items():
-        known = {row.load_s for row in _rows(option, device, option.device, profile)} - {None}
-        if option.load_s not in (known or {None}):
+        known = [row.load_s for row in _rows(option, device, option.device, profile) if row.load_s is not None]
+        if option.load_s is not None and not any(_near(option.load_s, load_s) for load_s in known):
             yield f"option {key}: loads in {option.load_s} s, which no row of it says"
 
 
@@ -176,7 +177,7 @@ def _energy(plan: Plan, workload: Workload, profile: Profile, power: float | Non
     devices = workload.devices()
     for key, option in plan.options.items():
         if option.replicas and option.predicted.energy_j is not None:
-            yield from _call(key, option, devices[option.device], profile)
+            yield from _call(key, option, devices[option.device], workload, profile)
     if (said is None) != (power is None or not plan.machines):
         yield "the plan's energy is stated although it is not known, or the other way round"
     if said is None or power is None:
@@ -203,7 +204,7 @@ def _energy(plan: Plan, workload: Workload, profile: Profile, power: float | Non
         yield f"the carbon is {carbon} g/h, the plan says {said.carbon_g_per_h}"
 
 
-def _call(key: str, option: DeployedOption, device: Device, profile: Profile) -> Iterator[str]:
+def _call(key: str, option: DeployedOption, device: Device, workload: Workload, profile: Profile) -> Iterator[str]:
     """Energy of a call: no less than in the most thrifty batch, no more than in the most wasteful one.
 
     Times run straight between measured batches, so time per call is least and most at measured ones, or at a batch
@@ -216,7 +217,7 @@ def _call(key: str, option: DeployedOption, device: Device, profile: Profile) ->
         for row in rows
         if row.key.batch == option.max_batch and (w := _busy_w(device, option, row.mean_power_w)) is not None
     ]
-    times = [(row.key.batch, (row.service.mean_s or 0.0) * slower) for row in rows]
+    times = [(row.key.batch, (planned_mean_s(row, workload) or 0.0) * slower) for row in rows]
     claim = option.predicted.energy_j or 0.0
     if not powers or not times:
         yield f"option {key}: {claim:.9g} J per call, and its power is not known"

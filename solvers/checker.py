@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterator
 
+from inferplan.solvers.assurance_check import check_assurance, planned_accuracy, planned_mean_s
 from inferplan.solvers.bill_check import check_bill
 from inferplan.solvers.interference_check import check_interference
 from inferplan.spec.errors import CheckFailedError
@@ -31,6 +32,7 @@ def check_plan(plan: Plan, workload: Workload, profile: Profile) -> None:
         *check_interference(plan, workload, profile),
         *_machines(plan, workload),
         *check_bill(plan, workload, profile),
+        *check_assurance(plan, workload),
         *_accuracy(plan, workload, profile),
         *_latency(plan, workload),
     ]
@@ -149,7 +151,8 @@ def _capacity(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]
             yield f"option {name}: the profile has no row of it"
             continue
         like = workload.devices()[option.device].like
-        seconds = row.service.mean_s * (like.slowdown if like else 1.0) * predicted.interference
+        mean_s = planned_mean_s(row, workload) or 0.0
+        seconds = mean_s * (like.slowdown if like else 1.0) * predicted.interference
         capacity = option.replicas * option.max_batch / seconds
         if loads[name] >= capacity:
             yield f"option {name}: load {loads[name]:.9g} calls/s is beyond its capacity of {capacity:.9g}"
@@ -185,19 +188,23 @@ def _machines(plan: Plan, workload: Workload) -> Iterator[str]:
             yield f"option {name}: {placed[name]} replicas placed of {option.replicas}"
 
 
-def _end_to_end(variants: dict[str, str], workload: Workload, profile: Profile) -> float | None:
-    """Accuracy of a combination, straight from the rows."""
+def _end_to_end(variants: dict[str, str], workload: Workload, profile: Profile, planned: bool = False) -> float | None:
+    """Accuracy of a combination, straight from the rows; `planned`: on the bounds that it was planned with."""
     declared = workload.accuracy
     assert declared is not None
+
+    def worth(row: AccuracyRow) -> float | None:
+        return planned_accuracy(row, workload, declared.metric.direction) if planned else row.value
+
     for row in profile.accuracy:
         end_to_end = row.scope == "pipeline" and row.metric == declared.metric.name and row.value is not None
         if end_to_end and json.loads(row.combination) == variants:
-            return row.value
+            return worth(row)
     values = []
     for stage, variant in sorted(variants.items()):
         metric = workload.pipeline.stages[stage].metric
         found = [
-            row.value
+            worth(row)
             for row in profile.accuracy
             if (row.scope, row.stage) == ("stage", stage)
             and _is_choice(row, variant)
@@ -240,8 +247,9 @@ def _accuracy(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]
         floor = workload.classes[name].accuracy.floor
         if floor is not None:
             sign = 1.0 if workload.accuracy.metric.direction == "maximize" else -1.0
-            if value is None or sign * value < sign * floor - 1e-9:
-                yield f"class {name}: accuracy {value} does not keep its floor {floor}"
+            planned = _end_to_end(variants, workload, profile, planned=True)
+            if planned is None or sign * planned < sign * floor - 1e-9:
+                yield f"class {name}: accuracy {planned} does not keep its floor {floor}"
 
 
 def _latency(plan: Plan, workload: Workload) -> Iterator[str]:

@@ -13,8 +13,9 @@ stage is passed as a whole and the others singly, whichever stage makes that the
 least as good in all that the program sees: its replicas fit into the room of the other's (n' replicas where
 each of the other's n makes room for some), no class's latency is larger, and its variant is the same, or it leaves
 accuracy at least as good (stage metrics decide, and compose monotonely, unless combinations were measured) and
-changes no fan-out below. Every plan with the dropped column stays feasible with the other one in its place, at
-no higher cost, so an optimum is kept. Of equals the first by name stays.
+changes no fan-out below, and it costs and draws no more besides its machines. Every plan with the dropped column
+stays feasible with the other one in its place, at no higher cost, so an optimum is kept. Of equals the first by name
+stays. Columns that limit how many of them a machine holds are compared with those of the same limit only.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from inferplan.estimators.cost import fitting
 from inferplan.estimators.fanout import CallCounts, FanOutLaw
 from inferplan.estimators.queueing import Arrivals, Demand, StationEstimate, estimate
+from inferplan.solvers.bill import column_usd_per_h, column_w
 from inferplan.solvers.options import Option
 from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.spec.errors import InputError
@@ -58,6 +60,8 @@ class Column:
     mean_s: float
     single_s: tuple[float, ...]
     whole_s: tuple[float, ...]
+    most: int | None = None
+    """How many replicas one machine may hold, so that the loss of machines leaves enough; None: as many as fit."""
 
     @property
     def cores(self) -> int:
@@ -80,7 +84,7 @@ def build_columns(problem: Problem, lifted: bool = False, prune: bool = True) ->
                 f" {MAX_CONTEXTS}; give fan_out as a mean, or merge classes"
             )
         found = _tabulate(problem, stage, contexts, lifted)
-        columns += _pruned(problem, stage, found) if prune else found
+        columns += pruned(problem, stage, found) if prune else found
     return columns
 
 
@@ -208,14 +212,17 @@ def _rounds(calls: float, option: Option, replicas: int) -> int:
     return max(1, math.ceil(math.ceil(calls / option.max_batch - 1e-9) / replicas))
 
 
-def _pruned(problem: Problem, stage: str, columns: Sequence[Column]) -> list[Column]:
+def pruned(problem: Problem, stage: str, columns: Sequence[Column]) -> list[Column]:
     """Drop dominated columns, group by group."""
     groups: dict[tuple[object, ...], list[Column]] = {}
     decides = _decides_fan_out(problem, stage)
     for column in columns:
-        kind = column.option.variant if decides or not _monotone(problem, stage) else ""
+        # What may share a GPU with it depends on the choice.
+        told_apart = decides or not _monotone(problem, stage) or column.option.company
+        kind = column.option.variant if told_apart else ""
         # Skip variants take no machine: they compete among themselves.
-        groups.setdefault((column.classes, column.context, column.option.device, kind), []).append(column)
+        key = (column.classes, column.context, column.option.device, kind, column.most, bool(column.option.company))
+        groups.setdefault(key, []).append(column)
     return [column for group in groups.values() for column in _undominated(problem, group)]
 
 
@@ -239,8 +246,12 @@ def _undominated(problem: Problem, group: Sequence[Column]) -> list[Column]:
     cores = np.array([column.option.need.cores if column.option.need else 0 for column in ordered])
     memory = np.array([(column.option.need.memory_bytes or 0) if column.option.need else 0 for column in ordered])
     gpus = np.array([column.option.need.gpus if column.option.need else 0 for column in ordered])
+    gpu_memory = np.array([(c.option.need.gpu_memory_bytes or 0) if c.option.need else 0 for c in ordered])
     replicas = np.array([column.replicas for column in ordered])
-    needs = np.stack([cores, memory, gpus])
+    needs = np.stack([cores, memory, gpus, gpu_memory])
+    extra = _extra(problem, ordered)
+    # Where a machine may hold only so many of one kind, one replica stands for one at most.
+    few = any(column.most is not None or column.option.company for column in ordered)
     alive = np.ones(len(ordered), dtype=bool)
     # Those that need little and are fast first: they drop most of the others at once.
     for index in np.lexsort((np.arange(len(ordered)), tails.sum(axis=1), cores * replicas)):
@@ -248,11 +259,20 @@ def _undominated(problem: Problem, group: Sequence[Column]) -> list[Column]:
             continue
         # How many of this column's replicas fit where one of another's stands.
         rooms = np.where(needs[:, index, None] > 0, needs // np.maximum(needs[:, index, None], 1), _PLENTY).min(axis=0)
+        if few:
+            rooms = np.minimum(rooms, 1)
         worse = (replicas[index] <= rooms * replicas) & (metric <= metric[index])
         worse &= np.all(tails >= tails[index], axis=1)
+        worse &= np.all(extra >= extra[index], axis=1)
         worse[index] = False
         alive &= ~worse
     return [column for column, stays in zip(ordered, alive, strict=True) if stays]
+
+
+def _extra(problem: Problem, columns: Sequence[Column]) -> NDArray[np.float64]:
+    """What columns cost and draw besides their machines, where that counts: (columns, 2)."""
+    counts = "energy" in problem.workload.objective.terms
+    return np.array([(column_usd_per_h(problem, c), (column_w(c) or 0.0) if counts else 0.0) for c in columns])
 
 
 def _metric(problem: Problem, column: Column) -> float:

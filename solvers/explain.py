@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from inferplan.estimators.accuracy import AccuracyEstimate
+from inferplan.estimators.accuracy import AccuracyEstimate, AccuracyModel
 from inferplan.solvers.columns import Column
 from inferplan.solvers.judge import GLANCE, Judge, limits_s
 from inferplan.solvers.milp import Solution, Solver
@@ -42,13 +42,14 @@ class Chosen:
         found = self.program.ask(ask, left, self.gap) if left > 0 else None
         return None if found is None else arranged(self.problem, found)
 
-    def accuracies(self, solution: Solution) -> dict[str, AccuracyEstimate | None]:
-        """Accuracy of every class."""
+    def accuracies(self, solution: Solution, model: AccuracyModel | None = None) -> dict[str, AccuracyEstimate | None]:
+        """Accuracy of every class: by default what it was planned on."""
         chosen = solution.chosen()
+        model = model or self.problem.accuracy
         return {
             need.name: None
-            if self.problem.accuracy is None
-            else self.problem.accuracy.of({s: chosen[k, s].option.variant for s in self.problem.stages})
+            if model is None
+            else model.of({s: chosen[k, s].option.variant for s in self.problem.stages})
             for k, need in enumerate(self.problem.classes)
         }
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from inferplan.solvers.columns import build_columns
+from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.judge import Judge
 from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.neighbours import arranged
@@ -35,7 +35,7 @@ class Promise:
 
 def infeasible(problem: Problem, judge: Judge, ask: Ask) -> InfeasibleError:
     """The error that explains why no plan keeps every promise of the question."""
-    program = Solver(problem, build_columns(problem, lifted=True))
+    program = Solver(problem, assured_columns(problem, lifted=True))
     promises = list(_promises(ask))
     conflict = _conflict(program, ask, promises)
     helps = [line for promise in promises if (line := _relaxation(problem, program, judge, ask, promise))]
@@ -134,7 +134,7 @@ def _relaxation(problem: Problem, program: Solver, judge: Judge, ask: Ask, promi
 def _latency(judge: Judge, best: Solution, name: str) -> str | None:
     """The tail that the fastest plan reaches in simulation, rounded up to three figures; None where its queues grow
     without bound."""
-    result = judge.judge(best)
+    result = judge.certain(best)
     if result.unstable:
         return None
     latency = result.streams[name].latency_slo_s

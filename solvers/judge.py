@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from inferplan.estimators.network import Network, Station, build_network
-from inferplan.estimators.simulation import Effort, SimulationResult, simulate
+from inferplan.estimators.simulation import Effort, SimulationResult, StreamResult, simulate
+from inferplan.solvers.assurance import Case, at_level, cases
 from inferplan.solvers.columns import Column
 from inferplan.solvers.milp import Solution
 from inferplan.solvers.neighbours import machines_of, tenants
@@ -70,21 +71,57 @@ class Judge:
 
     problem: Problem
     seed: int
+    _levels: dict[float, Judge] = field(default_factory=dict)
+    """Judges of the same at other load levels."""
     _seen: dict[tuple[_Place, Effort], SimulationResult] = field(default_factory=dict)
     _slow: dict[_Place, Slowdowns] = field(default_factory=dict)
 
     def judge(self, solution: Solution, effort: Effort = SEARCH) -> SimulationResult:
-        """What the simulation says of a plan."""
+        """What the simulation says of a plan, at its load and with all of its machines."""
         key = (_place(solution), effort)
         if key not in self._seen:
             network = network_of(self.problem, solution.columns, self.slowdowns(solution))
             self._seen[key] = simulate(network, self.seed, effort)
         return self._seen[key]
 
-    def certain(self, solution: Solution) -> SimulationResult:
+    def nominal(self, solution: Solution) -> SimulationResult:
         """The same, with more effort where the search's was not enough to decide."""
         result = self.judge(solution)
         return self.judge(solution, FINAL) if result.verdict == "undecided" else result
+
+    def certain(self, solution: Solution) -> SimulationResult:
+        """The worst of all that the plan must withstand: what is expected, other load levels, lost machines."""
+        results = [self.nominal(solution)]
+        if results[0].verdict != "missed":
+            for case in cases(self.problem, solution):
+                results.append(self.in_case(case, solution))
+                if results[-1].verdict == "missed":
+                    break
+        return _worst(results, self._crowded(solution))
+
+    def in_case(self, case: Case, solution: Solution) -> SimulationResult:
+        """What the simulation says of a plan in another situation."""
+        return self._at(case.level).nominal(case.solution or solution)
+
+    def _at(self, level: float) -> Judge:
+        if level == 1.0:
+            return self
+        if level not in self._levels:
+            self._levels[level] = Judge(at_level(self.problem, level), self.seed)
+        return self._levels[level]
+
+    def _crowded(self, solution: Solution) -> tuple[str, ...]:
+        """Options that are left less headroom than asked, for what runs beside them; the program sees the rest."""
+        headroom, top = self.problem.assurance.headroom, max(self.problem.assurance.levels)
+        if headroom == 0:
+            return ()
+        network = network_of(self.problem, solution.columns, self.slowdowns(solution))
+        loads = network.loads_rps()
+        return tuple(
+            f"{name}: {top * loads[name] / station.capacity_rps:.6g} of its capacity is used, {1 - headroom:g} allowed"
+            for name, station in sorted(network.stations.items())
+            if top * loads[name] > (1 - headroom) * station.capacity_rps * (1 + 1e-9)
+        )
 
     def slowdowns(self, solution: Solution) -> Slowdowns:
         """How much slower every replica is for what runs beside it on its machine.
@@ -118,6 +155,23 @@ class Judge:
     def seen(self) -> int:
         """How many simulations were run."""
         return len(self._seen)
+
+
+_ORDER = ("missed", "undecided", "met", None)
+
+
+def _worst(results: Sequence[SimulationResult], crowded: tuple[str, ...]) -> SimulationResult:
+    """One result of several: of every class the worst one."""
+    unstable = tuple(dict.fromkeys([*crowded, *(line for result in results for line in result.unstable)]))
+    if unstable or len(results) == 1:
+        return replace(results[0], unstable=unstable) if unstable else results[0]
+
+    def rank(stream: StreamResult) -> tuple[int, float]:
+        latency = stream.latency_slo_s
+        return _ORDER.index(stream.verdict), -(latency.value if latency is not None else 0.0)
+
+    streams = {name: min((r.streams[name] for r in results), key=rank) for name in results[0].streams}
+    return replace(results[0], streams=streams)
 
 
 def _place(solution: Solution) -> _Place:

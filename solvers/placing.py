@@ -16,7 +16,7 @@ def most_together(column: Column) -> int | None:
     """How many replicas of a column one machine may hold; None where that is as many as fit."""
     option = column.option
     alone = option.company and f"{option.stage}/{option.variant}" not in option.company
-    return 1 if alone else None
+    return 1 if alone else column.most
 
 
 def strangers(named: Mapping[str, Column]) -> frozenset[frozenset[str]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inferplan.estimators.service import SampleSource
 from inferplan.estimators.simulation import SimulationResult
-from inferplan.solvers import assembly
+from inferplan.solvers import assembly, statement
+from inferplan.solvers.assurance import assured_columns, enough_spares
 from inferplan.solvers.checker import check_plan
-from inferplan.solvers.columns import build_columns
 from inferplan.solvers.explain import Chosen, alternatives, binding
 from inferplan.solvers.infeasible import disturbed, infeasible
 from inferplan.solvers.judge import Judge, believed, limits_s, measured
@@ -21,9 +21,13 @@ from inferplan.solvers.problem import Problem, read_problem
 from inferplan.solvers.program import ACCURACY, Ask
 from inferplan.solvers.search import MARGIN, SAME, Search
 from inferplan.spec.document import LoadedWorkload
-from inferplan.spec.errors import UndecidedError
+from inferplan.spec.errors import InfeasibleError, UndecidedError
 from inferplan.spec.plan import Plan, Proof
 from inferplan.spec.profile import Profile
+from inferplan.spec.workload import Robustness, Workload
+
+MAX_SPARES = 20
+"""Spares, all device types together, beyond which machines fail too often to be planned with."""
 
 
 def solve(
@@ -45,18 +49,63 @@ def solve(
     Raises InfeasibleError where no plan keeps every promise, InputError where the profile lacks what is needed,
     UndecidedError where the time limit left no plan at all.
     """
-    deadline = time.monotonic() + time_limit_s
-    problem = read_problem(loaded.workload, profile, samples)
-    ask = promises(problem)
-    program = Solver(problem, build_columns(problem))
-    judge = Judge(problem, seed)
-    ask = normalised(program, ask, time_limit_s, gap)
-    search = Search(problem, program, judge, ask, gap, deadline)
-    proven = decide(search, problem)
-    solution, result = _outcome(search)
-    plan = _plan(search, solution, result, loaded, profile, plan_dir, proven)
+    plan = _assured(loaded, profile, plan_dir, _Limits(time_limit_s, gap, seed, samples))
     check_plan(plan, loaded.workload, profile)
     return plan
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """How long and how exactly to look."""
+
+    time_s: float
+    gap: float
+    seed: int
+    samples: SampleSource | None
+
+
+def _assured(loaded: LoadedWorkload, profile: Profile, plan_dir: Path, limits: _Limits) -> Plan:
+    """The plan that withstands what is asked; beside it, the cost of one that need not.
+
+    Spares for a share of availability depend on how many machines there are: as long as the plan has more machines
+    than its spares suffice for, it is made again with one spare more.
+    """
+    deadline = time.monotonic() + limits.time_s
+    problem = read_problem(loaded.workload, profile, limits.samples)
+    plain = None
+    if problem.workload.robustness.asked:
+        plain = _plain_cost(loaded.workload, profile, limits)
+    for _ in range(MAX_SPARES):
+        search, proven = _searched(problem, limits, deadline)
+        solution, result = _outcome(search)
+        spares = enough_spares(problem, solution)
+        if spares == problem.assurance.spares:
+            return _plan(search, solution, result, loaded, profile, plan_dir, proven, plain)
+        problem = replace(problem, assurance=replace(problem.assurance, spares=spares))
+    raise InfeasibleError(
+        f"robustness.availability ({problem.workload.robustness.availability:g}) needs more than {MAX_SPARES} spares",
+        ["would help: machines that are interrupted less, or start faster"],
+    )
+
+
+def _searched(problem: Problem, limits: _Limits, deadline: float) -> tuple[Search, bool]:
+    """The search for the best plan of an instance, run, and whether all goals but the last were proven."""
+    program = Solver(problem, assured_columns(problem))
+    ask = normalised(program, promises(problem), limits.time_s, limits.gap)
+    search = Search(problem, program, Judge(problem, limits.seed), ask, limits.gap, deadline)
+    return search, decide(search, problem)
+
+
+def _plain_cost(workload: Workload, profile: Profile, limits: _Limits) -> float | None:
+    """Cost of the certified plan that need not withstand anything; None where none was found.
+
+    Raises InfeasibleError where not even that exists.
+    """
+    plain = workload.model_copy(update={"robustness": Robustness()}).at(workload.root)
+    problem = read_problem(plain, profile, limits.samples)
+    search, _ = _searched(problem, limits, time.monotonic() + limits.time_s)
+    _outcome(search)
+    return None if search.incumbent is None else search.incumbent.cost_usd_per_h
 
 
 def _outcome(search: Search) -> tuple[Solution, SimulationResult]:
@@ -93,8 +142,10 @@ def _plan(
     profile: Profile,
     plan_dir: Path,
     proven: bool,
+    plain_usd_per_h: float | None,
 ) -> Plan:
     problem = search.problem
+    seen = search.judge.nominal(solution)
     question = search.question(search.scales)
     chosen = Chosen(
         problem,
@@ -106,7 +157,7 @@ def _plan(
         search.gap,
         tuple(search.unstable),
     )
-    accuracies = chosen.accuracies(solution)
+    accuracies = chosen.accuracies(solution, problem.estimated)
     tails = {name: ratio * limits_s(problem)[name] for name, ratio in measured(result, limits_s(problem)).items()}
     return Plan(
         apiVersion="inferplan/v1",
@@ -114,16 +165,17 @@ def _plan(
         workload=assembly.workload_source(loaded, plan_dir),
         profile=assembly.profile_source(profile, problem, solution),
         objective=assembly.objective_text(loaded.workload.objective),
-        terms=assembly.terms(problem, solution, search.ask),
+        terms=statement.terms(problem, solution, search.ask),
         cost_usd_per_h=solution.cost_usd_per_h,
-        costs=assembly.costs(problem, solution),
-        energy=assembly.energy(problem, solution),
-        prices=assembly.prices(loaded, solution),
+        costs=statement.costs(problem, solution),
+        energy=statement.energy(problem, solution),
+        prices=statement.prices(loaded, solution),
         proof=_proof(search, solution, proven),
-        certificate=assembly.certificate(problem, result),
-        classes=assembly.class_plans(problem, solution, result, accuracies),
-        options=assembly.options(solution, result, search.judge.slowdowns(solution)),
-        machines=assembly.machines(problem, solution),
+        certificate=assembly.certificate(problem, seen, result.verdict),
+        assurance=statement.assurance(problem, solution, search.judge, plain_usd_per_h),
+        classes=assembly.class_plans(problem, solution, seen, accuracies),
+        options=assembly.options(solution, seen, search.judge.slowdowns(solution)),
+        machines=statement.machines(problem, solution),
         binding=binding(chosen, tails),
         alternatives=alternatives(chosen),
         story=[*search.story, *_closing(search, solution), *_left_out(problem, profile)],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from inferplan.estimators.accuracy import AccuracyModel, accuracy_model
+from inferplan.estimators.bounds import low_accuracy, slow_points
 from inferplan.estimators.cost import Capacity, Tariff, machine_capacity, tariff
 from inferplan.estimators.fanout import FanOuts, fan_outs
 from inferplan.estimators.interference import Interference, measured_on, read_interference
@@ -20,6 +21,26 @@ from inferplan.spec.workload import Workload
 MAX_CLASSES = 6
 DEFAULT_PERCENTILE = 99.0
 NO_INTERFERENCE = Interference()
+
+
+@dataclass(frozen=True)
+class Assurance:
+    """What a plan must withstand (`solvers.assurance`)."""
+
+    confidence: float | None = None
+    levels: tuple[float, ...] = (1.0,)
+    """Factors of all rates, rising; 1 is among them."""
+    spares: Mapping[str, int] = field(default_factory=dict)
+    """Machines of a device type that may be lost."""
+    headroom: float = 0.0
+
+    @property
+    def shapes_columns(self) -> bool:
+        """Whether columns differ from those of a plain plan, times and accuracies aside."""
+        return len(self.levels) > 1 or any(self.spares.values()) or self.headroom > 0
+
+
+PLAIN = Assurance()
 
 
 @dataclass(frozen=True)
@@ -61,6 +82,9 @@ class Problem:
     devices: Mapping[str, DeviceType]
     budget_usd_per_h: float | None
     interference: Interference = NO_INTERFERENCE
+    assurance: Assurance = PLAIN
+    estimated: AccuracyModel | None = None
+    """Accuracy as it was estimated; `accuracy` may be bounds."""
 
     @property
     def values_accuracy(self) -> bool:
@@ -83,7 +107,11 @@ def read_problem(workload: Workload, profile: Profile, samples: SampleSource | N
     """
     points = read_points(workload, profile, samples)
     laws = fan_outs(workload, profile)
-    accuracy = accuracy_model(workload, profile)
+    estimated = accuracy = accuracy_model(workload, profile)
+    confidence = workload.robustness.confidence
+    if confidence is not None:
+        points = slow_points(points, confidence)
+        accuracy = None if accuracy is None else low_accuracy(accuracy, confidence)
     classes = tuple(_class_need(workload, name) for name in sorted(workload.classes))
     if len(classes) > MAX_CLASSES:
         raise InputError(
@@ -115,7 +143,15 @@ def read_problem(workload: Workload, profile: Profile, samples: SampleSource | N
         devices,
         workload.objective.budget_usd_per_h,
         interference,
+        _assurance(workload),
+        estimated,
     )
+
+
+def _assurance(workload: Workload) -> Assurance:
+    asked = workload.robustness
+    spares = dict.fromkeys(workload.devices(), asked.spare_machines) if asked.spare_machines else {}
+    return Assurance(asked.confidence, tuple(sorted({1.0, *asked.load_levels})), spares, asked.headroom)
 
 
 def _company(workload: Workload, interference: Interference) -> dict[tuple[str, str], frozenset[str]]:

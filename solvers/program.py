@@ -373,7 +373,8 @@ class Program:
         terms = []
         for goal in (COST, ENERGY, ACCURACY):
             if weights.get(goal[0], 0.0) > 0:
-                require_listed(self._accuracy, self.problem, exactly=goal == ACCURACY)
+                if goal == ACCURACY:
+                    require_listed(self._accuracy, self.problem, exactly=True)
                 terms.append(weights[goal[0]] * self.unit(goal) * self.expression(goal))
         return mip.xsum(terms)
 

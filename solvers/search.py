@@ -178,12 +178,12 @@ class Search:
             if self._keeps_limits(wider) and (self.incumbent is None or self._better(wider, self.incumbent))
         ]
         # The further apart, the faster: the last one decides whether any is certified, bisection which is the first.
-        if not found or self.judge.judge(found[-1]).verdict == "missed":
+        if not found or self.judge.certain(found[-1]).verdict == "missed":
             return None
         low, high = 0, len(found) - 1
         while low < high and time.monotonic() < self.deadline:
             middle = (low + high) // 2
-            if self.judge.judge(found[middle]).verdict == "met":
+            if self.judge.certain(found[middle]).verdict == "met":
                 high = middle
             else:
                 low = middle + 1

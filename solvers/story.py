@@ -18,7 +18,8 @@ def describe(problem: Problem, solution: Solution) -> str:
         name if column.option.need is None else f"{column.replicas} x {name}"
         for name, column in sorted(names.items(), key=lambda item: (order[item[1].stage], item[0]))
     ]
-    return f"{', '.join(parts)} at {solution.cost_usd_per_h:.6g} USD/h"
+    power = "" if solution.power_w is None else f", {solution.power_w:.6g} W"
+    return f"{', '.join(parts)} at {solution.cost_usd_per_h:.6g} USD/h{power}"
 
 
 def duration(seconds: float) -> str:

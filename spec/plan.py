@@ -263,6 +263,36 @@ class Certificate(Record):
     classes: dict[Name, ClassCertificate]
 
 
+class AssuredCase(Record):
+    """A situation that the plan was judged in: all rates times `rate_scale`, without some machines."""
+
+    name: str
+    rate_scale: PositiveNumber
+    lost: dict[DevicePath, PositiveInt] = Field(default={}, description="Machines lost, by device.")
+    verdict: Verdict
+    classes: dict[Name, ClassCertificate]
+
+
+class Assurance(Record):
+    """What the plan withstands besides what is expected, and what that costs."""
+
+    confidence: float | None = Field(None, description="Of the bounds of times and accuracies it was planned on.")
+    load_levels: list[PositiveNumber] = []
+    spare_machines: dict[DevicePath, PositiveInt] = Field(
+        default={}, description="Machines of a device type that may be lost."
+    )
+    availability: float | None = Field(None, description="Share of time in which no more are gone than that.")
+    headroom: NonNegative = 0.0
+    plain_cost_usd_per_h: NonNegative | None = Field(
+        None, description="Cost of the plan without all this; absent where there was no time to find it."
+    )
+    extra_usd_per_h: float | None = Field(None, description="What the assurance costs: the difference.")
+    cases: list[AssuredCase] = []
+    without_bounds: list[str] = Field(
+        default=[], description="Figures that stand as they are at any confidence: they have no interval."
+    )
+
+
 class Plan(Record):
     """What was decided."""
 
@@ -281,6 +311,7 @@ class Plan(Record):
     prices: list[str] = Field(default=[], description="Entries of price catalogues in use, with date and source.")
     proof: Proof
     certificate: Certificate | None = None
+    assurance: Assurance | None = None
     classes: dict[Name, ClassPlan] = Field(min_length=1)
     options: dict[Name, DeployedOption] = Field(min_length=1)
     machines: dict[str, Machines]
@@ -345,6 +376,7 @@ def _rounded(value: Any, name: str) -> Any:
 # Records keep the order their fields are declared in; mappings keyed by the user's names are sorted.
 _FIELD_ORDER = frozenset(
     {"", "workload", "profile", "proof", "certificate", "predicted", "binding", "alternatives", "costs", "energy"}
+    | {"assurance", "cases"}
 )
 
 

@@ -69,6 +69,54 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.Capture
     assert "Usage" in capsys.readouterr().err
 
 
+def test_what_a_plan_must_withstand_becomes_overrides(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str] = []
+
+    def load(_: object, overrides: list[str]) -> None:
+        seen.extend(overrides)
+        raise InputError("stop here")
+
+    monkeypatch.setattr("inferplan.spec.document.load_workload", load)
+    options = ["--confidence", "0.95", "--rates", "1, 1.5,2", "--spare-machines", "1", "--headroom", "0.2"]
+    assert cli.run_command(["solve", str(DIGITS), "--set", "name=x", *options]) == ExitCode.INPUT
+    assert seen == [
+        "name=x",
+        "robustness.confidence=0.95",
+        "robustness.load_levels=[1.0, 1.5, 2.0]",
+        "robustness.spare_machines=1",
+        "robustness.headroom=0.2",
+    ]
+    assert cli.run_command(["solve", str(DIGITS), "--rates", "1,two"]) == ExitCode.INPUT
+    assert "expected numbers, e.g. 1,1.5,2; got 'two'" in capsys.readouterr().err
+
+
+def test_a_price_catalogue_is_validated_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = DIGITS.parent / "catalogues" / "example.yaml"
+    assert cli.run_command(["validate", str(example)]) == 0
+    assert "12 types of machines, prices of 2025-01-01" in capsys.readouterr().out
+    wrong = tmp_path / "prices.yaml"
+    wrong.write_text(example.read_text().replace("cores: 2", "cores: two"))
+    assert cli.run_command(["validate", str(wrong)]) == ExitCode.INPUT
+    assert "instances.c6i.large.cores: expected a whole number" in capsys.readouterr().err
+
+
+def test_old_prices_are_noted_on_stderr_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "workload.yaml"
+    catalogue = DIGITS.parent / "catalogues" / "example.yaml"
+    path.write_text(
+        f"apiVersion: inferplan/v1\nname: w\ncatalogues: [{catalogue}]\n"
+        "pipeline: {stages: {s: {variants: {v: {runtime: skip}}}}}\n"
+        "tiers: {cloud: {devices: {cpu: {instance: example/c6i.large}}}}\n"
+        "classes: {c: {rate_rps: 1}}\n"
+    )
+    assert cli.run_command(["validate", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert "2025" not in out
+    assert "note: prices of example/c6i.large are of 2025-01-01" in err
+
+
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run_command(["--version"]) == 0
     assert capsys.readouterr().out == f"inferplan {__version__}\n"

@@ -121,6 +121,6 @@ def test_what_a_busy_replica_adds() -> None:
 
 
 def test_egress_is_bytes_times_calls_times_price() -> None:
-    """10 calls/s of 1 MB are 36 GB per hour."""
-    assert egress_usd_per_h(10.0, 1e6, 0.09) == pytest.approx(3.24)
+    """10 calls/s of 1 MiB are 36000 / 1024 GB per hour."""
+    assert egress_usd_per_h(10.0, 2**20, 0.09) == pytest.approx(36000 / 1024 * 0.09)
     assert egress_usd_per_h(10.0, 0.0, 0.09) == 0.0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from inferplan.reports.plan_tables import basis_lines, options_table
+from inferplan.reports.plan_tables import assurance_lines, basis_lines, cost_lines, machines_table, options_table
 from inferplan.spec.plan import Plan
 
 SHA = "0" * 64
@@ -72,4 +72,39 @@ def test_what_a_plan_rests_on_is_said_in_a_line(document: dict[str, Any]) -> Non
         "Rests on 6 interpolated points: s/m, batch 0; s/m, batch 1; s/m, batch 2; s/m, batch 3; and 2 more",
         "Rests on 1 imported point: t/v from x.csv",
         "Share machines, and were never measured beside others: s/m",
+    ]
+
+
+def test_costs_energy_and_risk_are_said_where_there_are_any(document: dict[str, Any]) -> None:
+    assert cost_lines(Plan.model_validate(document)) == []
+    document["costs"] = {"machines_usd_per_h": 0.1, "restarts_usd_per_h": 0.002, "energy_usd_per_h": 0.0}
+    tiers = {"edge": {"power_w": 50.0, "carbon_g_per_h": 20.0}}
+    document["energy"] = {
+        "power_w": 50.0, "energy_kwh_per_h": 0.05, "energy_j_per_request": 50.0, "carbon_g_per_h": 20.0, "tiers": tiers,
+    }  # fmt: skip
+    document["machines"]["edge/cpu"] |= {"interruptions_per_h": 0.5, "lost_share": 0.024, "share": 0.25}
+    document["terms"] = {"cost": {"weight": 2.0, "value": 0.1, "unit": 0.05}}
+    plan = Plan.model_validate(document)
+    assert cost_lines(plan) == [
+        "Cost: machines 0.1 USD/h, restarts 0.002 USD/h",
+        "Energy: 50 W, 50.0 J per request, 20 g CO2e/h",
+        "Interruptions of edge/cpu: 0.5 per hour expected, 2.4 % of its capacity lost",
+        "Weighed: cost 2 x 0.1 / 0.05",
+    ]
+    assert machines_table(plan).rows[0][1] == "0.1 USD/h by share"
+
+
+def test_assurance_is_said_with_its_cost_and_what_failed(document: dict[str, Any]) -> None:
+    assert assurance_lines(Plan.model_validate(document)) == []
+    case = {"name": "load x 2", "rate_scale": 2.0, "verdict": "met", "classes": {}}
+    document["assurance"] = {
+        "confidence": 0.95, "load_levels": [2.0], "spare_machines": {"edge/cpu": 1}, "headroom": 0.2,
+        "plain_cost_usd_per_h": 0.06, "extra_usd_per_h": 0.04,
+        "cases": [case, {**case, "name": "edge/cpu: 1 lost", "rate_scale": 1.0, "verdict": "undecided"}],
+    }  # fmt: skip
+    assert assurance_lines(Plan.model_validate(document)) == [
+        "Withstands: bounds at 95 % confidence, load x 2, 1 of edge/cpu lost, headroom 20 %:"
+        " 0.04 USD/h more than 0.06 USD/h without",
+        "  judged in 2 further cases: 1 met, 1 undecided",
+        "  edge/cpu: 1 lost: undecided",
     ]

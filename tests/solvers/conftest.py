@@ -35,15 +35,17 @@ def measurement(stage: str, variant: str, batch: int, mean_s: float, **options: 
     memory = values.pop("memory_bytes", 100 * 2**20)
     status, reason = values.pop("status", "ok"), values.pop("reason", "")
     measured_at = values.pop("measured_at", "2026-01-01T00:00:00Z")
+    upper = values.pop("mean_upper_s", None)
+    also = {name: values.pop(name) for name in ("load_s", "mean_power_w", "peak_gpu_bytes") if name in values}
     key = PointKey(
         stage, variant, modalities, values["model_sha256"], "", values.get("runtime", "onnxruntime"),
         values.get("runtime_version", "1.0"), values.get("options", "{}"), values["provider"],
         values["device"], values.get("device_fingerprint", "f"), batch, values["threads"], "{}",
     )  # fmt: skip
-    service = Quantiles(mean_s=mean_s, std_s=std)
+    service = Quantiles(mean_s=mean_s, std_s=std, mean_upper_s=upper)
     return Measurement(
         key, status, reason, n=1000 if origin == "measured" else 0, service=service, peak_rss_bytes=memory,
-        measured_at=measured_at, origin=origin, source=source,
+        measured_at=measured_at, origin=origin, source=source, **also,
     )  # fmt: skip
 
 
@@ -54,9 +56,11 @@ def stage_accuracy(stage: str, variant: str, value: float, width: float = 0.01) 
     )
 
 
-def interference(stage: str, variant: str, neighbours: Sequence[tuple[str, str]], slowdown: float) -> InterferenceRow:
+def interference(
+    stage: str, variant: str, neighbours: Sequence[tuple[str, str]], slowdown: float, **options: Any
+) -> InterferenceRow:
     """A slow-down at batch 1, beside neighbours (stage, choice) at batch 1, one thread each."""
-    key = measurement(stage, variant, 1, 0.01).key
+    key = measurement(stage, variant, 1, 0.01, **options).key
     listed = json.dumps(sorted([other, choice, 1, 1] for other, choice in neighbours))
     return InterferenceRow(key, listed, hashlib.sha256(listed.encode()).hexdigest(), slowdown, blocks=9, n=1000)
 

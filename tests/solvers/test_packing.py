@@ -55,6 +55,45 @@ def test_as_few_machines_as_exhaustive_search(wanted: list[tuple[Capacity, int]]
         assert sum(machine.get(item.name, 0) for machine in packing.machines) == item.count
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3), st.sampled_from([None, 1, 2])), min_size=1, max_size=3),
+    st.sets(st.sampled_from([("o0", "o1"), ("o0", "o2"), ("o1", "o2")])),
+)
+def test_limits_per_machine_and_strangers_are_kept(
+    wanted: list[tuple[int, int, int | None]], pairs: set[tuple[str, str]]
+) -> None:
+    """As few machines as trying every way to put the replicas into groups."""
+    items = [Item(f"o{i}", Capacity(cores), count, most) for i, (cores, count, most) in enumerate(wanted)]
+    apart = frozenset(frozenset(pair) for pair in pairs)
+    packing = pack(items, Capacity(6), apart)
+
+    def allowed(machine: dict[str, int]) -> bool:
+        by_name = {item.name: item for item in items}
+        cores = sum(by_name[name].need.cores * count for name, count in machine.items())
+        few = all(count <= (by_name[name].most or count) for name, count in machine.items())
+        return cores <= 6 and few and not any(pair <= machine.keys() for pair in apart)
+
+    def least(left: list[str], machines: list[dict[str, int]], best: int) -> int:
+        if len(machines) >= best:
+            return best
+        if not left:
+            return len(machines)
+        for index in range(len(machines) + 1):
+            extended = [dict(machine) for machine in machines] + ([{}] if index == len(machines) else [])
+            extended[index][left[0]] = extended[index].get(left[0], 0) + 1
+            if allowed(extended[index]):
+                best = min(best, least(left[1:], extended, best))
+        return best
+
+    singles = [item.name for item in items for _ in range(item.count)]
+    assert packing.proven
+    assert all(allowed(machine) for machine in packing.machines)
+    assert len(packing.machines) == least(singles, [], len(singles) + 1 if singles else 1) if singles else True
+    for item in items:
+        assert sum(machine.get(item.name, 0) for machine in packing.machines) == item.count
+
+
 def test_where_first_fit_fails_the_search_does_not() -> None:
     """Aggregate cores say 2 machines of 10, first fit decreasing takes 3."""
     items = [Item("a", Capacity(6), 1), Item("b", Capacity(4), 1), Item("c", Capacity(5), 2)]

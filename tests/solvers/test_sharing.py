@@ -1,0 +1,104 @@
+"""GPUs shared by replicas: only where memory fits and each was measured beside the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from inferplan.solvers.checker import check_plan
+from inferplan.solvers.planner import solve
+from inferplan.spec.errors import CheckFailedError
+from inferplan.spec.plan import Plan
+
+GIB = 2**30
+GPU = {"kind": "gpu", "price_usd_per_h": 1.0, "cores": 8, "gpu_memory_bytes": 16 * GIB}
+
+
+def inputs(
+    instances: Any, pairs: list[tuple[str, str]], peaks: dict[str, int | None] | None = None, **changes: Any
+) -> tuple[Any, Any]:
+    """Two stages, each of one variant on a GPU; `pairs`: (stage, neighbour) measured beside one another."""
+    helpers = __import__("sys").modules[type(instances).__module__]
+    loaded = instances.workload(
+        {"a": ["v"], "b": ["v"]},
+        edges=[{"from": "a", "to": "b"}],
+        classes={"web": {"rate_rps": 20.0, "slo": {"latency_s": 1.0}}},
+        devices={"gpu": {**GPU, **changes}},
+    )
+    peaks = peaks or {"a": 4 * GIB, "b": 6 * GIB}
+    on_gpu = {"device": "edge/gpu", "provider": "cuda"}
+    rows = [
+        helpers.measurement(stage, "v", 1, 0.01, **on_gpu, **({} if peak is None else {"peak_gpu_bytes": peak}))
+        for stage, peak in peaks.items()
+    ]
+    beside = [helpers.interference(one, "v", [(other, "v")], 1.1, **on_gpu) for one, other in pairs]
+    return loaded, instances.profile({}, {("a", "v"): 0.9, ("b", "v"): 0.9}, rows=rows, beside=beside)
+
+
+def machines(instances: Any, pairs: list[tuple[str, str]], **changes: Any) -> Plan:
+    loaded, profile = inputs(instances, pairs, **changes)
+    plan = solve(loaded, profile, plan_dir=instances.folder)
+    check_plan(plan, loaded.workload, profile)
+    return plan
+
+
+BOTH = [("a", "b"), ("b", "a")]
+
+
+def test_measured_beside_one_another_they_share(instances: Any) -> None:
+    plan = machines(instances, BOTH)
+    assert plan.machines["edge/gpu"].count == 1
+    assert all(option.shares_gpu for option in plan.options.values())
+
+
+@pytest.mark.parametrize(
+    ("pairs", "changes"),
+    [
+        ([], {}),
+        ([("a", "b")], {}),
+        ([("a", "a"), ("b", "b")], {}),
+        (BOTH, {"peaks": {"a": 4 * GIB, "b": None}}),
+        (BOTH, {"peaks": {"a": 8 * GIB, "b": 9 * GIB}}),
+    ],
+)
+def test_otherwise_each_has_a_gpu_to_itself(
+    instances: Any, pairs: list[tuple[str, str]], changes: dict[str, Any]
+) -> None:
+    assert machines(instances, pairs, **changes).machines["edge/gpu"].count == 2
+
+
+def test_copies_share_where_it_was_measured_beside_itself(instances: Any) -> None:
+    helpers = __import__("sys").modules[type(instances).__module__]
+    loaded = instances.workload(
+        {"a": ["v"]}, classes={"web": {"rate_rps": 150.0, "slo": {"latency_s": 1.0}}}, devices={"gpu": GPU}
+    )
+    on_gpu = {"device": "edge/gpu", "provider": "cuda"}
+    rows = [helpers.measurement("a", "v", 1, 0.01, **on_gpu, peak_gpu_bytes=4 * GIB)]
+    for pairs, count in (([("a", "a")], 1), ([], 2)):
+        beside = [helpers.interference(one, "v", [(other, "v")], 1.05, **on_gpu) for one, other in pairs]
+        store = instances.profile({}, {("a", "v"): 0.9}, rows=rows, beside=beside)
+        plan = solve(loaded, store, plan_dir=instances.folder)
+        check_plan(plan, loaded.workload, store)
+        assert plan.machines["edge/gpu"].count == count
+
+
+def test_a_share_of_a_gpu_is_the_memory_it_takes(instances: Any) -> None:
+    plan = machines(instances, BOTH, billing="share")
+    assert plan.machines["edge/gpu"].share == pytest.approx(10 / 16)
+    assert machines(instances, [], billing="share").machines["edge/gpu"].share == pytest.approx(2.0)
+
+
+def test_sharing_that_was_not_measured_is_found_out(instances: Any) -> None:
+    loaded, profile = inputs(instances, BOTH)
+    plan = solve(loaded, profile, plan_dir=instances.folder)
+    unmeasured = inputs(instances, [("a", "b")])[1]
+    with pytest.raises(CheckFailedError) as caught:
+        check_plan(plan, loaded.workload, unmeasured)
+    assert any("never measured beside one another" in line for line in caught.value.details)
+    data = plan.model_dump(by_alias=True)
+    for option in data["options"].values():
+        option["gpu_memory_bytes"] = 9 * GIB
+    with pytest.raises(CheckFailedError) as caught:
+        check_plan(Plan.model_validate(data), loaded.workload, profile)
+    assert any("bytes of GPU memory" in line for line in caught.value.details)
