@@ -55,13 +55,13 @@ def latency(workload: Workload, profile: Profile, target: str, stage: str | None
     from inferplan.estimators.latency import latency_models
     from inferplan.estimators.latency_checks import findings
     from inferplan.estimators.latency_needs import needs
-    from inferplan.estimators.observations import observe
+    from inferplan.estimators.observations import interpolated, observe
     from inferplan.estimators.points import read_points
     from inferplan.reports.latency_report import LatencyReport, latency_section
     from inferplan.spec.errors import InputError
 
     found = read_points(workload, profile)
-    every = latency_models(observe(found, profile.samples), workload.profile.tolerance)
+    every = latency_models(observe(found, profile.samples), workload.profile.tolerance, interpolated(found))
     shown = {key: group for key, group in every.items() if stage in (None, key.stage)}
     troubles = [
         one for one in findings(workload, profile, found, every, target) if stage in (None, one.stage) or not one.stage
@@ -73,10 +73,9 @@ def latency(workload: Workload, profile: Profile, target: str, stage: str | None
         )
     report = LatencyReport(
         shown,
-        found,
         read_interference(workload, profile, found.model_sha256),
         troubles,
-        needs(workload, profile, found, shown, target),
+        needs(workload, profile, shown, target),
         workload.profile.batch_sizes,
     )
     return latency_section(report, points)

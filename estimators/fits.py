@@ -1,14 +1,14 @@
-"""Fits of mean service time over the batch within one series, each through its measured points.
+"""The fit of mean service time over the batch within one series: overhead and time per call, through its points.
 
-A fit maps known points (x rising, x the batch or what it was fed; t the mean in seconds) to a time at another x:
+Known are points (x rising, x the batch or what it was fed; t the mean in seconds). Of a + c x, with a and c not
+negative, that with the least squared relative errors is taken, as most nets take some time per batch and some per
+call. What it leaves over is carried along as a factor, straight in log x between points and constant beyond, so that
+known points are exact. `held_between` keeps a prediction between the neighbours' times, so that points that rise are
+never left for a curve that falls.
 
-- *affine*: the a + c x, a and c not negative, with the least squared relative errors; what it leaves is carried over
-  as a factor, straight in log x between points and constant beyond. Overhead and time per call: what most nets do.
-- *power*: straight in log-log from point to point, beyond them with the slope of the least-squares line.
-- *straight*: straight from point to point; beyond them on with the last two.
-
-All three are exact at known points. `held_between` keeps a prediction between the neighbours' times, so that rising
-points are never left for a curve that falls.
+Other curves through the points (straight lines, power laws, monotone cubics) were tried and are not here: they were
+the best on no sample workload (`benchmarks/model_errors.py` shows by how much). Where a curve bends in a way that
+this one does not know, borrowing from other series does better (`kriging`).
 """
 
 from __future__ import annotations
@@ -23,27 +23,6 @@ Floats = NDArray[np.float64]
 Fit = Callable[[Sequence[float], Sequence[float], float], float]
 LEAST_POINTS = 2
 """Known points that a fit needs: one says nothing of how time grows."""
-
-
-def straight(xs: Sequence[float], times_s: Sequence[float], at: float) -> float:
-    """Piecewise linear. Where that falls to nothing below the first point, in proportion to it."""
-    if xs[0] <= at <= xs[-1]:
-        return float(np.interp(at, xs, times_s))
-    near, far = (0, 1) if at < xs[0] else (-1, -2)
-    slope = (times_s[near] - times_s[far]) / (xs[near] - xs[far])
-    found = times_s[near] + slope * (at - xs[near])
-    return found if found > 0 else times_s[near] * at / xs[near]
-
-
-def power(xs: Sequence[float], times_s: Sequence[float], at: float) -> float:
-    """Piecewise linear in log-log; the slope of all points beyond them."""
-    logs_x, logs_t = np.log(xs), np.log(times_s)
-    if xs[0] <= at <= xs[-1]:
-        return math.exp(np.interp(math.log(at), logs_x, logs_t))
-    near = 0 if at < xs[0] else -1
-    deviations = logs_x - logs_x.mean()
-    slope = float(deviations @ logs_t / (deviations @ deviations))
-    return math.exp(logs_t[near] + slope * (math.log(at) - logs_x[near]))
 
 
 def affine(xs: Sequence[float], times_s: Sequence[float], at: float) -> float:
@@ -63,10 +42,6 @@ def affine_coefficients(xs: Sequence[float], times_s: Sequence[float]) -> tuple[
     if unit_s < 0:
         return float((1 / t).sum() / ((1 / t) ** 2).sum()), 0.0
     return float(overhead_s), float(unit_s)
-
-
-FITS: dict[str, Fit] = {"affine": affine, "power": power, "straight": straight}
-"""By name, the simpler ones first."""
 
 
 def fitted_log_s(fit: Fit, xs: Sequence[float], times_s: Sequence[float], at: float) -> float | None:

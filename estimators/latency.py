@@ -1,6 +1,6 @@
 """Models of service time with known error: per choice, device, provider and number of threads, over the batch.
 
-A measured point is what was measured. What was not is predicted by a fit of the series alone (`fits`) or by one that
+A measured point is what was measured. What was not is predicted by the affine fit of its series (`fits`) or by one that
 borrows from the other series of the place (`kriging`), over the batch or over the number of elements a batch is fed
 (where inputs of several sizes were fed). Which, is chosen per stage, device and provider by leave-one-out error
 (`leave_one_out`); none has constants of its own. Predictions never leave the neighbours' times.
@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from inferplan.estimators.fits import FITS, LEAST_POINTS, fitted_log_s, held_between
+from inferplan.estimators.fits import LEAST_POINTS, affine, fitted_log_s, held_between
 from inferplan.estimators.kriging import Field, Spot
 from inferplan.estimators.leave_one_out import Errors, bound, choose, choose_without_each, noise
 from inferplan.estimators.observations import (
@@ -37,13 +37,14 @@ from inferplan.estimators.observations import (
 from inferplan.estimators.spread import STATISTICS, SpreadModel, spread_model
 
 Kind = Literal["interior", "lower", "upper", "borrowed"]
-Basis = Literal["measured", "padded", "fitted", "borrowed", "extrapolated"]
+Basis = Literal["measured", "interpolated", "padded", "fitted", "borrowed", "extrapolated"]
 KINDS: tuple[Kind, ...] = ("interior", "lower", "upper", "borrowed")
+AFFINE = "affine"
 POOLED = "pooled"
 
 
 class Candidate(NamedTuple):
-    """A fit over the batch, or over the size of what a batch is fed."""
+    """A fit, `affine` or `pooled`, over the batch or over the size of what a batch is fed."""
 
     fit: str
     by_size: bool = False
@@ -76,8 +77,9 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class LatencyEstimate:
-    """Service time of a batch. `lower_s` and `upper_s` hold the mean: 95 % of it where it was measured, 90 % where it
-    is predicted; null where too few errors are known. Spread and percentiles are null where nothing is known."""
+    """Service time of a batch. `lower_s` and `upper_s` hold the mean: the row's 95 % interval where it was measured or
+    interpolated by the profiler, nine in ten of the errors of such predictions elsewhere; null where that is unknown.
+    Spread and percentiles are null where nothing is known."""
 
     batch: int
     mean_s: float
@@ -100,12 +102,19 @@ class GroupModel:
     tests: tuple[Test, ...]
     spreads: Mapping[str, SpreadModel]
     tolerance: float
+    guesses: Mapping[SeriesKey, tuple[Observation, ...]] = field(repr=False)
+    """What the profiler interpolated."""
     _fields: Mapping[bool, Field] = field(repr=False)
 
     @cached_property
     def series(self) -> dict[SeriesKey, SeriesModel]:
         """The models of its series."""
-        return {key: SeriesModel(key, self, tuple(items)) for key, items in by_series(self.observations).items()}
+        measured = by_series(self.observations)
+        return {key: SeriesModel(key, self, tuple(items), self._guesses(key, items)) for key, items in measured.items()}
+
+    def _guesses(self, key: SeriesKey, items: Sequence[Observation]) -> tuple[Observation, ...]:
+        known = {item.batch for item in items}
+        return tuple(item for item in self.guesses.get(key, ()) if item.batch not in known)
 
     def logs(self, *kinds: Kind, series: SeriesKey | None = None) -> list[float]:
         """Errors of points left out, of some kinds (all: none given), of one series."""
@@ -145,7 +154,7 @@ class GroupModel:
             spot = Spot(series.key, batch, math.log(size))
             found: float | None = float(self._fields[fit.by_size].log_s([spot])[0])
         else:
-            found = fitted_log_s(FITS[fit.fit], xs, times, size)
+            found = fitted_log_s(affine, xs, times, size)
         assert found is not None
         return held_between(found, [item.batch for item in own], times, batch)
 
@@ -169,16 +178,19 @@ class GroupModel:
 
 @dataclass(frozen=True)
 class SeriesModel:
-    """Service time of one series over the batch. `observations` are its measured points, by batch."""
+    """Service time of one series over the batch. `observations` are its measured points, by batch; `guesses` those
+    that the profiler interpolated."""
 
     key: SeriesKey
     group: GroupModel
     observations: tuple[Observation, ...]
+    guesses: tuple[Observation, ...] = ()
 
     @property
     def range(self) -> tuple[int, int]:
         """Batches it may be asked for: the smallest is 1, since batches can be padded."""
-        return 1, int(self.observations[-1].batch * self.group.reach + 1e-9)
+        reached = int(self.observations[-1].batch * self.group.reach + 1e-9)
+        return 1, max([reached, *(item.batch for item in self.guesses)])
 
     def estimate(self, batch: int) -> LatencyEstimate:
         """Service time of a batch. Raises RangeError beyond the range, or where nothing tells how time grows."""
@@ -188,19 +200,23 @@ class SeriesModel:
                 f" measured up to {self.observations[-1].batch}, predicted up to {self.range[1]}"
             )
         for item in self.observations:
-            if item.batch == batch or (item is self.observations[0] and batch < item.batch):
-                return self._measured(item, batch)
-        return self._predicted(batch)
+            if item.batch == batch:
+                return self._of_row(item, batch, "measured")
+        for item in self.guesses:
+            if item.batch == batch:
+                return self._of_row(item, batch, "interpolated")
+        smallest = min((*self.observations, *self.guesses), key=lambda item: item.batch)
+        return self._of_row(smallest, batch, "padded") if batch < smallest.batch else self._predicted(batch)
 
-    def _measured(self, item: Observation, batch: int) -> LatencyEstimate:
+    def _of_row(self, item: Observation, batch: int, basis: Basis) -> LatencyEstimate:
         row = item.row
         lower, upper = (None, None) if row is None else (row.service.mean_lower_s, row.service.mean_upper_s)
-        basis: Basis = "measured" if item.batch == batch else "padded"
         return self._with_spread(LatencyEstimate(batch, item.mean_s, lower, upper, basis), item.batch)
 
     def _predicted(self, batch: int) -> LatencyEstimate:
         mean_s = math.exp(self.group.predicted_log_s(self, batch))
-        kind: Kind = "interior" if batch < self.observations[-1].batch else "upper"
+        batches = [item.batch for item in self.observations]
+        kind: Kind = "interior" if batches[0] < batch < batches[-1] else "upper"
         basis: Basis = "fitted" if kind == "interior" else "extrapolated"
         if len(self.observations) < LEAST_POINTS:
             kind = basis = "borrowed"
@@ -218,9 +234,13 @@ class SeriesModel:
         return self.group.errors(series=self.key)
 
 
-def latency_models(observations: Sequence[Observation], tolerance: float) -> dict[GroupKey, GroupModel]:
+def latency_models(
+    observations: Sequence[Observation],
+    tolerance: float,
+    guesses: Mapping[SeriesKey, tuple[Observation, ...]] | None = None,
+) -> dict[GroupKey, GroupModel]:
     """The models of everything that was observed. `tolerance`: largest relative error, nine times in ten, with which
-    a series is extrapolated. The order of observations changes nothing."""
+    a series is extrapolated; `guesses`: what the profiler interpolated. The order of observations changes nothing."""
     ordered = sorted(observations, key=_order)
     models: dict[GroupKey, GroupModel] = {}
     for place in sorted({item.key[2:4] for item in ordered}):
@@ -228,7 +248,7 @@ def latency_models(observations: Sequence[Observation], tolerance: float) -> dic
         sized = {key for key, items in by_group(here).items() if size_matters(items)}
         borrowing = _Borrowing(here, sized)
         for key, items in by_group(here).items():
-            models[key] = _group_model(key, items, borrowing, key in sized, tolerance)
+            models[key] = _group_model(key, items, borrowing, key in sized, tolerance, guesses or {})
     return models
 
 
@@ -270,10 +290,15 @@ def _without_size(item: Observation) -> Observation:
 
 
 def _group_model(
-    key: GroupKey, items: list[Observation], borrowing: _Borrowing, sized: bool, tolerance: float
+    key: GroupKey,
+    items: list[Observation],
+    borrowing: _Borrowing,
+    sized: bool,
+    tolerance: float,
+    guesses: Mapping[SeriesKey, tuple[Observation, ...]],
 ) -> GroupModel:
     scales = (False, True) if sized else (False,)
-    candidates = [Candidate(fit, by_size) for by_size in scales for fit in FITS]
+    candidates = [Candidate(AFFINE, by_size) for by_size in scales]
     candidates += [Candidate(POOLED, by_size) for by_size in scales if by_size in borrowing.fields]
     found = [
         (item, kind, _predictions(item, items, candidates, borrowing))
@@ -291,7 +316,9 @@ def _group_model(
         by = candidates[next(chosen)] if len(errors) == len(candidates) else fit if fit in errors else pooled[-1]
         tests.append(Test(item, kind, errors, by))
     spreads = {statistic: spread_model(items, statistic) for statistic in STATISTICS}
-    return GroupModel(key, fit, tuple(candidates), tuple(items), tuple(tests), spreads, tolerance, borrowing.fields)
+    return GroupModel(
+        key, fit, tuple(candidates), tuple(items), tuple(tests), spreads, tolerance, guesses, borrowing.fields
+    )
 
 
 def _kind(item: Observation, own: Sequence[Observation], items: Sequence[Observation]) -> Kind | None:
@@ -316,7 +343,7 @@ def _predictions(
         if candidate.fit == POOLED:
             log_s = borrowing.log_s(item, candidate.by_size)
         else:
-            log_s = fitted_log_s(FITS[candidate.fit], xs, times, at)
+            log_s = fitted_log_s(affine, xs, times, at)
         if log_s is not None:
             errors[candidate] = held_between(log_s, xs, times, at) - item.log_s
     return errors

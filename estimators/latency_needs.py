@@ -22,7 +22,6 @@ from typing import Literal, NamedTuple
 from inferplan.estimators.latency import GroupModel, Kind, RangeError, SeriesModel
 from inferplan.estimators.leave_one_out import noise
 from inferplan.estimators.observations import GroupKey, SeriesKey
-from inferplan.estimators.points import Points
 from inferplan.spec.profile import Profile
 from inferplan.spec.rows import AccuracyRow
 from inferplan.spec.workload import Workload
@@ -60,17 +59,15 @@ class _Case(NamedTuple):
     seconds: float
 
 
-def needs(
-    workload: Workload, profile: Profile, points: Points, models: Mapping[GroupKey, GroupModel], target: str = "W"
-) -> list[Need]:
+def needs(workload: Workload, profile: Profile, models: Mapping[GroupKey, GroupModel], target: str = "W") -> list[Need]:
     """What would help, most first. `target` is how commands name the workload and its profile."""
     limit_s = longest_promise_s(workload)
     cases: dict[tuple[GroupKey, int, int, Deed], list[_Case]] = {}
     for key, group in models.items():
         beaten = _beaten(workload, profile, group)
         for one in group.series.values():
-            for case in _cases(workload, points, one):
-                if one.key.choice not in beaten and _within(one, case.batch, limit_s):
+            for case in _cases(workload, one):
+                if case.gain > 0 and one.key.choice not in beaten and _within(one, case.batch, limit_s):
                     cases.setdefault((key, case.key.threads, case.batch, case.deed), []).append(case)
     found = [_need(*place, items, workload, target) for place, items in cases.items()]
     return sorted(
@@ -90,15 +87,10 @@ def longest_promise_s(workload: Workload) -> float:
     )
 
 
-def _cases(workload: Workload, points: Points, one: SeriesModel) -> Iterable[_Case]:
+def _cases(workload: Workload, one: SeriesModel) -> Iterable[_Case]:
     measured = {item.batch: item for item in one.observations}
     left = noise([item.error for item in one.group.observations]).p90 or 0.0
-    place = (one.key.stage, one.key.choice, one.key.device, one.key.provider)
-    guessed = {
-        row.key.batch: row
-        for row in points.rows.get(place, ())
-        if row.origin == "interpolated" and row.key.threads == one.key.threads
-    }
+    guessed = {item.batch: item.row for item in one.guesses if item.row is not None}
     for batch in sorted({*workload.profile.batch_sizes, *measured}):
         item = measured.get(batch)
         if item is not None:

@@ -1,7 +1,8 @@
 """What was measured of service times, as the models of latency see it: one observation per point.
 
 A *series* is a choice with one number of threads on one device with one provider; its observations differ in batch.
-Interpolated rows are predictions and no observations. Imported ones count where nothing was measured (`points`).
+Interpolated rows are predictions of the profiler and no observations: they are kept apart (`interpolated`). Imported
+rows count where nothing was measured (`points`).
 """
 
 from __future__ import annotations
@@ -83,6 +84,17 @@ def observe(points: Points, samples: SampleSource) -> tuple[Observation, ...]:
             if row.origin != "interpolated" and row.service.mean_s is not None and row.service.mean_s > 0:
                 found.append(_observation(place, row, samples))
     return tuple(_marked(found))
+
+
+def interpolated(points: Points) -> dict[SeriesKey, tuple[Observation, ...]]:
+    """What the profiler predicted instead of measuring, by series and batch; plans use it as if it were measured."""
+    found: dict[SeriesKey, list[Observation]] = defaultdict(list)
+    for place, rows in sorted(points.rows.items()):
+        for row in sorted(rows, key=lambda row: (row.key.batch, row.measured_at, row.key.id())):
+            if row.origin == "interpolated" and row.service.mean_s:
+                item = _observation(place, row, lambda key: None)
+                found[item.key].append(item)
+    return {key: tuple({item.batch: item for item in items}.values()) for key, items in found.items()}
 
 
 def _observation(place: Place, row: Measurement, samples: SampleSource) -> Observation:

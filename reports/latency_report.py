@@ -18,7 +18,6 @@ from inferplan.estimators.latency_checks import Finding
 from inferplan.estimators.latency_needs import Need
 from inferplan.estimators.leave_one_out import Errors, bound
 from inferplan.estimators.observations import GroupKey
-from inferplan.estimators.points import Points
 from inferplan.reports.quantities import DASH, seconds
 from inferplan.reports.sections import Block, Section
 from inferplan.reports.tables import Table, left, right
@@ -33,7 +32,6 @@ class LatencyReport:
     """Everything the section is made of. `batches`: those the workload profiles."""
 
     models: Mapping[GroupKey, GroupModel]
-    points: Points
     interference: Interference
     findings: Sequence[Finding]
     needs: Sequence[Need]
@@ -76,7 +74,7 @@ def series_table(group: GroupModel, report: LatencyReport) -> Table:
         first = one.observations[0]
         std = group.spreads["std"].ratio(one.key, first.batch)
         rows.append([
-            one.key.choice, str(one.key.threads), _points_text(one, report.points), _batches_text(one),
+            one.key.choice, str(one.key.threads), _points_text(one), _batches_text(one),
             str(errors.n) if errors.n else "none", _percent(errors.median), _percent(errors.p90),
             seconds(first.mean_s) + (f" b{first.batch}" if first.batch > 1 else ""), _percent(std),
             _range_text(one), _beside(one, report.interference),
@@ -84,17 +82,11 @@ def series_table(group: GroupModel, report: LatencyReport) -> Table:
     return Table(columns, rows)
 
 
-def _points_text(one: SeriesModel, points: Points) -> str:
+def _points_text(one: SeriesModel) -> str:
     """`5`, `2 + 3~` (interpolated), `4*` (imported)."""
     origins = Counter(_origin(item.row.origin if item.row is not None else "measured") for item in one.observations)
-    place = (one.key.stage, one.key.choice, one.key.device, one.key.provider)
-    guessed = {
-        row.key.batch
-        for row in points.rows.get(place, ())
-        if row.origin == "interpolated" and row.key.threads == one.key.threads
-    } - {item.batch for item in one.observations}
     parts = [f"{origins[mark]}{mark}" for mark in ("", "*") if origins[mark]]
-    return " + ".join([*parts, *([f"{len(guessed)}~"] if guessed else [])])
+    return " + ".join([*parts, *([f"{len(one.guesses)}~"] if one.guesses else [])])
 
 
 def _origin(origin: str) -> str:
@@ -109,7 +101,8 @@ def _batches_text(one: SeriesModel) -> str:
 def _range_text(one: SeriesModel) -> str:
     """The largest batch it may be asked for, marked where that is extrapolated."""
     most = one.range[1]
-    return f"{most}+" if most > one.observations[-1].batch else str(most)
+    known = max(item.batch for item in (*one.observations, *one.guesses))
+    return f"{most}+" if most > known else str(most)
 
 
 def _beside(one: SeriesModel, interference: Interference) -> str:
@@ -242,7 +235,7 @@ def points_table(group: GroupModel, batches: Sequence[int]) -> Table:
 
 def estimates(one: SeriesModel, batches: Sequence[int]) -> list[LatencyEstimate]:
     """Of every batch measured or asked for, and the largest one of the range."""
-    wanted = {item.batch for item in one.observations} | set(batches) | {one.range[1]}
+    wanted = {item.batch for item in (*one.observations, *one.guesses)} | set(batches) | {one.range[1]}
     found = []
     for batch in sorted(batch for batch in wanted if batch <= one.range[1]):
         try:
@@ -279,15 +272,16 @@ def interference_lines(interference: Interference, told: Sequence[SlowdownErrors
 
 
 def finding_lines(findings: Sequence[Finding]) -> list[str]:
-    """One line each; of many that say the same of a stage, the first few."""
+    """What and where, then what to do; of many that say the same of a stage, the first few."""
     groups: dict[tuple[str, str, str], list[Finding]] = {}
     for found in findings:
         groups.setdefault((found.trouble, found.stage, found.what), []).append(found)
     lines = []
     for alike in groups.values():
-        lines += [str(found) for found in alike[:MOST_ALIKE]]
+        lines += [f"{found.trouble}: {found.where}: {found.what}" for found in alike[:MOST_ALIKE]]
         if len(alike) > MOST_ALIKE:
             lines.append(f"{alike[0].trouble}: and {len(alike) - MOST_ALIKE} more places of {alike[0].stage} like it")
+        lines.append(f"  -> {alike[0].remedy}")
     return lines
 
 
@@ -349,7 +343,7 @@ def _series_data(one: SeriesModel, report: LatencyReport) -> dict[str, Any]:
     return {
         "choice": one.key.choice,
         "threads": one.key.threads,
-        "points": _points_text(one, report.points),
+        "points": _points_text(one),
         "errors": asdict(one.errors()),
         "largest_measured_batch": one.observations[-1].batch,
         "largest_batch": one.range[1],
