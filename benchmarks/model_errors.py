@@ -78,11 +78,11 @@ def monotone(xs: Sequence[float], times_s: Sequence[float], at: float) -> float:
 NOT_IN_THE_MODEL: dict[str, Curve] = {"straight": straight, "power": power, "monotone": monotone}
 
 
-def curve_errors(group: GroupModel, curve: Curve, by_size: bool) -> list[float]:
+def curve_errors(group: GroupModel, curve: Curve, by_size: bool, kinds: Sequence[str] = SERIES_KINDS) -> list[float]:
     """Errors of a curve through the other points of a series."""
     errors = []
     for test in group.tests:
-        if test.kind not in SERIES_KINDS:
+        if test.kind not in kinds:
             continue
         item = test.observation
         own = [o for o in group.series[item.key].observations if o is not item]
@@ -136,7 +136,13 @@ def table(groups: Iterable[GroupModel]) -> Iterable[str]:
             if logs:
                 yield f"    {kind:32} {text(Errors.of(logs))}"
         tested = [test for one in shown for test in one.tests if test.kind in SERIES_KINDS]
+        counts = sorted({test.observation.key.threads for test in tested})
+        for threads in counts if len(counts) > 1 else ():
+            logs = [test.error for test in tested if test.observation.key.threads == threads]
+            yield f"    {f'{threads} threads':32} {text(Errors.of(logs))}"
         yield f"    {'noise of the means':32} {text(noise([test.observation.error for test in tested]))}"
+        straight_logs = [log for one in shown for log in curve_errors(one, straight, False, ("interior",))]
+        yield f"    {'interior, as plans go: straight':32} {text(Errors.of(straight_logs))}"
         if group is not None:
             yield from _candidates(group)
 
