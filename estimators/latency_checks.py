@@ -44,7 +44,7 @@ def findings(
         *_rival_rows(profile, models, target),
         *(found for one in series for found in _falling(one, target)),
         *_disordered(points),
-        *_stale(points),
+        *_stale(workload, points),
         *_missing(workload, points),
         *(Finding("failed", text.split("/")[0], *text.split(": ", 1), "see `inferplan profile show`, mend it, and run"
           " `inferplan profile --retry-failed`") for text in points.failed),
@@ -137,7 +137,15 @@ def _disordered(points: Points) -> Iterable[Finding]:
                 )  # fmt: skip
 
 
-def _stale(points: Points) -> Iterable[Finding]:
+def _stale(workload: Workload, points: Points) -> Iterable[Finding]:
+    devices = workload.devices()
+    for place, rows in sorted(points.rows.items()):
+        if place[2] not in devices:
+            yield Finding(
+                "stale", place[0], f"{place[0]}/{place[1]} on {place[2]}",
+                f"{len(rows)} rows of a device that the workload does not have: not used",
+                "drop them with `inferplan profile compact --drop-stale`",
+            )  # fmt: skip
     lines = [*points.stale, *points.superseded]
     for text in lines:
         place, _, what = text.partition(": ")

@@ -4,7 +4,7 @@ A command measures a batch size and a number of threads for all choices at once,
 error they would take away, summed over the choices that a plan could use there. What a measurement takes away:
 
 - of a point that was not measured: the error of predicting it (90th percentile of its kind of prediction in its
-  stage; all of it, 100 %, where no error is known), less the noise that measuring would leave;
+  stage; all of it, 100 %, where no error is known), less the noise that measuring would leave, if that is known;
 - of an interpolated one: half the width of its interval, less that noise;
 - of a measured one: half of its 95 % interval's half-width, by taking four times as long.
 
@@ -65,10 +65,12 @@ def needs(workload: Workload, profile: Profile, models: Mapping[GroupKey, GroupM
     cases: dict[tuple[GroupKey, int, int, Deed], list[_Case]] = {}
     for key, group in models.items():
         beaten = _beaten(workload, profile, group)
-        for one in group.series.values():
-            for case in _cases(workload, one):
-                if case.gain > 0 and one.key.choice not in beaten and _within(one, case.batch, limit_s):
-                    cases.setdefault((key, case.key.threads, case.batch, case.deed), []).append(case)
+        within = [
+            case for one in group.series.values() for case in _cases(workload, one) if _within(one, case.batch, limit_s)
+        ]
+        for case in (*within, *_absent(workload, group)):
+            if case.gain > 0 and case.key.choice not in beaten:
+                cases.setdefault((key, case.key.threads, case.batch, case.deed), []).append(case)
     found = [_need(*place, items, workload, target) for place, items in cases.items()]
     return sorted(
         (need for need in found if need.gain >= WORTH),
@@ -106,6 +108,24 @@ def _cases(workload: Workload, one: SeriesModel) -> Iterable[_Case]:
         else:
             known = one.group.errors(_kind(one, batch)).p90
             yield _Case(one.key, batch, "measure", known, max((1.0 if known is None else known) - left, 0.0), 0.0)
+
+
+def _absent(workload: Workload, group: GroupModel) -> Iterable[_Case]:
+    """Every batch of choices and numbers of threads that the workload profiles and that have no series here."""
+    stage = workload.pipeline.stages[group.key.stage]
+    known = group.errors("borrowed").p90
+    cores = workload.devices()[group.key.device].cores
+    for choice, chosen in stage.choices().items():
+        if stage.variants[chosen.variant].runtime == "skip":
+            continue
+        for threads in sorted(set(workload.profile.threads)):
+            key = SeriesKey(group.key.stage, choice, group.key.device, group.key.provider, threads)
+            seen = any(other.choice == choice for other in group.series)
+            if key in group.series or threads > cores:
+                continue
+            error = known if seen else None
+            for batch in sorted(set(workload.profile.batch_sizes)):
+                yield _Case(key, batch, "measure", error, 1.0 if error is None else error, 0.0)
 
 
 def _kind(one: SeriesModel, batch: int) -> Kind:

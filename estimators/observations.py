@@ -77,10 +77,12 @@ class Observation:
 
 
 def observe(points: Points, samples: SampleSource) -> tuple[Observation, ...]:
-    """The observations of a profile's rows that count, sorted by series, batch and age."""
+    """The observations of a profile's rows that count, sorted by series, batch and age; none of devices that the
+    workload no longer has."""
     found: list[Observation] = []
+    devices = {key.device for key in points.models}
     for place, rows in sorted(points.rows.items()):
-        for row in rows:
+        for row in rows if place[2] in devices else ():
             if row.origin != "interpolated" and row.service.mean_s is not None and row.service.mean_s > 0:
                 found.append(_observation(place, row, samples))
     return tuple(_marked(found))

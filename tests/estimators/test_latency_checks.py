@@ -98,6 +98,12 @@ def test_stale_failed_censored_and_damaged_rows_are_named(found) -> None:  # typ
     assert told[2].where == "x.parquet"
 
 
+def test_rows_of_a_device_that_is_gone_are_named_and_not_modelled(found) -> None:  # type: ignore[no-untyped-def]
+    (one,) = found(*healthy(), *rows("a", time_s, (1, 2), device="t/gone"))
+    assert (one.trouble, one.where) == ("stale", "s/a on t/gone")
+    assert "2 rows of a device that the workload does not have" in one.what
+
+
 def test_percentiles_that_fall_are_a_contradiction(found) -> None:  # type: ignore[no-untyped-def]
     (one,) = found(*healthy("a"), *rows("a", time_s, (1, 2, 4)), row("a", 8, time_s(8), p90_s=0.02, p99_s=0.01))
     assert "p99 (10 ms) is below p90 (20 ms)" in one.what

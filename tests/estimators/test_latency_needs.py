@@ -18,8 +18,12 @@ from inferplan.spec.rows import AccuracyRow, Measurement
 
 @pytest.fixture
 def found(tmp_path: Path):  # type: ignore[no-untyped-def]
-    def ask(*measured: Measurement, accuracy: tuple[AccuracyRow, ...] = ()) -> list[Need]:
-        spec, store = workload(tmp_path), profile(tmp_path, *measured, accuracy=accuracy)
+    def ask(*measured: Measurement, accuracy: tuple[AccuracyRow, ...] = (), every: bool = False) -> list[Need]:
+        whole = workload(tmp_path)
+        variants = {made.key.variant: {"model": "model.onnx"} for made in measured}
+        only = {"pipeline": {"stages": {"s": {"metric": {"name": "top1"}, "variants": variants}}}}
+        spec = whole if every else workload(tmp_path, **only)
+        store = profile(tmp_path, *measured, accuracy=accuracy)
         points = read_points(spec, store, lambda key: None)
         guesses = interpolated(points)
         return needs(spec, store, latency_models(observe(points, lambda key: None), 0.15, guesses))
@@ -79,3 +83,9 @@ def test_interpolated_points_are_asked_for_by_their_interval(found) -> None:  # 
     exact = [row("a", batch, time_s(batch), half=0.002) for batch in (1, 2, 4, 16)]
     (need,) = found(*exact, row("a", 8, time_s(8), half=0.2, origin="interpolated", n=0))
     assert (need.deed, need.batch, need.error) == ("measure", 8, pytest.approx(0.2))
+
+
+def test_choices_and_threads_without_a_point_are_asked_for(found) -> None:  # type: ignore[no-untyped-def]
+    told = found(*rows("a", time_s, half=0.001), *rows("b", time_s, half=0.001, threads=2), every=True)
+    assert {(need.threads, need.batch) for need in told} == {(1, batch) for batch in BATCHES}
+    assert {need.choices for need in told} == {("b", "c", "m@acc", "m@acc+gyro", "m@gyro")}

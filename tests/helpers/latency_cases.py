@@ -32,7 +32,11 @@ def row(
     key = PointKey(
         "s", variant, modalities, model, "code", "onnxruntime", "1", "{}", "cpu", "t/d", "machine", batch, threads, "{}"
     )
-    change = {name: rest.pop(name) for name in ("device_fingerprint", "input_shape", "runtime_version") if name in rest}
+    change = {
+        name: rest.pop(name)
+        for name in ("device", "device_fingerprint", "input_shape", "runtime_version")
+        if name in rest
+    }
     ends = (mean_s * (1 - half), mean_s * (1 + half)) if half else (None, None)
     statistics = {name: rest.pop(name) for name in ("p50_s", "p90_s", "p99_s") if name in rest}
     spread = rest.pop("std_s", 0.1 * mean_s)
