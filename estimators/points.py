@@ -57,6 +57,8 @@ class Points:
     """Points that could not be measured, with the reason."""
     aged: dict[Place, str] = field(default_factory=dict)
     """Rows that are used although newer ones of their device come from another machine or runtime version."""
+    rows: dict[Place, list[Measurement]] = field(default_factory=dict)
+    """The rows that count, also those that differ only in the input shape they were fed."""
 
 
 def model_hashes(workload: Workload) -> dict[tuple[str, str], str]:
@@ -110,6 +112,7 @@ def read_points(workload: Workload, profile: Profile, samples: SampleSource | No
         tuple(superseded),
         tuple(sorted(failed)),
         _aged(kept),
+        kept,
     )
 
 

@@ -1,0 +1,75 @@
+"""Choosing between fits by the errors they make on points they have not seen, and how large those errors are.
+
+One fit is chosen for all series of a stage on a device: a series has three to five points, and picking among as many
+fits by so few errors picks luck. Of the candidates, the simplest counts whose mean error is not larger than that of
+the best by more than the standard error of the difference (Breiman et al. 1984, 3.4.3, here paired): what a more
+complicated one gains must be more than chance. The error that is reported of a point is that of the fit that the
+other points choose, so that choosing does not flatter it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+LEVEL = 0.9
+"""Share of predictions that an interval is to hold."""
+_NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 199) for i in range(199)])
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Relative errors |predicted / measured - 1| of points that were left out: their number, median and 90th
+    percentile (null without any)."""
+
+    n: int
+    median: float | None = None
+    p90: float | None = None
+
+    @classmethod
+    def of(cls, logs: Sequence[float]) -> Errors:
+        """From logarithms of predicted over measured."""
+        if not logs:
+            return cls(0)
+        sizes = np.abs(np.expm1(np.asarray(logs)))
+        return cls(len(logs), float(np.median(sizes)), float(np.quantile(sizes, LEVEL)))
+
+
+def choose(costs: Floats) -> int:
+    """Index of the candidate to take; `costs`: [point, candidate], simpler candidates first."""
+    if not len(costs):
+        return 0
+    best = int(np.argmin(costs.mean(axis=0)))
+    for index in range(best):
+        worse = costs[:, index] - costs[:, best]
+        if len(worse) > 1 and worse.mean() <= worse.std(ddof=1) / math.sqrt(len(worse)):
+            return index
+    return best
+
+
+def choose_without_each(costs: Floats) -> list[int]:
+    """For every point, the candidate that all other points choose."""
+    return [choose(np.delete(costs, index, axis=0)) for index in range(len(costs))]
+
+
+def bound(logs: Sequence[float]) -> float | None:
+    """What the next |error| (of a logarithm) stays within nine times in ten: the k-th smallest of n with
+    k = ceil(0.9 (n + 1)) (conformal prediction); None for fewer than nine."""
+    rank = math.ceil(LEVEL * (len(logs) + 1) - 1e-9)
+    return sorted(abs(log) for log in logs)[rank - 1] if rank <= len(logs) else None
+
+
+def noise(errors: Sequence[float]) -> Errors:
+    """The errors that a perfect prediction would be seen to make, because the means it is compared with are only
+    known to these relative standard errors."""
+    if not errors:
+        return Errors(0)
+    seen = np.abs(np.outer(np.asarray(errors), _NORMAL)).ravel()
+    return Errors(len(errors), float(np.median(seen)), float(np.quantile(seen, LEVEL)))
