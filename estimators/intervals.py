@@ -97,8 +97,8 @@ class Latencies:
         return "missed" if share.lower is not None and share.lower > over else "undecided"
 
     def requests_to_decide(self, percentile: float, limit_s: float) -> int | None:
-        """About how many more requests would decide an undecided verdict, if the share beyond the limit stays what it is:
-        half widths fall as 1 / √n. None where the share is so near what is allowed that no number would do."""
+        """About how many more requests would decide an undecided verdict, if the share beyond the limit stays what it
+        is: half widths fall as 1 / √n. None where the share is so near what is allowed that no number would do."""
         share, over = self.share_above(limit_s), 1 - percentile / 100
         end = share.upper if share.value <= over else share.lower
         distance = abs(share.value - over)

@@ -135,6 +135,7 @@ def class_plans(
         }
         plans[need.name] = ClassPlan(
             rate_rps=need.rate_rps,
+            trace_sha256=need.trace_sha256,
             slo_percentile=need.percentile if need.limit_s is not None else None,
             slo_latency_s=need.limit_s,
             accuracy_floor=need.floor,

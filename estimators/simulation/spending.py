@@ -86,7 +86,7 @@ def _stage(run: Replication, stream: Stream, calls: Calls, spent: _Times, path: 
         int(counted.sum()),
         int(np.count_nonzero(counted & (spent.fates == SHED))),
         int(np.count_nonzero(counted & (spent.fates == LOST))),
-        (calls.done_s - calls.arrived_s)[served],
+        calls.done_s[served] - calls.arrived_s[served],
         np.array([column[served].sum() for column in columns]),
         path,
     )
@@ -150,7 +150,7 @@ def _answered(run: Replication, stream: Stream) -> Counts:
 def _last_calls(
     network: Network, run: Replication, stream: Stream, answered: Counts
 ) -> tuple[dict[str, Counts], float]:
-    """Per stage, the call that answered each of the requests (-1: it was at another stage); seconds of all ways back."""
+    """Per stage, the call that answered each of the requests (-1: it was at another one); seconds of all ways back."""
     item = np.full(len(run.entries_s[stream.name]), -1)
     item[answered] = np.arange(len(answered))
     at = {stage: np.full(len(answered), -1) for stage in network.order}
