@@ -145,7 +145,7 @@ def print_result(name: str, network: Network, result: SimulationResult, notes: l
     """Print a result for people."""
     from inferplan.cli.output import heading, say, show
     from inferplan.reports import simulation_tables as tables
-    from inferplan.reports.quantities import clock
+    from inferplan.reports.quantities import seconds
 
     if result.unstable:
         heading(f"Simulation of {name}: unstable")
@@ -155,7 +155,7 @@ def print_result(name: str, network: Network, result: SimulationResult, notes: l
         return
     heading(f"Simulation of {name}: {result.verdict}")
     say(
-        f"{result.replications} replications of {clock(result.counted_s)} each after {clock(result.warmup_s)} of"
+        f"{result.replications} replications of {seconds(result.counted_s)} each after {seconds(result.warmup_s)} of"
         f" warm-up, seed {result.seed}"
     )
     for note in notes:

@@ -1,9 +1,11 @@
-"""The simulator: queueing theory within its intervals, conservation, and a slow reference to the last event."""
+"""The simulator: queueing theory within its intervals, verdicts, what is simulated of days and traces."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +14,10 @@ import pytest
 from inferplan.estimators.fanout import ONE, FanOutLaw, FanOuts, law_of_mean
 from inferplan.estimators.network import Network, Station, Stream
 from inferplan.estimators.simulation import Chance, Effort, replicate, simulate
+from inferplan.estimators.simulation.compiled import loops
+from inferplan.estimators.simulation.scenario import traced
 from inferplan.spec.arrivals import arrival_times
+from inferplan.spec.trace import Trace
 from inferplan.spec.workload import Arrivals
 
 Make = Callable[..., Network]
@@ -199,3 +204,106 @@ def test_the_network_delays_calls_and_answers(station: MakeStation, chain: Make)
     )
     run = replicate(network, Chance(0, 0), 400_000.0, 0.0)
     assert sorted(set(np.round(run.latencies_s["c"], 6))) == [2.875, 5.25]
+
+
+def test_a_bounded_queue_sheds_as_erlang_says(station: MakeStation, single: Make) -> None:
+    """M/M/1/K with K - 1 places to wait: what finds K in the system is shed."""
+    rho, places = 0.9, 4
+    bounded = dataclasses.replace(station("s", "s", [(1, S)], cv=1.0), queue_limit=places - 1)
+    found = simulate(single(bounded, rho / S, limit_s=0.0314), effort=Effort(400_000, beyond=40))
+    blocked = (1 - rho) * rho**places / (1 - rho ** (places + 1))
+    seen = found.streams["c"]
+    assert seen.unanswered / seen.requests == pytest.approx(blocked, rel=0.05)
+    assert found.stations["s"].shed == seen.unanswered
+    assert found.stations["s"].utilisation == pytest.approx(rho * (1 - blocked), rel=0.02)
+    # Shed requests are late, whatever the limit; the percentiles of the rest know nothing of them.
+    assert found.verdict == "missed"
+    assert math.isinf(seen.latency_slo_s.value if seen.latency_slo_s else 0.0)
+    assert seen.late is not None
+    assert seen.late.value >= blocked * 0.9
+    assert seen.latency_p99_s.value < 0.2
+
+
+def test_a_bounded_queue_is_never_unstable_and_spares_what_is_below(station: MakeStation, chain: Make) -> None:
+    first = dataclasses.replace(station("a", "a", [(1, S)], cv=1.0), queue_limit=5)
+    network = chain([first, station("b", "b", [(1, 0.9 * S)])], [ONE], {"c": 200.0})
+    assert network.unstable() == ()
+    found = simulate(network, effort=Effort(100_000))
+    assert found.streams["c"].unanswered / found.streams["c"].requests == pytest.approx(0.5, abs=0.03)
+    assert found.stations["b"].utilisation == pytest.approx(0.9, abs=0.03)
+
+
+def test_deadlines_go_first(station: MakeStation, chain: Make) -> None:
+    """Two classes at one server: by deadline the urgent one waits less, the patient one longer."""
+    results = {}
+    for order in ("fifo", "edf"):
+        served = dataclasses.replace(station("a", "a", [(1, S)], cv=1.0), order=order)
+        network = chain([served], [], {"x": 40.0, "y": 40.0})
+        x, y = network.streams
+        network = dataclasses.replace(network, streams=(dataclasses.replace(x, limit_s=0.05), y))
+        results[order] = simulate(network, effort=Effort(300_000, 40)).streams
+    assert results["edf"]["x"].latency_p99_s.value < 0.6 * results["fifo"]["x"].latency_p99_s.value
+    assert results["edf"]["y"].latency_mean_s.value > results["fifo"]["y"].latency_mean_s.value
+
+
+def test_a_job_is_done_with_the_last_of_its_requests(station: MakeStation, single: Make) -> None:
+    """Jobs of 6 at two replicas, so seldom that they never meet: three rounds of 1 s."""
+    network = single(station("s", "s", [(1, 1.0)], n=2), 0.006, limit_s=3.5)
+    jobs = dataclasses.replace(network.streams[0], job_size=6)
+    found = simulate(dataclasses.replace(network, streams=(jobs,)), effort=Effort(30_000)).streams["c"]
+    assert found.latency_p50_s.value == pytest.approx(3.0)
+    assert found.verdict == "met"
+    assert found.requests < 30_000 / 6
+
+
+def test_about_as_many_requests_as_are_said_do_decide(station: MakeStation, single: Make) -> None:
+    network = single(station("s", "s", [(1, S)], cv=1.0), 0.5 / S, limit_s=0.97 * math.log(100) * S / 0.5)
+    before = simulate(network, 3, Effort(40_000))
+    seen = before.streams["c"]
+    assert seen.verdict == "undecided"
+    assert seen.requests_to_decide is not None
+    assert 0 < seen.requests_to_decide < 10**7
+    after = simulate(network, 3, Effort(80_000 + 4 * seen.requests_to_decide)).streams["c"]
+    assert after.verdict == "missed"
+    assert after.requests_to_decide is None
+
+
+def test_a_day_is_seen_whole_and_its_peak_counts(station: MakeStation, single: Make) -> None:
+    def day(period_s: float, peak: float) -> Arrivals:
+        return Arrivals(process="diurnal", period_s=period_s, peak_factor=peak)
+
+    served = station("s", "s", [(1, S)], cv=1.0)
+    short = simulate(single(served, 50.0, day(60.0, 1.8)), effort=Effort(200_000, 40))
+    assert short.counted_s % 60 == pytest.approx(0)
+    assert short.notes == ()
+    long = simulate(single(served, 50.0, day(86_400.0, 1.8)), effort=Effort(200_000, 40))
+    assert long.counted_s < 86_400
+    assert "days go by in" in long.notes[0]
+    # Queues settle within seconds: a quick day has the tails of a slow one.
+    assert long.streams["c"].latency_p99_s.value == pytest.approx(short.streams["c"].latency_p99_s.value, rel=0.15)
+    overloaded = simulate(single(served, 60.0, day(86_400.0, 1.8)), effort=Effort(200_000))
+    assert overloaded.unstable == ("s: 108 calls/s reach it at the peak, its capacity is 100",)
+
+
+def test_a_trace_is_replayed_as_it_is(station: MakeStation, single: Make) -> None:
+    times = np.sort(np.random.default_rng(0).uniform(0, 100.0, 4000))
+    trace = Trace(100.0, times, np.zeros(1), np.zeros(0, np.int64), "")
+    network = traced(single(station("s", "s", [(1, S)]), 1.0), "c", trace)
+    found = simulate(network, effort=Effort(400_000, 40))
+    assert found.counted_s % 100.0 == pytest.approx(0)
+    assert found.streams["c"].requests == found.replications * 40 * found.counted_s
+    # Nothing else is random: the waits are those of the recursion of Lindley over the trace, twice over.
+    free, waits = 0.0, []
+    for at in np.concatenate([times, times + 100.0]):
+        waits.append(max(free - at, 0.0))
+        free = max(free, at) + S
+    assert found.streams["c"].latency_mean_s.value == pytest.approx(np.mean(waits[4000:]) + S, rel=1e-6)
+    part = simulate(network, effort=Effort(20_000))
+    assert "entered at random" in part.notes[0]
+
+
+def test_loops_are_compiled_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "numba", raising=False)
+    assert not loops(1000).compiled
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not loops(10**8).compiled
