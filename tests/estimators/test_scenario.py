@@ -14,8 +14,9 @@ from inferplan.estimators.service import ServiceModel, ServicePoint
 from inferplan.estimators.simulation import Chance, Effort, replicate, simulate
 from inferplan.estimators.simulation.scenario import Failure, Start, happening, load_s, scaled, traced
 from inferplan.spec.errors import InputError
-from inferplan.spec.rows import Measurement, PointKey
+from inferplan.spec.rows import Measurement, PointKey, Quantiles
 from inferplan.spec.trace import Trace
+from inferplan.spec.workload import Arrivals
 
 Make = Callable[..., Network]
 MakeStation = Callable[..., Station]
@@ -25,22 +26,20 @@ KEY = PointKey("s", "v", "", "", "", "onnxruntime", "1", "{}", "cpu", "edge/cpu"
 def loading(station: Station, seconds: float | None) -> Station:
     """The same station, whose replicas were measured to take this long to load."""
     assert station.service is not None
-    row = Measurement(KEY, "ok", "", load_s=seconds)
+    row = Measurement(KEY, "ok", "", n=1000, service=Quantiles(mean_s=0.1), load_s=seconds)
     points = tuple(ServicePoint(p.batch, p.mean_s, p.std_s, row=row) for p in station.service.points)
     return dataclasses.replace(station, service=ServiceModel(points))
 
 
 def test_a_failed_replica_loses_its_batch_and_comes_back(station: MakeStation, single: Make) -> None:
     """Calls every second, of 0.6 s each: the one under way at 10.2 s is lost, those until 13 s wait for the return."""
-    from inferplan.spec.workload import Arrivals
-
     network = single(station("s", "s", [(1, 0.6)]), 1.0, Arrivals(process="deterministic"))
     failed = happening(network, [Failure("s", 0, 10.2, 2.8)])
     run = replicate(failed, Chance(0, 0), 40.0, 0.0)
     times, served = run.served["s"]
     lost = times[~np.isfinite(served.done_s)]
-    assert len(lost) == 1
-    assert lost[0] <= 10.2 < lost[0] + 0.6 or lost[0] < 10.2
+    # With its random phase the stream may have no call under way just then.
+    assert len(lost) == (1 if times[0] % 1 <= 0.2 or times[0] % 1 > 0.6 else 0)
     waited = times[(times > 10.2) & (times < 13.0)]
     first = served.done_s[np.searchsorted(times, waited[0])]
     assert first == pytest.approx(13.6)
@@ -100,7 +99,7 @@ def test_failures_cost_and_the_counted_time_covers_them(station: MakeStation, si
 
 def test_a_replica_that_is_added_makes_an_overload_end(station: MakeStation, single: Make) -> None:
     served = loading(station("s", "s", [(1, 0.01)], n=1, cv=0.5), 2.0)
-    network = single(served, 150.0, limit_s=0.05)
+    network = single(served, 150.0, limit_s=0.15)
     assert simulate(network).unstable
     late = [
         simulate(happening(network, [], [Start("s", at)]), effort=Effort(200_000, counted_s=60.0)).streams["c"].late
@@ -109,8 +108,8 @@ def test_a_replica_that_is_added_makes_an_overload_end(station: MakeStation, sin
     assert late[0] is not None
     assert late[1] is not None
     # Queues grow by 50 a second until the second replica has loaded, and shrink by 50 a second from then on.
-    assert late[0].value == pytest.approx((2 + 2) / 60, abs=0.03)
-    assert late[1].value == pytest.approx((6 + 6) / 60, abs=0.03)
+    assert late[0].value == pytest.approx((2 + 2) / 60, abs=0.02)
+    assert late[1].value == pytest.approx((6 + 6) / 60, abs=0.02)
 
 
 def test_scaled_traffic(station: MakeStation, single: Make) -> None:
