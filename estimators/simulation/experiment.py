@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from inferplan.estimators.network import Network, Station, Stream
 from inferplan.estimators.simulation.compiled import loops
-from inferplan.estimators.simulation.outcome import Digest, SimulationResult, digest, judge, summary
+from inferplan.estimators.simulation.outcome import Digest, SimulationResult, digest, judge, summary, verdict_of
 from inferplan.estimators.simulation.replication import Chance, replicate
 from inferplan.spec.arrivals import Bursts
 
@@ -79,11 +79,12 @@ def simulate(
             clock = None if plan.anywhere_s is None else float(chance.of("clock").random()) * plan.anywhere_s
             run = replicate(network, chance, plan.counted_s, plan.warmup_s, clock_s=clock, loops=fast)
             runs.append(digest(network, run, detail))
-        streams = {stream.name: judge(stream, runs) for stream in network.streams}
-        decided = all(result.verdict != "undecided" for result in streams.values())
-        if decided or wanted >= plan.affordable:
+        # A list, so that every class is looked at, and one that has no requests is found out.
+        verdicts = [verdict_of(stream, runs) for stream in network.streams]
+        if "undecided" not in verdicts or wanted >= plan.affordable:
             break
         wanted = min(2 * wanted, plan.affordable)
+    streams = {stream.name: judge(stream, runs) for stream in network.streams}
     stations = {name: summary(network, station, runs) for name, station in network.stations.items()}
     return SimulationResult(seed, len(runs), streams, stations, (), plan.counted_s, plan.warmup_s, plan.notes)
 

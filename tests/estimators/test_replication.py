@@ -306,7 +306,9 @@ def test_equal_to_the_event_by_event_reference_to_the_last_event(network: Networ
         served = run.served[name][1]
         assert (served.count(SHED), served.count(LOST)) == (len(place.shed), len(place.lost))
         if place.station.service is not None:
-            assert list(zip(served.starts_s.tolist(), served.sizes.tolist(), strict=True)) == place.batches
+            # Single calls start at their end less their service, which rounds.
+            assert served.starts_s.tolist() == pytest.approx([start for start, _ in place.batches], abs=1e-9)
+            assert served.sizes.tolist() == [size for _, size in place.batches]
 
 
 @settings(max_examples=100, deadline=None)
