@@ -10,7 +10,20 @@ import typer
 import typer.core
 
 from inferplan import __version__
-from inferplan.cli import devices, export, lint, models, profile_group, run, schema, serve, solve, validate, variants
+from inferplan.cli import (
+    devices,
+    export,
+    lint,
+    models,
+    profile_group,
+    run,
+    schema,
+    serve,
+    simulate,
+    solve,
+    validate,
+    variants,
+)
 from inferplan.spec.errors import ExitCode, InferplanError
 
 HELP = """Profile model variants, decide the cheapest deployment that keeps every promise, export it, prove it.
@@ -19,7 +32,10 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input or usage, 3 infeasible, 4 und
 5 a check failed.
 """
 
-VERBS = ("validate", "schema", "devices", "profile", "variants", "models", "solve", "export", "lint", "run", "serve")
+VERBS = (
+    "validate", "schema", "devices", "profile", "variants", "models", "solve", "simulate", "export",
+    "lint", "run", "serve",
+)  # fmt: skip
 
 
 class InOrder(typer.core.TyperGroup):
@@ -66,6 +82,7 @@ app.add_typer(profile_group.app, name="profile", short_help="Measure every varia
 app.command("variants", short_help="Make variants of variants: int8, fp16, other sizes.")(variants.variants)
 app.command("models", short_help="Show what is predicted, how wrong it is, and what would help.")(models.models)
 app.command("solve", short_help="Decide the deployment.")(solve.solve)
+app.command("simulate", short_help="Simulate a plan: bursts, traces, failures.")(simulate.simulate)
 app.add_typer(export.app, name="export")
 app.command("lint", short_help="Check any Triton model repository.")(lint.lint)
 app.command("run", short_help="Run a plan here; predicted beside measured.")(run.run)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
 
 import numpy as np
@@ -48,6 +49,11 @@ class Latencies:
         """Sort what each replication saw; replications without a request say nothing and are left out."""
         return cls(tuple(np.sort(seen) for seen in replications if len(seen)))
 
+    @cached_property
+    def _pooled(self) -> Floats:
+        # Runs that are sorted already: a stable sort only merges them.
+        return np.sort(np.concatenate(self.replications), kind="stable")
+
     @property
     def requests(self) -> int:
         """Requests in all replications."""
@@ -55,6 +61,8 @@ class Latencies:
 
     def answered(self) -> Latencies:
         """Without the requests that were never answered."""
+        if all(seen[-1] < np.inf for seen in self.replications):
+            return self
         return Latencies.of([seen[: int(np.searchsorted(seen, np.inf))] for seen in self.replications])
 
     def mean_s(self) -> Estimate:
@@ -77,7 +85,7 @@ class Latencies:
 
     def percentile_s(self, percentile: float) -> Estimate:
         """A percentile (0..100) with its interval; an end is None where there are too few requests to say."""
-        pooled = np.sort(np.concatenate(self.replications))
+        pooled = self._pooled
         over = 1 - percentile / 100
         value = float(pooled[min(math.ceil(len(pooled) * (1 - over)) - 1, len(pooled) - 1)])
         # Both ends of the share's interval fall as the limit rises: bisect over what was seen.
@@ -97,8 +105,8 @@ class Latencies:
         return "missed" if share.lower is not None and share.lower > over else "undecided"
 
     def requests_to_decide(self, percentile: float, limit_s: float) -> int | None:
-        """About how many more requests would decide an undecided verdict, if the share beyond the limit stays as it is:
-        half widths fall as 1 / √n. None where the share is so near what is allowed that no number would do."""
+        """About how many more requests would decide an undecided verdict, if the share beyond the limit stays what it
+        is: half widths fall as 1 / √n. None where the share is so near what is allowed that no number would do."""
         share, over = self.share_above(limit_s), 1 - percentile / 100
         end = share.upper if share.value <= over else share.lower
         distance = abs(share.value - over)

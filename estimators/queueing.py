@@ -25,6 +25,14 @@ whose two parts are corrected for variability as by Pollaczek-Khinchine and Alle
 by (min(1, c_a²) + c_s²) / 2, the batches queued ahead by (I + c_s²) / 2, where I = E[K] (c_a² + c_K²) is the
 dispersion of arrivals (E[K²] / E[K] for Poisson groups). For M/G/1 the mean wait is exact.
 
+*Bursts.* Where I depends on the time t it is counted over (`dispersion`), the one that counts is found as in robust
+queueing (Whitt and You, Operations Research 66(1), 2018): the backlog is the supremum over t of what exceeds capacity,
+
+    sup_t { sqrt(2 ρ t (I(t) + c_s²)) - (1 - ρ) t },    t in units of u / (n B / s(B))
+
+and I is the constant that gives the same. For constant I(t) that is I(t) itself. Slow changes of the rate are taken
+at their peak.
+
 *Delay.* A batch of fewer than B waits for B - u more calls, at most d; that wait overlaps with the queue's, and
 the longer of the two counts.
 """
@@ -39,6 +47,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from inferplan.estimators.dispersion import Dispersion
 from inferplan.estimators.fanout import ONE, FanOutLaw
 from inferplan.estimators.service import GRID_WEIGHTS, ServiceModel
 
@@ -46,6 +55,7 @@ Floats = NDArray[np.float64]
 _BATCH_STEPS = 5
 _ROOT_STEPS = 34
 _QUANTILE_STEPS = 36
+_ROBUST_STEPS = 120
 ROUNDING = 1e-12
 
 
@@ -53,12 +63,20 @@ ROUNDING = 1e-12
 class Arrivals:
     """Calls that reach a station: `rate_rps` calls per second in groups of the law `group`.
 
-    `scv` is the squared coefficient of variation of the gaps between groups: 1 for Poisson.
+    `scv` is the squared coefficient of variation of the gaps between groups: 1 for Poisson. `curve` is the index of
+    dispersion of the groups, where it depends on time. Estimates are for the peak, `peak_factor` times the mean rate.
     """
 
     rate_rps: float
     scv: float = 1.0
     group: FanOutLaw = ONE
+    curve: Dispersion | None = None
+    peak_factor: float = 1.0
+
+    @property
+    def peak_rps(self) -> float:
+        """Calls per second at the peak."""
+        return self.rate_rps * self.peak_factor
 
     def unit(self, max_batch: int) -> float:
         """Mean calls that one replica takes of an arriving group: E[K] / E[ceil(K / B)]."""
@@ -67,10 +85,14 @@ class Arrivals:
 
     def dispersion(self, unit: float) -> float:
         """Index of dispersion of arrivals, counted in units of `unit` calls."""
+        return self.dispersed(self.scv, unit)
+
+    def dispersed(self, index: float, unit: float) -> float:
+        """The same where the index of dispersion of the groups is `index`."""
         if self.group.mean == 0:
-            return self.scv
+            return index
         size = self.group.mean / unit
-        return size * (self.scv + self.group.variance / self.group.mean**2)
+        return size * (index + self.group.variance / self.group.mean**2)
 
 
 def capacity_rps(service: ServiceModel, max_batch: int, replicas: int) -> float:
@@ -173,13 +195,18 @@ class _Rows:
         self._starts = np.repeat(starts, counts)
         self.level = np.repeat([demand.level for demand in demands], counts)
         self.max_batch = np.repeat([float(demand.max_batch) for demand in demands], counts)
-        self.load = np.repeat([demand.arrivals.rate_rps for demand in demands], counts)
+        self.load = np.repeat([demand.arrivals.peak_rps for demand in demands], counts)
         units = [min(demand.arrivals.unit(demand.max_batch), float(demand.max_batch)) for demand in demands]
         filling = np.array([_filling(demand, unit) for demand, unit in zip(demands, units, strict=True)])
         self.unit, self.fill_tail, self.fill_mean = (np.repeat(column, counts) for column in filling.T)
         self.regularity = np.repeat([min(demand.arrivals.scv, 1.0) for demand in demands], counts)
         dispersion = [d.arrivals.dispersion(unit) for d, unit in zip(demands, filling[:, 0], strict=True)]
         self.dispersion = np.repeat(dispersion, counts)
+        self.bursty = [
+            (sum(counts[:index]), sum(counts[: index + 1]), demand.arrivals)
+            for index, demand in enumerate(demands)
+            if demand.arrivals.curve is not None
+        ]
 
     def _position(self, batch: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
         low = np.minimum(np.floor(batch), self.max_batch - 1)
@@ -212,6 +239,7 @@ def estimate(demands: Sequence[Demand]) -> StationEstimate:
     # A load that is the capacity but for rounding has no finite wait.
     utilisation = np.where(utilisation > 1 - ROUNDING, np.maximum(utilisation, 1.0), utilisation)
     stable = utilisation < 1
+    _spread_bursts(rows, utilisation)
     bulk = rows.max_batch / rows.unit
     arrivals = rows.load / rows.unit
     root, busy_batch = _busy(rows, arrivals, bulk)
@@ -240,10 +268,29 @@ def estimate(demands: Sequence[Demand]) -> StationEstimate:
     )
 
 
+def _spread_bursts(rows: _Rows, utilisation: Floats) -> None:
+    """Set the dispersion of rows whose arrivals have one that depends on time."""
+    for begin, end, arrivals in rows.bursty:
+        assert arrivals.curve is not None
+        part = slice(begin, end)
+        rho = np.clip(utilisation[part], 1e-9, 1 - 1e-9)[:, None]
+        spread = rows.scv(rows.max_batch)[part, None]
+        unit = rows.unit[part]
+        # What one unit takes of the whole station's time, when every batch is full.
+        each_s = (rows.service(rows.max_batch)[part] * unit / (rows.n[part] * rows.max_batch[part]))[:, None]
+        times = np.geomspace(1.0, 1e9, _ROBUST_STEPS)[None, :]
+        size = np.array([arrivals.dispersed(1.0, u) - arrivals.dispersed(0.0, u) for u in unit])[:, None]
+        least = np.array([arrivals.dispersed(0.0, u) for u in unit])[:, None]
+        index = least + size * arrivals.curve.over(times * each_s)
+        backlog = (np.sqrt(2 * rho * times * (index + spread)) - (1 - rho) * times).max(axis=1)
+        felt = 2 * (1 - rho) / rho * backlog[:, None] - spread
+        rows.dispersion[part] = np.maximum(felt, index[:, :1])[:, 0]
+
+
 def _filling(demand: Demand, unit: float) -> tuple[float, float, float]:
     """Mean batch of a lightly loaded station that waits to fill, and the wait of the batch's oldest call
     (at the demand's level), and the mean wait over the calls of the batch."""
-    missing, load, delay = demand.max_batch - unit, demand.arrivals.rate_rps, demand.max_queue_delay_s
+    missing, load, delay = demand.max_batch - unit, demand.arrivals.peak_rps, demand.max_queue_delay_s
     if delay <= 0 or missing <= 0:
         return unit, 0.0, 0.0
     if load <= 0:

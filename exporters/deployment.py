@@ -42,6 +42,7 @@ class Model:
     replicas: int
     input_shapes: Mapping[str, tuple[int, ...]]
     graph_optimization: str = "all"
+    queue_limit: int | None = None
 
     @property
     def batched(self) -> bool:
@@ -193,6 +194,7 @@ def _model(name: str, option: DeployedOption, workload: Workload) -> Model:
         replicas=option.replicas,
         input_shapes=_shapes(variant),
         graph_optimization=variant.options.graph_optimization,
+        queue_limit=workload.pipeline.stages[option.stage].queue_limit,
     )
 
 

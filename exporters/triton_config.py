@@ -48,8 +48,8 @@ def model_config(model: Model, replicas: int) -> str:
         "instance_group": _instances(replicas, model.gpu),
         "version_policy": {"latest": {"num_versions": 1}},
     }
-    if max_batch > 1:
-        fields["dynamic_batching"] = {"max_queue_delay_microseconds": round(model.max_queue_delay_s * 1e6)}
+    if max_batch > 1 or (max_batch and model.queue_limit is not None):
+        fields["dynamic_batching"] = _batching(model)
     fields["parameters"] = _parameters({"intra_op_thread_count": str(model.threads), "inter_op_thread_count": "1"})
     optimization = _optimization(model, max_batch)
     if optimization:
@@ -58,6 +58,14 @@ def model_config(model: Model, replicas: int) -> str:
     if shapes is not None:
         fields["model_warmup"] = [_warm_sample(model, size, shapes) for size in _warm_sizes(max_batch)]
     return _HEAD + render(fields)
+
+
+def _batching(model: Model) -> dict[str, Value]:
+    """How calls wait. A limit of the queue is a policy of the dynamic batcher, also where batches are of one."""
+    batching: dict[str, Value] = {"max_queue_delay_microseconds": round(model.max_queue_delay_s * 1e6)}
+    if model.queue_limit is not None:
+        batching["default_queue_policy"] = {"max_queue_size": model.queue_limit}
+    return batching
 
 
 def ensemble_config(name: str, steps: Sequence[tuple[Model, dict[str, str], dict[str, str]]]) -> str:

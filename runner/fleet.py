@@ -65,8 +65,9 @@ class Fleet:
             counts[slot.option] += 1
         for name, option in self._plan.options.items():
             if not _skips(option):
+                limit = self._workload.pipeline.stages[option.stage].queue_limit
                 self.router.pools[name] = OptionPool(
-                    name, option.max_batch, option.max_queue_delay_s, self.router.deliver
+                    name, option.max_batch, option.max_queue_delay_s, self.router.deliver, limit
                 )
         try:
             async with asyncio.TaskGroup() as group:

@@ -25,7 +25,7 @@ class Backend(Protocol):
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a request got no answer. `code`: its stage code or model failed on it; `replica`: the replica that
-    held it ended; `unavailable`: no replica is left to serve it."""
+    held it ended; `unavailable`: no replica is left to serve it; `shed`: it found a queue full."""
 
     kind: str
     reason: str
@@ -63,10 +63,21 @@ class PoolStats:
 
 
 class OptionPool(Generic[Request]):
-    """Batches calls to the replicas of one option by the rule of `Batcher`, on the event loop's clock."""
+    """Batches calls to the replicas of one option by the rule of `Batcher`, on the event loop's clock.
 
-    def __init__(self, name: str, max_batch: int, max_queue_delay_s: float, deliver: Deliver[Request]) -> None:
+    `queue_limit` is the most calls that may wait; None: any number.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        max_batch: int,
+        max_queue_delay_s: float,
+        deliver: Deliver[Request],
+        queue_limit: int | None = None,
+    ) -> None:
         self.name = name
+        self._queue_limit = queue_limit
         self.stats = PoolStats()
         self.crashes: list[str] = []
         self._loop = asyncio.get_running_loop()
@@ -106,9 +117,15 @@ class OptionPool(Generic[Request]):
         if not (self._free or self._working or self._expected):
             self._fail(calls, Failure("unavailable", f"no replica of {self.name} is left"))
             return
+        shed: list[Waiting[Request]] = []
+        if self._queue_limit is not None:
+            room = max(self._queue_limit - len(self._batcher), 0)
+            calls, shed = calls[:room], calls[room:]
         self._batcher.put(calls, self._loop.time())
         if self._free:
             self._dispatch()
+        if shed:
+            self._fail(shed, Failure("shed", f"the queue of {self.name} is full ({self._queue_limit} calls)"))
 
     def replied(self, replica: Backend, reply: Reply) -> None:
         """A replica has answered its batch and is free."""

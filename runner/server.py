@@ -37,7 +37,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 SubmitAll = Callable[[str, Sequence[bytes], Sequence[Done]], None]
 
-STATUS_OF_FAILURE = {"code": 500, "replica": 503, "unavailable": 503}
+STATUS_OF_FAILURE = {"code": 500, "replica": 503, "unavailable": 503, "shed": 503}
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "parameters"]
 GRACE_S = 10
 BACKLOG = 1024

@@ -146,6 +146,7 @@ def class_plans(
         }
         plans[need.name] = ClassPlan(
             rate_rps=need.rate_rps,
+            trace_sha256=need.trace_sha256,
             slo_percentile=need.percentile if need.limit_s is not None else None,
             slo_latency_s=need.limit_s,
             accuracy_floor=need.floor,
@@ -162,8 +163,8 @@ def _class_prediction(need: ClassNeed, seen: StreamResult, accuracy: AccuracyEst
         latency_p90_s=seen.latency_p90_s,
         latency_p99_s=seen.latency_p99_s,
         latency_slo_s=seen.latency_slo_s,
-        # Every queue is stable, so what arrives is answered.
-        throughput_rps=need.rate_rps,
+        # Every queue is stable, so what arrives is answered, or was shed.
+        throughput_rps=need.rate_rps * (1 - seen.unanswered / seen.requests),
         accuracy=None
         if accuracy is None
         else Estimate(value=accuracy.value, lower=accuracy.lower, upper=accuracy.upper),

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from inferplan.solvers.assurance_check import check_assurance, planned_accuracy, planned_mean_s
 from inferplan.solvers.bill_check import check_bill
 from inferplan.solvers.interference_check import check_interference
+from inferplan.spec.arrivals import source_of
 from inferplan.spec.errors import CheckFailedError
 from inferplan.spec.plan import DeployedOption, Plan
 from inferplan.spec.profile import Profile
@@ -48,7 +49,7 @@ def _routes(plan: Plan, workload: Workload) -> Iterator[str]:
     for name, traffic in plan.classes.items():
         if set(traffic.routes) != set(workload.pipeline.stages):
             yield f"class {name} is not routed through every stage"
-        if workload.classes[name].rate_rps != traffic.rate_rps:
+        if not math.isclose(source_of(workload, name).rate_rps, traffic.rate_rps, rel_tol=RELATIVE):
             yield f"class {name}: rate {traffic.rate_rps} is not the workload's"
         for stage, choices in traffic.routes.items():
             if abs(math.fsum(choice.share for choice in choices) - 1) > RELATIVE:

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferplan.estimators.cost import fitting
+from inferplan.estimators.dispersion import together
 from inferplan.estimators.fanout import CallCounts, FanOutLaw
 from inferplan.estimators.queueing import Arrivals, Demand, StationEstimate, estimate
 from inferplan.solvers.bill import column_usd_per_h, column_w
@@ -125,8 +126,9 @@ def _arrivals(needs: Sequence[ClassNeed], calls: Sequence[CallCounts]) -> Arriva
         for size, weight in zip(count.group.counts, count.group.weights, strict=True):
             weights[size] = weights.get(size, 0.0) + weight * rate / total
     sizes = tuple(sorted(weights))
-    scv = sum(need.scv * rate for need, rate in zip(needs, rates, strict=True)) / total
-    return Arrivals(load, scv, FanOutLaw(sizes, tuple(weights[size] for size in sizes)))
+    uneven = together([(rate, need.uneven) for need, rate in zip(needs, rates, strict=True)])
+    groups = FanOutLaw(sizes, tuple(weights[size] for size in sizes))
+    return Arrivals(load, uneven.scv, groups, uneven.dispersion, uneven.peak_factor)
 
 
 def _tabulate(
@@ -149,7 +151,7 @@ def _tabulate(
                     Column(stage, classes, context, option, 0, arrivals.rate_rps, 0.0, 1.0, 0.0, nothing, nothing)
                 )
                 continue
-            replicas = _replicas(problem, option, arrivals.rate_rps, most_calls, lifted)
+            replicas = _replicas(problem, option, arrivals.peak_rps, most_calls, lifted)
             if replicas:
                 demands.append(
                     Demand(option.service, option.max_batch, option.max_queue_delay_s, replicas, arrivals, level)

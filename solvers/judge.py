@@ -22,6 +22,7 @@ GLANCE = Effort(calls=150_000)
 SETTLING = Effort(calls=60_000)
 PASSES = 4
 SETTLED = 5e-3
+HOPELESS = 100.0
 
 Slowdowns = Mapping[str, tuple[float, ...]]
 """Factor of every replica's times by option; options that nothing slows down are left out."""
@@ -191,12 +192,13 @@ def _apart(one: Slowdowns, other: Slowdowns) -> float:
 
 
 def measured(result: SimulationResult, limits: Mapping[str, float]) -> dict[str, float]:
-    """Simulated latency over limit of each class with an SLO, at the SLO's percentile."""
+    """Simulated latency over limit of each class with an SLO, at the SLO's percentile; `HOPELESS` at most, which stands
+    for requests that were shed and have no latency."""
     ratios: dict[str, float] = {}
     for name, limit in limits.items():
         latency = result.streams[name].latency_slo_s
         assert latency is not None
-        ratios[name] = latency.value / limit
+        ratios[name] = min(latency.value / limit, HOPELESS)
     return ratios
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from inferplan.estimators.accuracy import AccuracyModel, accuracy_model
 from inferplan.estimators.bounds import low_accuracy, slow_points
 from inferplan.estimators.cost import Capacity, Tariff, machine_capacity, tariff
+from inferplan.estimators.dispersion import Unevenness, unevenness_of
 from inferplan.estimators.fanout import FanOuts, fan_outs
 from inferplan.estimators.interference import Interference, measured_on, read_interference
 from inferplan.estimators.network import stage_order
 from inferplan.estimators.points import Points, read_points
 from inferplan.estimators.service import SampleSource
 from inferplan.solvers.options import Option, OptionTable, option_table
+from inferplan.spec.arrivals import source_of
 from inferplan.spec.errors import InputError
 from inferplan.spec.profile import Profile
 from inferplan.spec.workload import Workload
@@ -45,15 +47,16 @@ PLAIN = Assurance()
 
 @dataclass(frozen=True)
 class ClassNeed:
-    """A traffic class and its promises. `scv` is the squared coefficient of variation of its arrivals' gaps."""
+    """A traffic class and its promises. `uneven` is how unevenly its requests arrive."""
 
     name: str
     rate_rps: float
-    scv: float
+    uneven: Unevenness
     percentile: float
     """Of the SLO (0..100)."""
     limit_s: float | None
     floor: float | None
+    trace_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -166,15 +169,13 @@ def _company(workload: Workload, interference: Interference) -> dict[tuple[str, 
 
 def _class_need(workload: Workload, name: str) -> ClassNeed:
     traffic = workload.classes[name]
-    if traffic.rate_rps is None:
-        raise InputError(f"class {name} has no rate_rps: traces are not honoured yet")
-    process = traffic.arrivals.process
-    scv = 0.0 if process == "deterministic" else (traffic.arrivals.cv or 1.0) ** 2
+    source = source_of(workload, name)
     return ClassNeed(
         name,
-        traffic.rate_rps,
-        scv,
+        source.rate_rps,
+        unevenness_of(source),
         traffic.slo.percentile if traffic.slo else DEFAULT_PERCENTILE,
         traffic.slo.latency_s if traffic.slo else None,
         traffic.accuracy.floor,
+        None if source.trace is None else source.trace.sha256,
     )

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from inferplan.spec.core_yaml import CoreDumper
 from inferplan.spec.document import LoadedWorkload, load_workload, read_document, validated
 from inferplan.spec.errors import InputError
+from inferplan.spec.evidence import file_sha256
 from inferplan.spec.modelfiles import model_sha256
 from inferplan.spec.stage import Choice as StageChoice
 from inferplan.spec.types import (
@@ -154,6 +155,7 @@ class ClassPlan(Record):
     """How one traffic class is served."""
 
     rate_rps: PositiveNumber
+    trace_sha256: Sha256 | None = Field(None, description="Of the trace that its requests arrive by.")
     slo_percentile: float | None = None
     slo_latency_s: Seconds | None = None
     accuracy_floor: float | None = None
@@ -438,6 +440,9 @@ def _check_against(plan: Plan, loaded: LoadedWorkload, path: Path) -> None:
     for name, traffic in plan.classes.items():
         if name not in workload.classes:
             raise InputError(f"{path}: class {name} is not in the workload: solve again")
+        trace = workload.classes[name].trace
+        if trace is not None and file_sha256(workload.root / trace) != traffic.trace_sha256:
+            raise InputError(f"{path}: the trace of class {name} has changed since planning: solve again")
         missing = set(workload.pipeline.stages) - set(traffic.routes)
         if missing:
             raise InputError(f"{path}: class {name} has no route for {', '.join(sorted(missing))}")

@@ -16,14 +16,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from inferplan.estimators.network import Network, Station
+from inferplan.estimators.network import Network, Station, Stream
 from inferplan.estimators.simulation.compiled import loops
-from inferplan.estimators.simulation.outcome import Digest, SimulationResult, digest, judge, summary
+from inferplan.estimators.simulation.outcome import Digest, SimulationResult, digest, judge, summary, verdict_of
 from inferplan.estimators.simulation.replication import Chance, replicate
+from inferplan.spec.arrivals import Bursts
 
 FIRST_REPLICATIONS = 10
 RELAXATIONS = 5.0
 """Warm-up in relaxation times of the busiest station, which grow as 1 / (1 - utilisation)²."""
+BURST_CYCLES = 2.0
+"""Warm-up in bursts, where those come seldom."""
 DAY_IN_WARMUPS = 20.0
 """A day goes by no faster than this many warm-ups, where the effort allows."""
 
@@ -48,6 +51,7 @@ class _Plan:
     counted_s: float
     affordable: int
     anywhere_s: float | None = None
+    faster_days: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -63,7 +67,7 @@ def simulate(
         return SimulationResult(seed, 0, {}, {}, unstable)
     effort = effort or Effort()
     network, plan = _planned(network, effort)
-    unstable = network.unstable(at_peak=True) if plan.notes else ()
+    unstable = network.unstable(at_peak=True) if plan.faster_days else ()
     if unstable:
         return SimulationResult(seed, 0, {}, {}, unstable)
     fast = loops(effort.calls)
@@ -75,11 +79,12 @@ def simulate(
             clock = None if plan.anywhere_s is None else float(chance.of("clock").random()) * plan.anywhere_s
             run = replicate(network, chance, plan.counted_s, plan.warmup_s, clock_s=clock, loops=fast)
             runs.append(digest(network, run, detail))
-        streams = {stream.name: judge(stream, runs) for stream in network.streams}
-        decided = all(result.verdict != "undecided" for result in streams.values())
-        if decided or wanted >= plan.affordable:
+        # A list, so that every class is looked at, and one that has no requests is found out.
+        verdicts = [verdict_of(stream, runs) for stream in network.streams]
+        if "undecided" not in verdicts or wanted >= plan.affordable:
             break
         wanted = min(2 * wanted, plan.affordable)
+    streams = {stream.name: judge(stream, runs) for stream in network.streams}
     stations = {name: summary(network, station, runs) for name, station in network.stations.items()}
     return SimulationResult(seed, len(runs), streams, stations, (), plan.counted_s, plan.warmup_s, plan.notes)
 
@@ -110,11 +115,12 @@ def _planned(network: Network, effort: Effort) -> tuple[Network, _Plan]:
         if traces:
             anywhere = max(traces)
             notes.append(f"traces are longer than the {counted:.4g} s simulated at a time: they are entered at random")
-    if cycles:
-        network, slower = _with_days(network, counted)
-        notes += slower
+    elif rare := [s.name for s in network.streams if _burst_cycle_s(s) > counted]:
+        notes.append(f"bursts come less often than every {counted:.4g} s, as long as a replication: {', '.join(rare)}")
+    network, faster = _with_days(network, counted)
+    notes += faster
     affordable = max(int(effort.calls / (rate * (warmup + counted))), FIRST_REPLICATIONS)
-    return network, _Plan(warmup, counted, affordable, anywhere, tuple(notes))
+    return network, _Plan(warmup, counted, affordable, anywhere, bool(faster), tuple(notes))
 
 
 def _with_days(network: Network, counted_s: float) -> tuple[Network, list[str]]:
@@ -143,7 +149,17 @@ def _warmup_s(network: Network, loads: dict[str, float]) -> float:
             return 0.0
         relaxation = max(relaxation, busy / (1 - utilisation) ** 2)
         passing += busy + station.max_queue_delay_s
-    return RELAXATIONS * relaxation + passing
+    # A burst that is over may still stand in the queues.
+    bursts = max((BURST_CYCLES * _burst_cycle_s(stream) for stream in network.streams), default=0.0)
+    return max(RELAXATIONS * relaxation, bursts) + passing
+
+
+def _burst_cycle_s(stream: Stream) -> float:
+    """Mean time from one burst to the next; 0 where there are none."""
+    if stream.trace is not None or stream.arrivals.process != "mmpp":
+        return 0.0
+    bursts = Bursts.of(stream.arrivals)
+    return bursts.high_s + bursts.low_s
 
 
 def _capacity_before_rps(station: Station) -> float:

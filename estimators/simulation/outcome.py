@@ -148,7 +148,7 @@ class StationDigest:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What is kept of a replication."""
+    """What is kept of a replication; latencies are sorted."""
 
     latencies_s: dict[str, Floats]
     stations: dict[str, StationDigest]
@@ -159,7 +159,7 @@ def digest(network: Network, run: Replication, detail: bool) -> Digest:
     """What is kept of a replication; where time was spent only with `detail`."""
     stations = {name: _station_digest(network, network.stations[name], run) for name in run.served}
     spending = {stream.name: spending_of(network, run, stream) for stream in network.streams} if detail else {}
-    return Digest(run.latencies_s, stations, spending)
+    return Digest({name: np.sort(seen) for name, seen in run.latencies_s.items()}, stations, spending)
 
 
 def _station_digest(network: Network, station: Station, run: Replication) -> StationDigest:
@@ -199,17 +199,29 @@ def _strictest(network: Network, station: Station) -> float:
     return max([stream.percentile for stream in served if stream.percentile is not None], default=99.0)
 
 
-def judge(stream: Stream, runs: Sequence[Digest]) -> StreamResult:
-    """What a class saw in all replications. Raises InputError where not one of its requests was simulated."""
-    latencies = Latencies.of([run.latencies_s[stream.name] for run in runs])
+def verdict_of(stream: Stream, runs: Sequence[Digest]) -> Verdict | None:
+    """Whether a class keeps its promise; None where it has none. Raises InputError where none of it was simulated."""
+    latencies = _latencies(stream, runs)
+    if stream.percentile is None or stream.limit_s is None:
+        return None
+    return latencies.verdict(stream.percentile, stream.limit_s)
+
+
+def _latencies(stream: Stream, runs: Sequence[Digest]) -> Latencies:
+    latencies = Latencies(tuple(run.latencies_s[stream.name] for run in runs if len(run.latencies_s[stream.name])))
     if latencies.requests == 0:
         raise InputError(f"class {stream.name}: its rate is too low beside the others' to be simulated together")
+    return latencies
+
+
+def judge(stream: Stream, runs: Sequence[Digest]) -> StreamResult:
+    """What a class saw in all replications. Raises InputError where nothing of it was simulated."""
+    latencies = _latencies(stream, runs)
     answered = latencies.answered()
     known = answered.requests > 0
-    verdict: Verdict | None = None
+    verdict = verdict_of(stream, runs)
     at_slo = late = decide = None
     if stream.percentile is not None and stream.limit_s is not None:
-        verdict = latencies.verdict(stream.percentile, stream.limit_s)
         at_slo = latencies.percentile_s(stream.percentile)
         late = latencies.share_above(stream.limit_s)
         if verdict == "undecided":

@@ -62,8 +62,6 @@ class Calls:
     done_s: Floats
     place: Counts | None
     """Index among the arrivals of its station; None where its station has no other calls, and these in order."""
-    children: Counts
-    """How many calls each made, of all stages below together."""
     one_each: bool
     """Whether every request makes exactly one call here."""
 
@@ -112,7 +110,7 @@ def replicate(
         entry = run.entries_s[stream.name]
         answered = entry.copy()
         for stage in network.order:
-            _latest(answered, run.calls[stream.name, stage], exits_s(network, stream, stage))
+            _latest(answered, run.calls[stream.name, stage], way_back_s(network, run, stream, stage))
         run.answered_s[stream.name] = answered
         if stream.job_size > 1:
             entry, answered = entry[:: stream.job_size], answered.reshape(-1, stream.job_size).max(axis=1)
@@ -149,7 +147,6 @@ def _arriving(network: Network, stream: Stream, stage: str, run: Replication, ch
     times: Floats | None = None
     for source in sources:
         calls = run.calls[stream.name, source]
-        calls.children[:] += 1 if fan_out is None else fan_out
         sent = calls.done_s if parent is None else calls.done_s[parent]
         transfers = transfers_s(network, stream, source, stage)
         if transfers.any():
@@ -184,9 +181,18 @@ def transfers_s(network: Network, stream: Stream, source: str, stage: str) -> Fl
     )
 
 
-def exits_s(network: Network, stream: Stream, stage: str) -> Floats:
-    """Seconds from each of the class's stations of a stage back to where its requests come from."""
-    return np.array([network.exit_delay_s.get((stream.name, name), 0.0) for name, _ in stream.routes[stage]])
+def way_back_s(network: Network, run: Replication, stream: Stream, stage: str) -> Floats | None:
+    """Seconds that the answer of each of a class's calls of a stage takes back to where its requests come from, 0 for
+    calls that made others; None where none takes any."""
+    exits = np.array([network.exit_delay_s.get((stream.name, name), 0.0) for name, _ in stream.routes[stage]])
+    if not exits.any():
+        return None
+    calls = run.calls[stream.name, stage]
+    back: Floats = exits[calls.station]
+    for below in [below for below in network.order if stage in network.feeds[below]]:
+        parent = run.calls[stream.name, below].parent
+        back[slice(None) if parent is None else parent] = 0.0
+    return back
 
 
 def _fan_out(
@@ -221,8 +227,8 @@ def _serve_stage(
     loops: Loops,
 ) -> None:
     """Serve every station of a stage; calls of all classes share its queue."""
-    done = {name: np.full(len(calls.owner), np.inf) for name, calls in arriving.items()}
-    place: dict[str, Counts | None] = {name: np.full(len(calls.owner), -1) for name, calls in arriving.items()}
+    done: dict[str, Floats] = {}
+    place: dict[str, Counts | None] = {}
     for name in [name for name, station in network.stations.items() if station.stage == stage]:
         parts = [
             _Part(stream.name, _going(arriving[stream.name], index, len(stream.routes[stage])))
@@ -240,18 +246,18 @@ def _serve_stage(
         finished[sorted_], places[sorted_] = served.done_s, np.arange(len(times))
         start = 0
         for part in parts:
-            which = slice(None) if part.which is None else part.which
-            size = len(arriving[part.stream].owner) if part.which is None else len(part.which)
-            done[part.stream][which] = finished[start : start + size]
-            places_of = place[part.stream]
+            count = len(arriving[part.stream].owner)
+            which, size = (slice(None), count) if part.which is None else (part.which, len(part.which))
+            places_of = place.setdefault(part.stream, np.full(count, -1))
             assert places_of is not None
+            done.setdefault(part.stream, np.full(count, np.inf))[which] = finished[start : start + size]
             places_of[which] = places[start : start + size]
             start += size
     for stream in network.streams:
         calls = arriving[stream.name]
         run.calls[stream.name, stage] = Calls(
             calls.owner, calls.parent, calls.times_s, calls.station, done[stream.name], place[stream.name],
-            np.zeros(len(calls.owner), dtype=np.int64), calls.one_each,
+            calls.one_each,
         )  # fmt: skip
 
 
@@ -302,13 +308,11 @@ def _together(arrays: list[NDArray[np.generic]]) -> Floats:
     return np.concatenate(arrays).astype(np.float64, copy=False) if arrays else np.zeros(0)
 
 
-def _latest(answered: Floats, calls: Calls, exits: Floats) -> None:
+def _latest(answered: Floats, calls: Calls, way_back: Floats | None) -> None:
     """Raise each request's time of answer to the last of its calls; calls stand in order of their requests."""
     if len(calls.owner) == 0:
         return
-    back = calls.done_s
-    if exits.any():
-        back = back + np.where(calls.children > 0, 0.0, exits[calls.station])
+    back = calls.done_s if way_back is None else calls.done_s + way_back
     if calls.one_each:
         np.maximum(answered, back, out=answered)
         return

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferplan.estimators.network import Network, Stream
-from inferplan.estimators.simulation.replication import Calls, Replication, exits_s, transfers_s
+from inferplan.estimators.simulation.replication import Calls, Replication, transfers_s, way_back_s
 from inferplan.estimators.simulation.station import LOST, SHED
 
 Floats = NDArray[np.float64]
@@ -86,7 +86,7 @@ def _stage(run: Replication, stream: Stream, calls: Calls, spent: _Times, path: 
         int(counted.sum()),
         int(np.count_nonzero(counted & (spent.fates == SHED))),
         int(np.count_nonzero(counted & (spent.fates == LOST))),
-        (calls.done_s - calls.arrived_s)[served],
+        calls.done_s[served] - calls.arrived_s[served],
         np.array([column[served].sum() for column in columns]),
         path,
     )
@@ -150,7 +150,7 @@ def _answered(run: Replication, stream: Stream) -> Counts:
 def _last_calls(
     network: Network, run: Replication, stream: Stream, answered: Counts
 ) -> tuple[dict[str, Counts], float]:
-    """Per stage, the call that answered each of the requests (-1: at another stage); seconds of all ways back."""
+    """Per stage, the call that answered each of the requests (-1: it was at another one); seconds of all ways back."""
     item = np.full(len(run.entries_s[stream.name]), -1)
     item[answered] = np.arange(len(answered))
     at = {stage: np.full(len(answered), -1) for stage in network.order}
@@ -158,13 +158,14 @@ def _last_calls(
     way_back = 0.0
     for stage in network.order:
         calls = run.calls[stream.name, stage]
-        exits = np.where(calls.children > 0, 0.0, exits_s(network, stream, stage)[calls.station])
+        exits = way_back_s(network, run, stream, stage)
+        back = calls.done_s if exits is None else calls.done_s + exits
         of = item[calls.owner]
-        hits = np.flatnonzero((of >= 0) & (calls.done_s + exits == run.answered_s[stream.name][calls.owner]))
+        hits = np.flatnonzero((of >= 0) & (back == run.answered_s[stream.name][calls.owner]))
         # Of several calls that end at once the first counts.
         items, firsts = np.unique(of[hits], return_index=True)
         fresh = open_[items]
         at[stage][items[fresh]] = hits[firsts[fresh]]
         open_[items] = False
-        way_back += float(exits[hits[firsts[fresh]]].sum())
+        way_back += 0.0 if exits is None else float(exits[hits[firsts[fresh]]].sum())
     return at, way_back

@@ -71,3 +71,31 @@ def test_empty_replications_are_left_out() -> None:
     seen = Latencies.of([np.zeros(0), np.array([1.0, 2.0])])
     assert seen.requests == 2
     assert seen.mean_s().value == pytest.approx(1.5)
+
+
+def test_requests_that_were_never_answered_are_late_and_no_part_of_means() -> None:
+    rng = np.random.default_rng(0)
+    seen = [np.append(rng.exponential(size=396), [math.inf] * 4) for _ in range(10)]
+    latencies = Latencies.of(seen)
+    assert latencies.share_above(1e6).value == pytest.approx(0.01)
+    assert latencies.answered().requests == 3960
+    assert latencies.answered().mean_s().value == pytest.approx(1, abs=0.05)
+    tail = latencies.percentile_s(99.5)
+    assert math.isinf(tail.value)
+    assert tail.upper is None
+    assert latencies.verdict(99.9, 1e6) == "missed"
+    assert latencies.verdict(90, 1e6) == "met"
+
+
+def test_half_widths_fall_as_the_root_of_the_number_of_requests() -> None:
+    rng = np.random.default_rng(4)
+    limit = 3.0
+    share = true_share_above(limit)
+    percentile = 100 * (1 - share * 1.04)
+    seen = replications(rng, 40)
+    assert seen.verdict(percentile, limit) == "undecided"
+    more = seen.requests_to_decide(percentile, limit)
+    assert more is not None
+    assert more > 0
+    exactly = 100 * (1 - seen.share_above(limit).value)
+    assert seen.requests_to_decide(exactly, limit) is None

@@ -224,6 +224,26 @@ def test_graph_optimisation_is_the_backends_level(
     assert "must be built with it" in (tmp_path / "out/README.md").read_text()
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_queue_limit_is_a_policy_of_the_dynamic_batcher(
+    batch: int,
+    tmp_path: Path,
+    make_model: Callable[..., Path],
+    make_workload: Callable[..., Any],
+    make_plan: Callable[..., Any],
+) -> None:
+    make_model(
+        tmp_path / "m.onnx", {"x": ("FLOAT", ["n", 4])}, {"y": ("FLOAT", ["n", 4])}, [("Relu", ["x"], ["y"], {})]
+    )
+    stage = {"variants": {"v": {"model": "m.onnx"}}, "queue_limit": 12}
+    workload = make_workload(tmp_path, {"stages": {"s": stage}})
+    plan = make_plan(workload, {"s-v": {"stage": "s", "variant": "v", "max_batch": batch}}, {"edge/cpu": [{"s-v": 1}]})
+    export_triton(plan, workload, tmp_path / "out")
+    config = parsed(tmp_path / "out/s-v/config.pbtxt")
+    assert config.max_batch_size == batch
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 12
+
+
 def test_a_modality_subset_is_exported_with_its_model_and_told_to_its_code(
     tmp_path: Path, make_model: Callable[..., Path], make_workload: Callable[..., Any], make_plan: Callable[..., Any]
 ) -> None:
