@@ -10,11 +10,17 @@ import typer
 from inferplan.cli.options import JsonOption, ProfileOption, SetOption, WorkloadArgument, duration_s, profile_path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from inferplan.cli.progress import Progress
     from inferplan.profilers.campaign import Campaign
     from inferplan.profilers.jobs import CampaignSummary, Event
     from inferplan.spec.document import LoadedWorkload
     from inferplan.spec.profile import Profile
+
+WORTH = 4
+"""Time budgets of so many times what measuring the cost of serving takes have room for it."""
+NOT_SERVED = ["what serving costs beyond service times was not measured: the time budget does not reach"]
 
 
 def profile(
@@ -46,9 +52,10 @@ def profile(
 
     Started again, it goes on where it was stopped. Exit code 5 where a variant failed: its row says why.
     """
-    from inferplan.cli.output import emit_json
+    from inferplan.cli.output import emit_json, say
     from inferplan.cli.progress import Progress
     from inferplan.profilers.campaign import plan_campaign, run_campaign
+    from inferplan.runner.handoff import ESTIMATE_S
     from inferplan.spec.document import load_workload
     from inferplan.spec.errors import ExitCode
     from inferplan.spec.profile import read_profile
@@ -56,12 +63,15 @@ def profile(
     budget_s = None if time_budget is None else duration_s(time_budget, "--time-budget")
     loaded = load_workload(workload, [*(set_ or []), *_overrides(confidence, tolerance, exhaustive)])
     path = profile_path(profile, loaded.path, loaded.workload.name)
+    # A budget has to have room for it: all of what is left is spent on points.
+    reserve_s = ESTIMATE_S * len(loaded.workload.pipeline.stages)
+    serves = budget_s is None or budget_s >= WORTH * reserve_s
     with Progress(enabled=not json) as progress:
         campaign = plan_campaign(
             loaded,
             path,
             device=device,
-            time_budget_s=budget_s,
+            time_budget_s=budget_s if budget_s is None or not serves else budget_s - reserve_s,
             retry_failed=retry_failed,
             on_event=lambda event: tell(progress, event),
         )
@@ -69,11 +79,34 @@ def profile(
             _report_dry_run(campaign, json)
             return ExitCode.DONE
         summary = run_campaign(campaign, lambda event: tell(progress, event))
+        handoffs = measure_handoffs(loaded, path, campaign.device, progress) if serves else NOT_SERVED
     if json:
-        emit_json({"status": "failed" if summary.failed else "ok", "path": str(path), **dataclasses.asdict(summary)})
+        told = {**dataclasses.asdict(summary), "notes": [*summary.notes, *handoffs]}
+        emit_json({"status": "failed" if summary.failed else "ok", "path": str(path), **told})
     else:
         _report(loaded, read_profile(path), summary)
+        for note in handoffs:
+            say(f"  note: {note}")
     return ExitCode.CHECK_FAILED if summary.failed else ExitCode.DONE
+
+
+def measure_handoffs(loaded: LoadedWorkload, path: Path, device: str, progress: Progress) -> list[str]:
+    """Measure what serving costs beyond service times, for stages where that is not known; what could not be, and
+    why."""
+    from inferplan.profilers.store import ProfileStore
+    from inferplan.runner.handoff import measure_handoff, stages_to_measure
+    from inferplan.spec.profile import read_profile
+
+    notes = []
+    points = stages_to_measure(loaded.workload, read_profile(path), device)
+    for stage, point in points.items():
+        progress.update(f"handing {stage} over")
+        row = measure_handoff(loaded.workload, point)
+        with ProfileStore(path) as store:
+            store.add_handoff(row)
+        if row.status != "ok":
+            notes.append(f"what serving {stage} costs beyond its service time is not known: {row.reason}")
+    return notes
 
 
 def _overrides(confidence: float | None, tolerance: float | None, exhaustive: bool) -> list[str]:

@@ -83,7 +83,9 @@ def export(
     ],
     table: Annotated[
         str | None,
-        typer.Option(help="Table: measurements, accuracy, interference or flows [default: measurements, or all]."),
+        typer.Option(
+            help="Table: measurements, accuracy, interference, flows or handoffs [default: measurements, or all]."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
     json: JsonOption = False,

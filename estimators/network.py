@@ -219,13 +219,22 @@ def build_network(
         stage: tuple(sorted(edge.source for edge in pipeline.edges if edge.target == stage))
         for stage in pipeline.stages
     }
-    return Network(
-        tuple(stage_order(workload)),
-        feeds,
-        laws,
-        {station.name: station for station in sorted(stations, key=lambda s: s.name)},
-        tuple(streams),
-    )
+    known = {station.name: station for station in sorted(stations, key=lambda s: s.name)}
+    return Network(tuple(stage_order(workload)), feeds, laws, known, tuple(streams), _entries_s(feeds, known, streams))
+
+
+def _entries_s(
+    feeds: Mapping[str, Sequence[str]], stations: Mapping[str, Station], streams: Sequence[Stream]
+) -> dict[tuple[str, str], float]:
+    """What requests take on their way in and out of the server, by class and station of an entry stage."""
+    found: dict[tuple[str, str], float] = {}
+    for stream in streams:
+        for stage, choices in stream.routes.items():
+            for name, _ in choices if not feeds[stage] else ():
+                service = stations[name].service
+                if service is not None and service.entry_s > 0:
+                    found[stream.name, name] = service.entry_s
+    return found
 
 
 def _stream(workload: Workload, name: str, routes: Mapping[str, tuple[tuple[str, float], ...]]) -> Stream:

@@ -105,7 +105,7 @@ def read_points(workload: Workload, profile: Profile, samples: SampleSource | No
     superseded: list[str] = []
     kept = {place: _newest_state(fresh[place], superseded) for place in sorted(fresh)}
     return Points(
-        _models(workload, kept, samples or profile.samples),
+        _models(workload, profile, kept, samples or profile.samples),
         hashes,
         tuple(sorted({row.key.device_fingerprint for rows in kept.values() for row in rows})),
         tuple(f"{stage}/{choice}: {n} rows of another {what}" for (stage, choice, what), n in sorted(stale.items())),
@@ -184,8 +184,18 @@ def _aged(kept: dict[Place, list[Measurement]]) -> dict[Place, str]:
     return found
 
 
+def _handoff(profile: Profile, key: PointKey) -> tuple[tuple[float, ...], float]:
+    """What serving a stage costs beyond service times on the machine that a point was measured on: times that a
+    replica is taken, and seconds per request beside; nothing where it was not measured there."""
+    place = (key.stage, key.device, key.device_fingerprint)
+    for row in profile.handoffs:
+        if (row.stage, row.device, row.device_fingerprint) == place and row.status == "ok":
+            return tuple(float(t) for t in json.loads(row.handoffs_s)), row.entry_s or 0.0
+    return (), 0.0
+
+
 def _models(
-    workload: Workload, rows: dict[Place, list[Measurement]], samples: SampleSource
+    workload: Workload, profile: Profile, rows: dict[Place, list[Measurement]], samples: SampleSource
 ) -> dict[ModelKey, ServiceModel]:
     models: dict[ModelKey, ServiceModel] = {}
     for device_name, device in sorted(workload.devices().items()):
@@ -197,7 +207,8 @@ def _models(
             for threads in sorted({row.key.threads for row in found}):
                 points = _points([row for row in found if row.key.threads == threads], found)
                 key = ModelKey(stage, choice, device_name, provider, threads)
-                models[key] = ServiceModel(points, slowdown, samples)
+                handoff = _handoff(profile, found[0].key)
+                models[key] = ServiceModel(points, slowdown, samples, *handoff)
     return models
 
 

@@ -54,11 +54,17 @@ class ServiceModel:
     `points` are sorted by batch; `slowdown` multiplies every time (a device that is `like` a measured one);
     `source` gives raw samples of a point. Without samples draws follow the percentiles of an imported row, or else
     a gamma law of the point's mean and standard deviation.
+
+    `handoff` has times, as likely each as the others, that a replica is taken by a batch beyond its service: handing
+    it over and back. Every mean, deviation and draw has it in it; nothing slows it down. `entry_s` is what a request
+    takes beyond that on its way in and out: it occupies nothing.
     """
 
     points: tuple[ServicePoint, ...]
     slowdown: float = 1.0
     source: SampleSource | None = None
+    handoff: tuple[float, ...] = ()
+    entry_s: float = 0.0
 
     def __post_init__(self) -> None:
         batches = [point.batch for point in self.points]
@@ -79,11 +85,20 @@ class ServiceModel:
 
     def mean_s(self, batch: float) -> float:
         """Mean service time of a batch, in seconds; `batch` may be a mean and so need not be whole."""
+        return self._served_s(batch) + self._handoff_mean_s
+
+    def _served_s(self, batch: float) -> float:
+        """The same without the handing over."""
         return self._between(batch, [point.mean_s for point in self.points]) * self.slowdown
+
+    @cached_property
+    def _handoff_mean_s(self) -> float:
+        return math.fsum(self.handoff) / len(self.handoff) if self.handoff else 0.0
 
     def std_s(self, batch: float) -> float:
         """Standard deviation of the service time of a batch, in seconds."""
-        return self._between(batch, [point.std_s for point in self.points]) * self.slowdown
+        served_s = self._between(batch, [point.std_s for point in self.points]) * self.slowdown
+        return math.hypot(served_s, float(np.std(self.handoff))) if self.handoff else served_s
 
     def capacity_per_s(self, max_batch: int) -> float:
         """Stage calls per second of one replica that always finds a full batch."""
@@ -116,12 +131,18 @@ class ServiceModel:
         Those of the nearest larger measured batch, scaled to the mean of this one.
         """
         above = self._above(batch)
-        return self._raw(above) * (self.mean_s(batch) / self.points[above].mean_s)
+        served_s = self._raw(above) * (self._served_s(batch) / self.points[above].mean_s)
+        if not self.handoff:
+            return served_s
+        # Each with one of the other, in an order that has nothing to do with when they were measured.
+        order = np.random.default_rng(len(served_s)).permutation(len(served_s))
+        handed: Floats = served_s + np.resize(self.handoff, len(served_s))[order]
+        return handed + (self._handoff_mean_s - float(handed.mean() - served_s.mean()))
 
     def grid_s(self, batch: float) -> Floats:
         """Representative service times of a batch (its size may be a mean), with the weights `GRID_WEIGHTS`."""
         above = self._above(batch)
-        return self._grid(above) * (self.mean_s(batch) / self.points[above].mean_s)
+        return self._grid(above) * (self._served_s(batch) / self.points[above].mean_s) + self._handoff_mean_s
 
     def _above(self, batch: float) -> int:
         self._in_range(batch)

@@ -123,7 +123,7 @@ def newest_rows_of(rows: Sequence[AnyRow]) -> list[AnyRow]:
 
 
 def _rows(profile: Profile) -> list[AnyRow]:
-    return [*profile.measurements, *profile.accuracy, *profile.flows, *profile.interference]
+    return [*profile.measurements, *profile.accuracy, *profile.flows, *profile.interference, *profile.handoffs]
 
 
 def _thing(row: AnyRow) -> str:

@@ -27,6 +27,7 @@ from inferplan.spec.rows import (
     AccuracyRow,
     ExampleScores,
     FlowRow,
+    HandoffRow,
     InterferenceRow,
     Measurement,
     Predictions,
@@ -115,6 +116,10 @@ class ProfileStore:
     def add_interference(self, row: InterferenceRow) -> None:
         """Write what a choice was measured beside. Raises InputError where the disk is full."""
         self._write(self._file("interference", row.id()), _rows_file("interference", [row]))
+
+    def add_handoff(self, row: HandoffRow) -> None:
+        """Write what serving a stage costs beyond service times. Raises InputError where the disk is full."""
+        self._write(self._file("handoffs", row.id()), _rows_file("handoffs", [row]))
 
     def add_evaluation(
         self,

@@ -139,6 +139,16 @@ def _row(option: DeployedOption, workload: Workload, profile: Profile) -> Measur
     return max(rows, key=lambda row: (ranks.index(row.origin), row.measured_at, row.key.id()), default=None)
 
 
+def _handoff_s(row: Measurement, profile: Profile) -> float:
+    """Mean time of handing a batch to a replica and back, where it was measured on the row's machine."""
+    place = (row.key.stage, row.key.device, row.key.device_fingerprint)
+    for one in profile.handoffs:
+        if one.status == "ok" and (one.stage, one.device, one.device_fingerprint) == place:
+            times = json.loads(one.handoffs_s)
+            return math.fsum(times) / len(times) if times else 0.0
+    return 0.0
+
+
 def _capacity(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]:
     loads = _loads(plan, workload, profile)
     for name, option in plan.options.items():
@@ -154,6 +164,7 @@ def _capacity(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]
         like = workload.devices()[option.device].like
         mean_s = planned_mean_s(row, workload) or 0.0
         seconds = mean_s * (like.slowdown if like else 1.0) * predicted.interference
+        seconds += _handoff_s(row, profile) * predicted.interference
         capacity = option.replicas * option.max_batch / seconds
         if loads[name] >= capacity:
             yield f"option {name}: load {loads[name]:.9g} calls/s is beyond its capacity of {capacity:.9g}"

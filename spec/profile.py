@@ -12,6 +12,7 @@ files of row tables (all but `samples`, `scores`, `predictions`) into one per ta
 | `scores/` | labelled example of an evaluation: its score per metric |
 | `predictions/` | labelled example of an evaluation: what was predicted, as JSON, for metrics to come |
 | `interference/` | choice and what ran beside it on the same machine: how much slower it was |
+| `handoffs/` | stage: what handing a batch to a replica and back costs beyond service times |
 
 `inferplan.profilers.store` writes it; everybody else reads it through `read_profile`. The tables are plain
 Parquet: pandas, DuckDB and Polars read them unaided. Each column's unit and meaning stand in the Arrow
@@ -31,6 +32,7 @@ from inferplan.spec.rows import (
     AccuracyRow,
     ExampleScores,
     FlowRow,
+    HandoffRow,
     InterferenceRow,
     Measurement,
     PointKey,
@@ -65,6 +67,7 @@ class Profile:
     damaged: tuple[str, ...] = ()
     """Files that could not be read and were left out, each with the reason."""
     interference: tuple[InterferenceRow, ...] = ()
+    handoffs: tuple[HandoffRow, ...] = ()
 
     def samples(self, key: PointKey) -> Samples | None:
         """Raw times of a point, or None where the profile holds none."""
@@ -111,6 +114,7 @@ def _profile(root: Path, found: Mapping[str, list[AnyRow]], damaged: list[str]) 
         hashlib.sha256(content.encode()).hexdigest(),
         tuple(damaged),
         tuple(row for row in found["interference"] if isinstance(row, InterferenceRow)),
+        tuple(row for row in found["handoffs"] if isinstance(row, HandoffRow)),
     )
 
 

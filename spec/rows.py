@@ -245,6 +245,35 @@ class InterferenceRow:
 
 
 @dataclass(frozen=True, slots=True)
+class HandoffRow:
+    """What serving costs beyond service times: handing a batch of one to a replica of the runner and back.
+
+    Measured at a stage's fastest choice, with the stage's own inputs, under requests that come now and then.
+    """
+
+    stage: str = column("Stage of the pipeline")
+    variant: str = column("Variant that was served")
+    modalities: str = column("Its modality subset, as in measurements")
+    device: str = column("Device of the workload (tier/device) this machine stood for")
+    device_fingerprint: str = column("Hash of the machine, as in measurements")
+    n: int = column("Calls", default=0)
+    handoff_mean_s: float | None = column(
+        "Mean time that a replica is taken beyond the service time", "s", default=None
+    )
+    handoffs_s: str = column("JSON list: quantiles of that time, evenly spaced", "s", default="[]")
+    entry_s: float | None = column(
+        "Median latency of a request beyond its wait and the time a replica is taken", "s", default=None
+    )
+    status: Status = column("ok, or how measuring failed", default="ok")
+    reason: str = column("Why it failed; empty when ok", default="")
+    measured_at: str = column("When measuring ended, UTC, ISO 8601", default="")
+
+    def id(self) -> str:
+        """A short stable name: that of its file."""
+        return hashlib.sha256(f"{self.stage} {self.device} {self.device_fingerprint}".encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True, slots=True)
 class Samples:
     """Raw times of one point, in order of measurement. `elements` is the size of what the model was fed."""
 

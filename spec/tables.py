@@ -17,6 +17,7 @@ from inferplan.spec.rows import (
     AccuracyRow,
     ExampleScores,
     FlowRow,
+    HandoffRow,
     InterferenceRow,
     Measurement,
     PointKey,
@@ -28,10 +29,10 @@ from inferplan.spec.rows import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-AnyRow = Measurement | AccuracyRow | FlowRow | InterferenceRow
+AnyRow = Measurement | AccuracyRow | FlowRow | InterferenceRow | HandoffRow
 
 SCHEMA_VERSION = 2
-TABLES = ("measurements", "samples", "accuracy", "flows", "scores", "predictions", "interference")
+TABLES = ("measurements", "samples", "accuracy", "flows", "scores", "predictions", "interference", "handoffs")
 
 _ARROW = {str: "string", int: "int64", float: "float64", bool: "bool_"}
 ROWS: Mapping[str, type[AnyRow]] = {
@@ -39,6 +40,7 @@ ROWS: Mapping[str, type[AnyRow]] = {
     "accuracy": AccuracyRow,
     "flows": FlowRow,
     "interference": InterferenceRow,
+    "handoffs": HandoffRow,
 }
 """Tables of rows that are read as a whole. The others hold arrays: one file per name, looked up by it."""
 _COLUMNS = {

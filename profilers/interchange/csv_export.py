@@ -55,6 +55,7 @@ def rows_of(profile: Profile, table: str) -> Sequence[AnyRow]:
         "accuracy": profile.accuracy,
         "flows": profile.flows,
         "interference": profile.interference,
+        "handoffs": profile.handoffs,
     }
     return tables[table]
 
