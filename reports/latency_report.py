@@ -160,7 +160,7 @@ def _why_not(group: GroupModel) -> str:
     upper = group.logs("upper")
     if bound(upper) is None:
         return f"{len(upper)} of 9 tests that it takes to say how wrong that is"
-    return f"nine in ten errors are not within {100 * group.tolerance:g} %"
+    return f"nine in ten errors are not known to be within {100 * group.tolerance:g} %"
 
 
 def _errors_text(errors: Errors, count: bool = True) -> str:
