@@ -69,7 +69,7 @@ class Field:
         self._noise = np.array([spot.error**2 for spot in self._spots])
         self._fixed = _free(self._spots, self._spots)
         every = np.arange(len(self._spots))
-        self.scales = self._fitted(every, np.full(len(PARTS), np.log(_START)))
+        self.scales = self._fitted(every)
         self._inverse = np.linalg.inv(self._covariance(self.scales, every))
 
     def held_out_logs(self) -> Floats:
@@ -79,10 +79,11 @@ class Field:
         every = np.arange(len(self._spots))
         for fold in range(min(FOLDS, len(every))):
             out = every % FOLDS == fold
-            scales = self._fitted(every[~out], self.scales) if (~out).any() else self.scales
+            scales = self._fitted(every[~out])
             errors, _ = _left_out(self._covariance(scales, every), self._values)
             predicted[out] = (self._values - errors)[out]
-        return predicted + np.array([spot.log_size for spot in self._spots])
+        logs: Floats = predicted + np.array([spot.log_size for spot in self._spots])
+        return logs
 
     def log_s(self, spots: Sequence[Spot]) -> Floats:
         """Logarithms of mean times (s) at other spots."""
@@ -101,11 +102,11 @@ class Field:
         total[np.diag_indices_from(total)] += variances[-2] * self._noise + variances[-1]
         return total[np.ix_(kept, kept)]
 
-    def _fitted(self, kept: NDArray[np.int64], start: Floats) -> Floats:
-        """Scales that make the kept observations most likely, found by changing one after the other by a factor of
-        two as long as that helps."""
+    def _fitted(self, kept: NDArray[np.int64]) -> Floats:
+        """Logarithms of the scales that make the kept observations most likely, found by changing one after the other
+        by a factor of two as long as that helps."""
         values = self._values[kept]
-        scales = start.copy()
+        scales: Floats = np.full(len(PARTS), np.log(_START))
 
         def cost(tried: Floats) -> float:
             errors, variances = _left_out(self._covariance(tried, kept), values)

@@ -221,8 +221,8 @@ class SeriesModel:
         if len(self.observations) < LEAST_POINTS:
             kind = basis = "borrowed"
         most = bound(self.group.logs(kind))
-        ends = (None, None) if most is None else (mean_s * math.exp(-most), mean_s * math.exp(most))
-        return self._with_spread(LatencyEstimate(batch, mean_s, *ends, basis), batch)
+        lower_s, upper_s = (None, None) if most is None else (mean_s * math.exp(-most), mean_s * math.exp(most))
+        return self._with_spread(LatencyEstimate(batch, mean_s, lower_s, upper_s, basis), batch)
 
     def _with_spread(self, found: LatencyEstimate, batch: int) -> LatencyEstimate:
         ratios = {name: model.ratio(self.key, batch) for name, model in self.group.spreads.items()}

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from inferplan.estimators.leave_one_out import Errors, choose, choose_without_each
-from inferplan.estimators.observations import Observation, by_series
+from inferplan.estimators.observations import Observation, SeriesKey, by_series
 
 STATISTICS = ("std", "p90", "p99")
 
@@ -80,9 +80,9 @@ class SpreadModel:
     statistic: str
     fit: str
     errors: Errors
-    _known: Mapping[object, Known]
+    _known: Mapping[SeriesKey, Known]
 
-    def ratio(self, key: object, batch: int) -> float | None:
+    def ratio(self, key: SeriesKey, batch: int) -> float | None:
         """The statistic over the mean at a batch of a series; exact where it was measured, None where unknown."""
         own = self._known.get(key, ())
         for measured, log in own:
@@ -97,7 +97,7 @@ class SpreadModel:
 
 def spread_model(observations: Sequence[Observation], statistic: str) -> SpreadModel:
     """The model of one statistic for the observations of a group."""
-    known: dict[object, list[tuple[int, float]]] = {}
+    known: dict[SeriesKey, list[tuple[int, float]]] = {}
     for key, items in by_series(observations).items():
         found = [(item.batch, ratio(item, statistic)) for item in items]
         known[key] = [(batch, math.log(value)) for batch, value in found if value is not None]
