@@ -3,7 +3,7 @@
     python benchmarks/model_errors.py [WORKLOAD=PROFILE ...] [--set PATH=VALUE ...]
 
 Without arguments it profiles `digits` (batches 1 to 16) in a temporary folder, and `smartwatch` where it is prepared.
-Per workload: the errors of the model (the fit that the other points choose), by where the left-out point stood; the
+Per workload: the errors of the model (the fit that points of other folds choose), by where the left-out point stood; the
 errors of every fit, also of those that are not part of the model because they were never the best; what part of the
 errors is noise of the means that predictions are compared with; and, of profiles that were measured twice
 (WORKLOAD=PROFILE=TWIN), how far the two means of a point are apart.

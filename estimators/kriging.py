@@ -26,12 +26,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from inferplan.estimators.leave_one_out import spread_folds
 from inferplan.estimators.observations import Observation, SeriesKey
 
 Floats = NDArray[np.float64]
 
 PARTS = ("level", "tilt of stages", "tilt", "gain of stages", "gain", "curve", "own curve", "spread", "noise")
-FOLDS = 5
 _FREE_VARIANCE = 100.0
 """Of m and m_s, in squared logarithms: wide enough to say nothing, small enough to invert."""
 _START, _LEAST, _MOST = 0.08, 0.0025, 2.6
@@ -77,9 +77,10 @@ class Field:
         the others know it."""
         predicted = np.empty(len(self._spots))
         every = np.arange(len(self._spots))
-        for fold in range(min(FOLDS, len(every))):
-            out = every % FOLDS == fold
-            scales = self._fitted(every[~out])
+        folds = np.array(spread_folds([spot.key for spot in self._spots]))
+        for fold in sorted(set(folds.tolist())):
+            out = folds == fold
+            scales = self._fitted(every[~out]) if not out.all() else self.scales
             errors, _ = _left_out(self._covariance(scales, every), self._values)
             predicted[out] = (self._values - errors)[out]
         logs: Floats = predicted + np.array([spot.log_size for spot in self._spots])

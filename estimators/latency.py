@@ -25,7 +25,7 @@ import numpy as np
 
 from inferplan.estimators.fits import LEAST_POINTS, affine, fitted_log_s, held_between
 from inferplan.estimators.kriging import Field, Spot
-from inferplan.estimators.leave_one_out import Errors, bound, choose, choose_without_each, noise
+from inferplan.estimators.leave_one_out import Errors, bound, choose, choose_without, noise, spread_folds
 from inferplan.estimators.observations import (
     GroupKey,
     Observation,
@@ -62,7 +62,7 @@ class RangeError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Test:
     """A point that was left out. `errors` are logarithms of predicted over measured mean, per candidate; `chosen`
-    is the candidate that the other points of the group choose."""
+    is the candidate that the points of other folds choose."""
 
     observation: Observation
     kind: Kind
@@ -308,7 +308,7 @@ def _group_model(
     ]
     full = [entry for entry in found if len(entry[2]) == len(candidates)]
     costs = np.array([[abs(errors[c]) for c in candidates] for _, _, errors in full]).reshape(-1, len(candidates))
-    chosen = iter(choose_without_each(costs))
+    chosen = iter(choose_without(costs, spread_folds([item.key for item, _, _ in full])))
     fit = candidates[choose(costs)]
     pooled = [c for c in candidates if c.fit == POOLED]
     tests = []
