@@ -61,17 +61,18 @@ class RangeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """A point that was left out. `errors` are logarithms of predicted over measured mean, per candidate; `chosen`
-    is the candidate that the points of other folds choose."""
+    """A point that was left out. `errors` are logarithms of predicted over measured mean, per candidate; `chosen` is
+    the fit of its group, `blind` the one that the points of other folds choose."""
 
     observation: Observation
     kind: Kind
     errors: Mapping[Candidate, float]
     chosen: Candidate
+    blind: Candidate
 
     @property
     def error(self) -> float:
-        """The error of the model itself."""
+        """The error of the model."""
         return self.errors[self.chosen]
 
 
@@ -127,6 +128,10 @@ class GroupModel:
     def errors(self, *kinds: Kind, series: SeriesKey | None = None) -> Errors:
         """Size of the errors of points left out."""
         return Errors.of(self.logs(*kinds, series=series))
+
+    def blind_errors(self) -> Errors:
+        """Errors of points left out where the fit, too, is chosen without them."""
+        return Errors.of([test.errors[test.blind] for test in self.tests if test.kind != "borrowed"])
 
     def noise(self) -> Errors:
         """What would be seen of a perfect model, for the noise of the means left out."""
@@ -308,13 +313,14 @@ def _group_model(
     ]
     full = [entry for entry in found if len(entry[2]) == len(candidates)]
     costs = np.array([[abs(errors[c]) for c in candidates] for _, _, errors in full]).reshape(-1, len(candidates))
-    chosen = iter(choose_without(costs, spread_folds([item.key for item, _, _ in full])))
+    blind = iter(choose_without(costs, spread_folds([item.key for item, _, _ in full])))
     fit = candidates[choose(costs)]
     pooled = [c for c in candidates if c.fit == POOLED]
     tests = []
     for item, kind, errors in found:
-        by = candidates[next(chosen)] if len(errors) == len(candidates) else fit if fit in errors else pooled[-1]
-        tests.append(Test(item, kind, errors, by))
+        by = fit if fit in errors else pooled[-1]
+        without = candidates[next(blind)] if len(errors) == len(candidates) else by
+        tests.append(Test(item, kind, errors, by, without))
     spreads = {statistic: spread_model(items, statistic) for statistic in STATISTICS}
     return GroupModel(
         key, fit, tuple(candidates), tuple(items), tuple(tests), spreads, tolerance, guesses, borrowing.fields

@@ -3,8 +3,12 @@
 One fit is chosen for all series of a stage on a device: a series has three to five points, and picking among as many
 fits by so few errors picks luck. Of the candidates, the simplest counts whose mean error is not larger than that of
 the best by more than the standard error of the difference (Breiman et al. 1984, 3.4.3, here paired): what a more
-complicated one gains must be more than chance. The error that is reported of a point is that of the fit that points
-of other folds choose, so that choosing does not flatter it.
+complicated one gains must be more than chance.
+
+Choosing flatters what is chosen: a little, as there are at most four candidates for all points of a stage, and ties
+go to the simplest. So the errors that come out where each fold of points is predicted by the fit that the other
+folds choose (`choose_without`) are told beside those of the fit itself. They err to the other side: of two fits that
+are as good as each other, the others prefer the one that is worse on the fold in question.
 """
 
 from __future__ import annotations
@@ -57,11 +61,7 @@ def choose(costs: Floats) -> int:
 
 def choose_without(costs: Floats, folds: Sequence[int]) -> list[int]:
     """For every point, the candidate that the points of the other folds choose; that of all points where there is one
-    fold only.
-
-    Not of all other points: where two candidates are as good as each other, a point's own error decides which of them
-    the rest prefers, and it is always the one that is worse at that point.
-    """
+    fold only."""
     labels = np.asarray(folds)
     by_fold = {fold: choose(costs[labels != fold] if (labels != fold).any() else costs) for fold in set(folds)}
     return [by_fold[fold] for fold in folds]

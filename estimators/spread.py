@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inferplan.estimators.leave_one_out import Errors, choose, choose_without, spread_folds
+from inferplan.estimators.leave_one_out import Errors, choose
 from inferplan.estimators.observations import Observation, SeriesKey, by_series
 
 STATISTICS = ("std", "p90", "p99")
@@ -102,7 +102,6 @@ def spread_model(observations: Sequence[Observation], statistic: str) -> SpreadM
         found = [(item.batch, ratio(item, statistic)) for item in items]
         known[key] = [(batch, math.log(value)) for batch, value in found if value is not None]
     costs: list[list[float]] = []
-    owners: list[SeriesKey] = []
     for key, own in known.items():
         others = [item for name, items in known.items() if name != key for item in items]
         for batch, log in own:
@@ -110,9 +109,7 @@ def spread_model(observations: Sequence[Observation], statistic: str) -> SpreadM
             predicted = [fit(rest, others, batch) for fit in FITS.values()]
             if all(value is not None for value in predicted):
                 costs.append([value - log for value in predicted if value is not None])
-                owners.append(key)
     errors = np.array(costs).reshape(len(costs), len(FITS))
-    sizes = np.abs(errors)
-    seen = [float(errors[i, chosen]) for i, chosen in enumerate(choose_without(sizes, spread_folds(owners)))]
-    fit = list(FITS)[choose(sizes)] if costs else "stage" if sum(map(len, known.values())) > 1 else ""
-    return SpreadModel(statistic, fit, Errors.of(seen), known)
+    chosen = choose(np.abs(errors))
+    fit = list(FITS)[chosen] if costs else "stage" if sum(map(len, known.values())) > 1 else ""
+    return SpreadModel(statistic, fit, Errors.of(errors[:, chosen].tolist()), known)
