@@ -3,7 +3,7 @@
     python benchmarks/model_errors.py [WORKLOAD=PROFILE ...] [--set PATH=VALUE ...]
 
 Without arguments it profiles `digits` (batches 1 to 16) in a temporary folder, and `smartwatch` where it is prepared.
-Per workload: the errors of the model (the fit that the other points choose), by where the left-out point stood; the
+Per workload: the errors of the model by where the left-out point stood, and with the fit chosen without it; the
 errors of every fit, also of those that are not part of the model because they were never the best; what part of the
 errors is noise of the means that predictions are compared with; and, of profiles that were measured twice
 (WORKLOAD=PROFILE=TWIN), how far the two means of a point are apart.
@@ -136,6 +136,8 @@ def table(groups: Iterable[GroupModel]) -> Iterable[str]:
             if logs:
                 yield f"    {kind:32} {text(Errors.of(logs))}"
         tested = [test for one in shown for test in one.tests if test.kind in SERIES_KINDS]
+        blind = Errors.of([test.errors[test.blind] for test in tested])
+        yield f"    {'fit chosen by other folds':32} {text(blind)}"
         counts = sorted({test.observation.key.threads for test in tested})
         for threads in counts if len(counts) > 1 else ():
             logs = [test.error for test in tested if test.observation.key.threads == threads]

@@ -26,12 +26,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from inferplan.estimators.leave_one_out import spread_folds
 from inferplan.estimators.observations import Observation, SeriesKey
 
 Floats = NDArray[np.float64]
 
 PARTS = ("level", "tilt of stages", "tilt", "gain of stages", "gain", "curve", "own curve", "spread", "noise")
-FOLDS = 5
 _FREE_VARIANCE = 100.0
 """Of m and m_s, in squared logarithms: wide enough to say nothing, small enough to invert."""
 _START, _LEAST, _MOST = 0.08, 0.0025, 2.6
@@ -69,7 +69,7 @@ class Field:
         self._noise = np.array([spot.error**2 for spot in self._spots])
         self._fixed = _free(self._spots, self._spots)
         every = np.arange(len(self._spots))
-        self.scales = self._fitted(every, np.full(len(PARTS), np.log(_START)))
+        self.scales = self._fitted(every)
         self._inverse = np.linalg.inv(self._covariance(self.scales, every))
 
     def held_out_logs(self) -> Floats:
@@ -77,12 +77,14 @@ class Field:
         the others know it."""
         predicted = np.empty(len(self._spots))
         every = np.arange(len(self._spots))
-        for fold in range(min(FOLDS, len(every))):
-            out = every % FOLDS == fold
-            scales = self._fitted(every[~out], self.scales) if (~out).any() else self.scales
+        folds = np.array(spread_folds([spot.key for spot in self._spots]))
+        for fold in sorted(set(folds.tolist())):
+            out = folds == fold
+            scales = self._fitted(every[~out]) if not out.all() else self.scales
             errors, _ = _left_out(self._covariance(scales, every), self._values)
             predicted[out] = (self._values - errors)[out]
-        return predicted + np.array([spot.log_size for spot in self._spots])
+        logs: Floats = predicted + np.array([spot.log_size for spot in self._spots])
+        return logs
 
     def log_s(self, spots: Sequence[Spot]) -> Floats:
         """Logarithms of mean times (s) at other spots."""
@@ -101,11 +103,11 @@ class Field:
         total[np.diag_indices_from(total)] += variances[-2] * self._noise + variances[-1]
         return total[np.ix_(kept, kept)]
 
-    def _fitted(self, kept: NDArray[np.int64], start: Floats) -> Floats:
-        """Scales that make the kept observations most likely, found by changing one after the other by a factor of
-        two as long as that helps."""
+    def _fitted(self, kept: NDArray[np.int64]) -> Floats:
+        """Logarithms of the scales that make the kept observations most likely, found by changing one after the other
+        by a factor of two as long as that helps."""
         values = self._values[kept]
-        scales = start.copy()
+        scales: Floats = np.full(len(PARTS), np.log(_START))
 
         def cost(tried: Floats) -> float:
             errors, variances = _left_out(self._covariance(tried, kept), values)

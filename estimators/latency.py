@@ -25,7 +25,7 @@ import numpy as np
 
 from inferplan.estimators.fits import LEAST_POINTS, affine, fitted_log_s, held_between
 from inferplan.estimators.kriging import Field, Spot
-from inferplan.estimators.leave_one_out import Errors, bound, choose, choose_without_each, noise
+from inferplan.estimators.leave_one_out import Errors, bound, choose, choose_without, noise, spread_folds
 from inferplan.estimators.observations import (
     GroupKey,
     Observation,
@@ -61,17 +61,18 @@ class RangeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """A point that was left out. `errors` are logarithms of predicted over measured mean, per candidate; `chosen`
-    is the candidate that the other points of the group choose."""
+    """A point that was left out. `errors` are logarithms of predicted over measured mean, per candidate; `chosen` is
+    the fit of its group, `blind` the one that the points of other folds choose."""
 
     observation: Observation
     kind: Kind
     errors: Mapping[Candidate, float]
     chosen: Candidate
+    blind: Candidate
 
     @property
     def error(self) -> float:
-        """The error of the model itself."""
+        """The error of the model."""
         return self.errors[self.chosen]
 
 
@@ -127,6 +128,10 @@ class GroupModel:
     def errors(self, *kinds: Kind, series: SeriesKey | None = None) -> Errors:
         """Size of the errors of points left out."""
         return Errors.of(self.logs(*kinds, series=series))
+
+    def blind_errors(self) -> Errors:
+        """Errors of points left out where the fit, too, is chosen without them."""
+        return Errors.of([test.errors[test.blind] for test in self.tests if test.kind != "borrowed"])
 
     def noise(self) -> Errors:
         """What would be seen of a perfect model, for the noise of the means left out."""
@@ -221,8 +226,8 @@ class SeriesModel:
         if len(self.observations) < LEAST_POINTS:
             kind = basis = "borrowed"
         most = bound(self.group.logs(kind))
-        ends = (None, None) if most is None else (mean_s * math.exp(-most), mean_s * math.exp(most))
-        return self._with_spread(LatencyEstimate(batch, mean_s, *ends, basis), batch)
+        lower_s, upper_s = (None, None) if most is None else (mean_s * math.exp(-most), mean_s * math.exp(most))
+        return self._with_spread(LatencyEstimate(batch, mean_s, lower_s, upper_s, basis), batch)
 
     def _with_spread(self, found: LatencyEstimate, batch: int) -> LatencyEstimate:
         ratios = {name: model.ratio(self.key, batch) for name, model in self.group.spreads.items()}
@@ -308,13 +313,14 @@ def _group_model(
     ]
     full = [entry for entry in found if len(entry[2]) == len(candidates)]
     costs = np.array([[abs(errors[c]) for c in candidates] for _, _, errors in full]).reshape(-1, len(candidates))
-    chosen = iter(choose_without_each(costs))
+    blind = iter(choose_without(costs, spread_folds([item.key for item, _, _ in full])))
     fit = candidates[choose(costs)]
     pooled = [c for c in candidates if c.fit == POOLED]
     tests = []
     for item, kind, errors in found:
-        by = candidates[next(chosen)] if len(errors) == len(candidates) else fit if fit in errors else pooled[-1]
-        tests.append(Test(item, kind, errors, by))
+        by = fit if fit in errors else pooled[-1]
+        without = candidates[next(blind)] if len(errors) == len(candidates) else by
+        tests.append(Test(item, kind, errors, by, without))
     spreads = {statistic: spread_model(items, statistic) for statistic in STATISTICS}
     return GroupModel(
         key, fit, tuple(candidates), tuple(items), tuple(tests), spreads, tolerance, guesses, borrowing.fields

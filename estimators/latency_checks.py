@@ -46,17 +46,18 @@ def findings(
         *_disordered(points),
         *_stale(workload, points),
         *_missing(workload, points),
-        *(Finding("failed", text.split("/")[0], *text.split(": ", 1), "see `inferplan profile show`, mend it, and run"
-          " `inferplan profile --retry-failed`") for text in points.failed),
+        *(_told("failed", text, "mend it, and run `inferplan profile --retry-failed`") for text in points.failed),
         *(found for one in series for found in _few(one, target)),
         *_censored(points),
-        *(Finding("damaged", "", *_halves(text), f"{AGAIN}: its points are measured anew") for text in profile.damaged),
-    ]  # fmt: skip
+        *(_told("damaged", text, f"{AGAIN}: its points are measured anew") for text in profile.damaged),
+    ]
 
 
-def _halves(text: str) -> tuple[str, str]:
-    head, _, tail = text.partition(": ")
-    return (head, tail) if tail else ("a file", text)
+def _told(trouble: Trouble, text: str, remedy: str, suffix: str = "") -> Finding:
+    """A finding from a line `STAGE/CHOICE ...: WHAT`, or `FILE: WHAT`."""
+    place, _, what = text.partition(": ")
+    stage = place.split("/")[0] if trouble != "damaged" else ""
+    return Finding(trouble, stage, place, what + suffix, remedy)
 
 
 def _falling(one: SeriesModel, target: str) -> Iterable[Finding]:
@@ -146,14 +147,10 @@ def _stale(workload: Workload, points: Points) -> Iterable[Finding]:
                 f"{len(rows)} rows of a device that the workload does not have: not used",
                 "drop them with `inferplan profile compact --drop-stale`",
             )  # fmt: skip
-    lines = [*points.stale, *points.superseded]
-    for text in lines:
-        place, _, what = text.partition(": ")
-        yield Finding("stale", place.split("/")[0], place, f"{what}: not used", f"{AGAIN}, or drop them with"
-                      " `inferplan profile compact --drop-stale`")  # fmt: skip
-    for place, text in sorted(points.aged.items()):
-        at, _, what = text.partition(": ")
-        yield Finding("stale", place[0], at, f"{what}: used all the same", AGAIN)
+    for text in (*points.stale, *points.superseded):
+        yield _told("stale", text, f"{AGAIN}, or drop them with `inferplan profile compact --drop-stale`", ": not used")
+    for _, text in sorted(points.aged.items()):
+        yield _told("stale", text, AGAIN, ": used all the same")
 
 
 def _missing(workload: Workload, points: Points) -> Iterable[Finding]:

@@ -3,8 +3,12 @@
 One fit is chosen for all series of a stage on a device: a series has three to five points, and picking among as many
 fits by so few errors picks luck. Of the candidates, the simplest counts whose mean error is not larger than that of
 the best by more than the standard error of the difference (Breiman et al. 1984, 3.4.3, here paired): what a more
-complicated one gains must be more than chance. The error that is reported of a point is that of the fit that the
-other points choose, so that choosing does not flatter it.
+complicated one gains must be more than chance.
+
+Choosing flatters what is chosen: a little, as there are at most four candidates for all points of a stage, and ties
+go to the simplest. So the errors that come out where each fold of points is predicted by the fit that the other
+folds choose (`choose_without`) are told beside those of the fit itself. They err to the other side: of two fits that
+are as good as each other, the others prefer the one that is worse on the fold in question.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.9
 """Share of predictions that an interval is to hold."""
+FOLDS = 5
 _NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 199) for i in range(199)])
 
 
@@ -54,9 +59,25 @@ def choose(costs: Floats) -> int:
     return best
 
 
-def choose_without_each(costs: Floats) -> list[int]:
-    """For every point, the candidate that all other points choose."""
-    return [choose(np.delete(costs, index, axis=0)) for index in range(len(costs))]
+def choose_without(costs: Floats, folds: Sequence[int]) -> list[int]:
+    """For every point, the candidate that the points of the other folds choose; that of all points where there is one
+    fold only."""
+    labels = np.asarray(folds)
+    by_fold = {fold: choose(costs[labels != fold] if (labels != fold).any() else costs) for fold in set(folds)}
+    return [by_fold[fold] for fold in folds]
+
+
+def spread_folds(groups: Sequence[object]) -> list[int]:
+    """Folds of points that are listed group by group: successive points of a group are in successive folds, and
+    groups begin with different ones, so that no fold is all first or all last points."""
+    order: dict[object, int] = {}
+    counts: dict[object, int] = {}
+    folds = []
+    for group in groups:
+        first = order.setdefault(group, len(order))
+        counts[group] = counts.get(group, -1) + 1
+        folds.append((first + counts[group]) % FOLDS)
+    return folds
 
 
 def bound(logs: Sequence[float]) -> float | None:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inferplan.estimators.leave_one_out import Errors, choose, choose_without_each
-from inferplan.estimators.observations import Observation, by_series
+from inferplan.estimators.leave_one_out import Errors, choose
+from inferplan.estimators.observations import Observation, SeriesKey, by_series
 
 STATISTICS = ("std", "p90", "p99")
 
@@ -80,9 +80,9 @@ class SpreadModel:
     statistic: str
     fit: str
     errors: Errors
-    _known: Mapping[object, Known]
+    _known: Mapping[SeriesKey, Known]
 
-    def ratio(self, key: object, batch: int) -> float | None:
+    def ratio(self, key: SeriesKey, batch: int) -> float | None:
         """The statistic over the mean at a batch of a series; exact where it was measured, None where unknown."""
         own = self._known.get(key, ())
         for measured, log in own:
@@ -97,7 +97,7 @@ class SpreadModel:
 
 def spread_model(observations: Sequence[Observation], statistic: str) -> SpreadModel:
     """The model of one statistic for the observations of a group."""
-    known: dict[object, list[tuple[int, float]]] = {}
+    known: dict[SeriesKey, list[tuple[int, float]]] = {}
     for key, items in by_series(observations).items():
         found = [(item.batch, ratio(item, statistic)) for item in items]
         known[key] = [(batch, math.log(value)) for batch, value in found if value is not None]
@@ -110,7 +110,6 @@ def spread_model(observations: Sequence[Observation], statistic: str) -> SpreadM
             if all(value is not None for value in predicted):
                 costs.append([value - log for value in predicted if value is not None])
     errors = np.array(costs).reshape(len(costs), len(FITS))
-    sizes = np.abs(errors)
-    seen = [float(errors[i, chosen]) for i, chosen in enumerate(choose_without_each(sizes))]
-    fit = list(FITS)[choose(sizes)] if costs else "stage" if sum(map(len, known.values())) > 1 else ""
-    return SpreadModel(statistic, fit, Errors.of(seen), known)
+    chosen = choose(np.abs(errors))
+    fit = list(FITS)[chosen] if costs else "stage" if sum(map(len, known.values())) > 1 else ""
+    return SpreadModel(statistic, fit, Errors.of(errors[:, chosen].tolist()), known)

@@ -126,6 +126,8 @@ def group_lines(group: GroupModel) -> list[str]:
         for candidate in group.candidates
         if candidate != group.fit and tested and all(candidate in test.errors for test in tested)
     ]
+    if len(rivals) > 0 and group.blind_errors() != group.errors("interior", "lower", "upper"):
+        lines.append(f"  with the fit chosen without them: {_errors_text(group.blind_errors(), count=False)}")
     if rivals:
         lines.append("  instead of: " + ", ".join(rivals))
     for statistic, model in group.spreads.items():
@@ -160,7 +162,7 @@ def _why_not(group: GroupModel) -> str:
     upper = group.logs("upper")
     if bound(upper) is None:
         return f"{len(upper)} of 9 tests that it takes to say how wrong that is"
-    return f"nine in ten errors are not within {100 * group.tolerance:g} %"
+    return f"nine in ten errors are not known to be within {100 * group.tolerance:g} %"
 
 
 def _errors_text(errors: Errors, count: bool = True) -> str:
@@ -329,6 +331,7 @@ def _group_data(group: GroupModel, report: LatencyReport) -> dict[str, Any]:
             c.name: asdict(Errors.of([test.errors[c] for test in tested if c in test.errors])) for c in group.candidates
         },
         "errors": {"all": asdict(Errors.of(_tested(group)))} | {kind: asdict(group.errors(kind)) for kind in KINDS},
+        "blind_errors": asdict(group.blind_errors()),
         "noise": asdict(group.noise()),
         "reach": group.reach,
         "spread": {

@@ -176,3 +176,14 @@ def test_what_the_profiler_interpolated_is_said_as_it_is_and_not_counted() -> No
     assert (one.estimate(4).mean_s, one.estimate(4).basis) == (items[2].mean_s, "measured")
     assert one.estimate(6).basis == "extrapolated"
     assert len(group.tests) == 3
+
+
+def test_the_errors_with_the_fit_chosen_blindly_stand_beside() -> None:
+    group = one_group(family("affine", 12, noise=0.04))
+    assert {test.chosen for test in group.tests} == {group.fit}
+    assert {test.blind for test in group.tests} <= set(group.candidates)
+    blind = group.blind_errors()
+    assert blind.n == group.errors("interior", "lower", "upper").n
+    # Blind choices may be worse, and are of the same size: there are two fits to choose from.
+    assert blind.median is not None
+    assert blind.median < 2 * 0.04

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inferplan.estimators.leave_one_out import Errors, bound, choose, choose_without_each, noise
+from inferplan.estimators.leave_one_out import Errors, bound, choose, choose_without, noise, spread_folds
 
 
 def test_the_simpler_fit_is_taken_unless_the_other_is_better_beyond_chance() -> None:
@@ -16,10 +16,16 @@ def test_the_simpler_fit_is_taken_unless_the_other_is_better_beyond_chance() -> 
     assert choose(np.zeros((0, 3))) == 0
 
 
-def test_a_points_own_error_has_no_say_in_what_is_chosen_for_it() -> None:
-    # Point 0 alone speaks for candidate 1; without it candidate 0 is taken.
-    costs = np.array([[9.0, 0.0], [0.1, 0.2], [0.1, 0.2], [0.1, 0.2]])
-    assert choose_without_each(costs)[0] == 0
+def test_a_fold_has_no_say_in_what_is_chosen_for_it() -> None:
+    # The points of fold 0 alone speak for candidate 1; without them candidate 0 is taken.
+    costs = np.array([[9.0, 0.0], [0.1, 0.2], [0.1, 0.2], [0.1, 0.2], [9.0, 0.0]])
+    assert choose_without(costs, [0, 1, 2, 1, 0]) == [0, 1, 1, 1, 0]
+    assert choose_without(costs, [3] * 5) == [1] * 5
+
+
+def test_folds_go_across_groups() -> None:
+    assert spread_folds("aaaaa") == [0, 1, 2, 3, 4]
+    assert spread_folds("aaabbb") == [0, 1, 2, 1, 2, 3]
 
 
 def test_errors_are_relative_to_what_was_measured() -> None:
