@@ -4,8 +4,9 @@ Needs the `benchmarks` extra: simpy, and numba for the compiled loops. Three net
 chain of three stages with several replicas each, and a pipeline like that of sample_workloads/ocr: detect, about 12
 lines a page, orient, read in batches. Each is simulated by the simulator with and without compiled loops, by a loop
 over a heap of events in plain Python, and by simpy, one process per replica. A request-stage is one call served at one
-station. Times are of one core, the best of three runs after a warm-up (simpy: one run); the other two simulate fewer
-requests. Mean latencies are shown so that it can be seen that all simulate the same thing.
+station; the simulator runs ten replications, as certification does. Times are of one core, the best of three runs after
+a warm-up (simpy: one run); the other two simulate fewer requests. Mean latencies are shown so that it can be seen that
+all simulate the same thing.
 
 Then the time that `simulate` takes to certify a plan at p99: PLAN if one is given, else the pipeline like ocr's at
 several limits, from easy to hard. It is the whole call, the interval at 99 % included.
@@ -33,6 +34,7 @@ from inferplan.estimators.simulation import Chance, Effort, replicate, simulate
 from inferplan.estimators.simulation.compiled import INTERPRETED, Loops, compiled
 from inferplan.spec.workload import Arrivals
 
+REPLICATIONS = 10
 LINES = FanOutLaw(tuple(range(4, 21)), tuple(float(w) for w in np.full(17, 1 / 17)))
 
 
@@ -110,10 +112,12 @@ def timed(function: Callable[[], tuple[int, float]], runs: int = 3) -> Run:
     return best
 
 
-def ours(network: Network, horizon_s: float, loops: Loops) -> tuple[int, float]:
-    """One replication by the simulator."""
-    run = replicate(network, Chance(1, 0), horizon_s, 0.0, loops=loops)
-    return sum(len(times) for times, _ in run.served.values()), float(run.latencies_s["c"].mean())
+def ours(network: Network, calls: int, loops: Loops) -> tuple[int, float]:
+    """Ten replications by the simulator, of so many request-stages in all."""
+    horizon_s = calls / REPLICATIONS / sum(network.loads_rps().values())
+    runs = [replicate(network, Chance(1, index), horizon_s, 0.0, loops=loops) for index in range(REPLICATIONS)]
+    latencies = np.concatenate([run.latencies_s["c"] for run in runs])
+    return sum(len(times) for run in runs for times, _ in run.served.values()), float(latencies.mean())
 
 
 class Draws:
@@ -247,8 +251,8 @@ def speeds(calls: int) -> None:
             "heap, plain Python": timed(lambda n=network, f=few: by_heap(n, f)),
         }
         for title, loops in (("inferplan, interpreted", INTERPRETED), ("inferplan, compiled", fast)):
-            ours(network, calls / 50 / rate, loops)
-            ways[title] = timed(lambda n=network, r=rate, w=loops: ours(n, calls / r, w))
+            ours(network, calls // 50, loops)
+            ways[title] = timed(lambda n=network, w=loops: ours(n, calls, w))
         for title, run in ways.items():
             print(f"{name:14} {title:22} {run.served:14,} {run.wall_s:8.3f} {run.per_s:12,.0f}"
                   f" {run.per_s / ways['simpy'].per_s:8.1f} {1000 * run.latency_s:10.2f} ms")  # fmt: skip

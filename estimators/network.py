@@ -139,6 +139,10 @@ class Network:
         """Calls per second that reach every station."""
         return self._loads({stream.name: stream.rate_rps for stream in self.streams}, shedding=False)
 
+    def loads_of(self, name: str) -> dict[str, float]:
+        """Calls per second of one class that reach every station."""
+        return self._loads({s.name: s.rate_rps if s.name == name else 0.0 for s in self.streams}, shedding=False)
+
     def _loads(self, rates: Mapping[str, float], shedding: bool) -> dict[str, float]:
         """The same at other rates of the classes. `shedding`: a bounded queue sends on no more than its capacity."""
         loads = dict.fromkeys(self.stations, 0.0)

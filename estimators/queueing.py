@@ -25,13 +25,8 @@ whose two parts are corrected for variability as by Pollaczek-Khinchine and Alle
 by (min(1, c_a²) + c_s²) / 2, the batches queued ahead by (I + c_s²) / 2, where I = E[K] (c_a² + c_K²) is the
 dispersion of arrivals (E[K²] / E[K] for Poisson groups). For M/G/1 the mean wait is exact.
 
-*Bursts.* Where I depends on the time t it is counted over (`dispersion`), the one that counts is found as in robust
-queueing (Whitt and You, Operations Research 66(1), 2018): the backlog is the supremum over t of what exceeds capacity,
-
-    sup_t { sqrt(2 ρ t (I(t) + c_s²)) - (1 - ρ) t },    t in units of u / (n B / s(B))
-
-and I is the constant that gives the same. For constant I(t) that is I(t) itself. Slow changes of the rate are taken
-at their peak.
+*Uneven arrivals.* Bursts and recorded courses change probability and mean of the wait (`unevenness`). Of several
+classes with such arrivals the worst counts, the others at their mean rates. Days are taken at their peak.
 
 *Delay.* A batch of fewer than B waits for B - u more calls, at most d; that wait overlaps with the queue's, and
 the longer of the two counts.
@@ -41,36 +36,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inferplan.estimators.dispersion import Dispersion
 from inferplan.estimators.fanout import ONE, FanOutLaw
 from inferplan.estimators.service import GRID_WEIGHTS, ServiceModel
+from inferplan.estimators.unevenness import BurstLoad, Uneven
+from inferplan.spec.arrivals import Bursts
 
 Floats = NDArray[np.float64]
 _BATCH_STEPS = 5
 _ROOT_STEPS = 34
 _QUANTILE_STEPS = 36
-_ROBUST_STEPS = 120
 ROUNDING = 1e-12
+_ENDLESS = (1.0, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
     """Calls that reach a station: `rate_rps` calls per second in groups of the law `group`.
 
-    `scv` is the squared coefficient of variation of the gaps between groups: 1 for Poisson. `curve` is the index of
-    dispersion of the groups, where it depends on time. Estimates are for the peak, `peak_factor` times the mean rate.
+    `scv` is the squared coefficient of variation of the gaps between groups: 1 for Poisson. `uneven` are the parts that
+    come in bursts or as recorded, each with its share of the calls. Estimates are for the peak, `peak_factor` times the
+    mean rate.
     """
 
     rate_rps: float
     scv: float = 1.0
     group: FanOutLaw = ONE
-    curve: Dispersion | None = None
+    uneven: tuple[tuple[float, Uneven], ...] = ()
     peak_factor: float = 1.0
 
     @property
@@ -85,14 +82,10 @@ class Arrivals:
 
     def dispersion(self, unit: float) -> float:
         """Index of dispersion of arrivals, counted in units of `unit` calls."""
-        return self.dispersed(self.scv, unit)
-
-    def dispersed(self, index: float, unit: float) -> float:
-        """The same where the index of dispersion of the groups is `index`."""
         if self.group.mean == 0:
-            return index
+            return self.scv
         size = self.group.mean / unit
-        return size * (index + self.group.variance / self.group.mean**2)
+        return size * (self.scv + self.group.variance / self.group.mean**2)
 
 
 def capacity_rps(service: ServiceModel, max_batch: int, replicas: int) -> float:
@@ -202,11 +195,6 @@ class _Rows:
         self.regularity = np.repeat([min(demand.arrivals.scv, 1.0) for demand in demands], counts)
         dispersion = [d.arrivals.dispersion(unit) for d, unit in zip(demands, filling[:, 0], strict=True)]
         self.dispersion = np.repeat(dispersion, counts)
-        self.bursty = [
-            (sum(counts[:index]), sum(counts[: index + 1]), demand.arrivals)
-            for index, demand in enumerate(demands)
-            if demand.arrivals.curve is not None
-        ]
 
     def _position(self, batch: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
         low = np.minimum(np.floor(batch), self.max_batch - 1)
@@ -234,12 +222,17 @@ class _Rows:
 
 def estimate(demands: Sequence[Demand]) -> StationEstimate:
     """Sojourns of many stations at once: rows are every demand's numbers of replicas, in order."""
+    found = _even(demands)
+    return _uneven(demands, found) if any(demand.arrivals.uneven for demand in demands) else found
+
+
+def _even(demands: Sequence[Demand]) -> StationEstimate:
+    """The same without bursts and courses."""
     rows = _Rows(demands)
     utilisation = rows.load * rows.service(rows.max_batch) / (rows.n * rows.max_batch)
     # A load that is the capacity but for rounding has no finite wait.
     utilisation = np.where(utilisation > 1 - ROUNDING, np.maximum(utilisation, 1.0), utilisation)
     stable = utilisation < 1
-    _spread_bursts(rows, utilisation)
     bulk = rows.max_batch / rows.unit
     arrivals = rows.load / rows.unit
     root, busy_batch = _busy(rows, arrivals, bulk)
@@ -268,23 +261,60 @@ def estimate(demands: Sequence[Demand]) -> StationEstimate:
     )
 
 
-def _spread_bursts(rows: _Rows, utilisation: Floats) -> None:
-    """Set the dispersion of rows whose arrivals have one that depends on time."""
-    for begin, end, arrivals in rows.bursty:
-        assert arrivals.curve is not None
-        part = slice(begin, end)
-        rho = np.clip(utilisation[part], 1e-9, 1 - 1e-9)[:, None]
-        spread = rows.scv(rows.max_batch)[part, None]
-        unit = rows.unit[part]
-        # What one unit takes of the whole station's time, when every batch is full.
-        each_s = (rows.service(rows.max_batch)[part] * unit / (rows.n[part] * rows.max_batch[part]))[:, None]
-        times = np.geomspace(1.0, 1e9, _ROBUST_STEPS)[None, :]
-        size = np.array([arrivals.dispersed(1.0, u) - arrivals.dispersed(0.0, u) for u in unit])[:, None]
-        least = np.array([arrivals.dispersed(0.0, u) for u in unit])[:, None]
-        index = least + size * arrivals.curve.over(times * each_s)
-        backlog = (np.sqrt(2 * rho * times * (index + spread)) - (1 - rho) * times).max(axis=1)
-        felt = 2 * (1 - rho) / rho * backlog[:, None] - spread
-        rows.dispersion[part] = np.maximum(felt, index[:, :1])[:, 0]
+def _uneven(demands: Sequence[Demand], even: StationEstimate) -> StationEstimate:
+    """Waits with bursts and courses, row by row the worst of them at the demand's level."""
+    probability, wait, services = even.wait_probability.copy(), even.wait_mean_s.copy(), even.services_s.copy()
+    begin = 0
+    for demand in demands:
+        part = slice(begin, begin + len(demand.replicas))
+        begin = part.stop
+        for share, uneven in demand.arrivals.uneven:
+            if isinstance(uneven, Bursts):
+                found, mean, burst_s = _bursts(demand, share, uneven, even, part)
+            else:
+                load, left = (
+                    demand.arrivals.peak_rps * share,
+                    _capacities(demand) - demand.arrivals.peak_rps * (1 - share),
+                )
+                waits = [uneven.wait(load, c, demand.level) if c > load else (1.0, math.inf) for c in left.tolist()]
+                (found, mean), burst_s = np.array(waits).T, even.services_s[part]
+            worse = _tail(found, mean, demand.level) > _tail(probability[part], wait[part], demand.level)
+            probability[part] = np.where(worse, found, probability[part])
+            wait[part] = np.where(worse, mean, wait[part])
+            services[part] = np.where(worse[:, None], burst_s, services[part])
+    return replace(even, wait_probability=probability, wait_mean_s=wait, services_s=services)
+
+
+def _tail(probability: Floats, mean_s: Floats, level: float) -> Floats:
+    """The `level` quantile of a wait."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tails = np.where(probability > 1 - level, mean_s * np.log(probability / (1 - level)), 0.0)
+    return np.nan_to_num(tails, nan=0.0, posinf=np.inf)
+
+
+def _capacities(demand: Demand) -> Floats:
+    return np.array([capacity_rps(demand.service, demand.max_batch, n) for n in demand.replicas])
+
+
+def _bursts(
+    demand: Demand, share: float, bursts: Bursts, even: StationEstimate, part: slice
+) -> tuple[Floats, Floats, Floats]:
+    """Probability and mean of the wait of a demand, a share of whose calls comes in bursts; service times in them."""
+    arrivals, capacity = demand.arrivals, _capacities(demand)
+    loads = [arrivals.peak_rps * (1 - share + share * factor) for factor in (bursts.high, bursts.low)]
+    states = [_even([replace(demand, arrivals=Arrivals(load, arrivals.scv, arrivals.group))]) for load in loads]
+    spread = (demand.service.std_s(demand.max_batch) / demand.service.mean_s(demand.max_batch)) ** 2
+    # What one replica serves at once counts as one: in full batches, service varies by batches.
+    one = np.ones(len(capacity))
+    load = BurstLoad(
+        loads[0] / capacity, loads[1] / capacity, 1 / (bursts.high_s * capacity), 1 / (bursts.low_s * capacity),
+        one * arrivals.dispersion(1.0), one * spread * demand.max_batch,
+    )  # fmt: skip
+    stable = even.utilisation[part] < 1
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        probability = load.probability(states[0].wait_probability, states[1].wait_probability)
+        wait = even.wait_mean_s[part] * load.longer()
+    return np.where(stable, probability, 1.0), np.where(stable, wait, np.inf), states[0].services_s
 
 
 def _filling(demand: Demand, unit: float) -> tuple[float, float, float]:

@@ -29,7 +29,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferplan.estimators.cost import fitting
-from inferplan.estimators.dispersion import together
 from inferplan.estimators.fanout import CallCounts, FanOutLaw
 from inferplan.estimators.queueing import Arrivals, Demand, StationEstimate, estimate
 from inferplan.solvers.bill import column_usd_per_h, column_w
@@ -126,9 +125,12 @@ def _arrivals(needs: Sequence[ClassNeed], calls: Sequence[CallCounts]) -> Arriva
         for size, weight in zip(count.group.counts, count.group.weights, strict=True):
             weights[size] = weights.get(size, 0.0) + weight * rate / total
     sizes = tuple(sorted(weights))
-    uneven = together([(rate, need.uneven) for need, rate in zip(needs, rates, strict=True)])
     groups = FanOutLaw(sizes, tuple(weights[size] for size in sizes))
-    return Arrivals(load, uneven.scv, groups, uneven.dispersion, uneven.peak_factor)
+    scv = sum(need.uneven.scv * rate for need, rate in zip(needs, rates, strict=True)) / total
+    shares = [need.rate_rps * count.mean / load for need, count in zip(needs, calls, strict=True)]
+    peak = sum(need.uneven.peak_factor * share for need, share in zip(needs, shares, strict=True))
+    uneven = [(share, need.uneven.uneven) for need, share in zip(needs, shares, strict=True)]
+    return Arrivals(load, scv, groups, tuple((s, part) for s, part in uneven if part is not None and s > 0), peak)
 
 
 def _tabulate(

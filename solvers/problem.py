@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from inferplan.estimators.accuracy import AccuracyModel, accuracy_model
 from inferplan.estimators.bounds import low_accuracy, slow_points
 from inferplan.estimators.cost import Capacity, Tariff, machine_capacity, tariff
-from inferplan.estimators.dispersion import Unevenness, unevenness_of
 from inferplan.estimators.fanout import FanOuts, fan_outs
 from inferplan.estimators.interference import Interference, measured_on, read_interference
 from inferplan.estimators.network import stage_order
 from inferplan.estimators.points import Points, read_points
 from inferplan.estimators.service import SampleSource
+from inferplan.estimators.unevenness import Unevenness, unevenness_of
 from inferplan.solvers.options import Option, OptionTable, option_table
 from inferplan.spec.arrivals import source_of
 from inferplan.spec.errors import InputError

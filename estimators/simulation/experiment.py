@@ -16,15 +16,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from inferplan.estimators.network import Network, Station, Stream
 from inferplan.estimators.simulation.compiled import loops
 from inferplan.estimators.simulation.outcome import Digest, SimulationResult, digest, judge, summary, verdict_of
 from inferplan.estimators.simulation.replication import Chance, replicate
+from inferplan.estimators.unevenness import BurstLoad
 from inferplan.spec.arrivals import Bursts
 
 FIRST_REPLICATIONS = 10
 RELAXATIONS = 5.0
-"""Warm-up in relaxation times of the busiest station, which grow as 1 / (1 - utilisation)²."""
+"""Warm-up in relaxation times of the busiest station, which grow as 1 / (1 - utilisation)², and with bursts."""
 BURST_CYCLES = 2.0
 """Warm-up in bursts, where those come seldom."""
 DAY_IN_WARMUPS = 20.0
@@ -147,11 +150,28 @@ def _warmup_s(network: Network, loads: dict[str, float]) -> float:
             utilisation = min(utilisation, 0.9)
         elif utilisation >= 1:
             return 0.0
-        relaxation = max(relaxation, busy / (1 - utilisation) ** 2)
+        bursts = _bursts_prolong(network, station) if station.queue_limit is None else 1.0
+        relaxation = max(relaxation, busy * bursts / (1 - utilisation) ** 2)
         passing += busy + station.max_queue_delay_s
-    # A burst that is over may still stand in the queues.
-    bursts = max((BURST_CYCLES * _burst_cycle_s(stream) for stream in network.streams), default=0.0)
-    return max(RELAXATIONS * relaxation, bursts) + passing
+    cycles = max((BURST_CYCLES * _burst_cycle_s(stream) for stream in network.streams), default=0.0)
+    return max(RELAXATIONS * relaxation, cycles) + passing
+
+
+def _bursts_prolong(network: Network, station: Station) -> float:
+    """By how much bursts make waits, and with them the time to settle, longer: of several classes the worst."""
+    total, capacity = network.loads_rps()[station.name], _capacity_before_rps(station)
+    most = 1.0
+    for stream in network.streams:
+        own = network.loads_of(stream.name)[station.name]
+        if own <= 0 or _burst_cycle_s(stream) == 0:
+            continue
+        bursts, one = Bursts.of(stream.arrivals), np.ones(1)
+        load = BurstLoad(
+            one * (total + own * (bursts.high - 1)) / capacity, one * (total + own * (bursts.low - 1)) / capacity,
+            one / (bursts.high_s * capacity), one / (bursts.low_s * capacity), one, one,
+        )  # fmt: skip
+        most = max(most, float(load.longer()[0]))
+    return most
 
 
 def _burst_cycle_s(stream: Stream) -> float:

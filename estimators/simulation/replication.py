@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,8 +60,6 @@ class Calls:
     station: Counts
     """Index into the class's choices of the stage."""
     done_s: Floats
-    place: Counts | None
-    """Index among the arrivals of its station; None where its station has no other calls, and these in order."""
     one_each: bool
     """Whether every request makes exactly one call here."""
 
@@ -83,6 +81,8 @@ class Replication:
     """By (class, stage)."""
     served: dict[str, tuple[Floats, Served]] = field(default_factory=dict)
     """Per station its sorted arrivals and what it did with them."""
+    origins: dict[str, Origins] = field(default_factory=dict)
+    """Per station, whose calls its arrivals are."""
 
 
 def replicate(
@@ -211,11 +211,43 @@ def _fan_out(
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """Calls of one class that go to one station: which of the class's calls (None: all)."""
+class Part:
+    """Calls of one class that go to one station: which of the class's calls (None: all), of how many."""
 
     stream: str
     which: Counts | None
+    count: int
+
+    @property
+    def size(self) -> int:
+        """How many go there."""
+        return self.count if self.which is None else len(self.which)
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """The arrivals of a station before they were sorted: part after part; `order` sorts them (None: they were)."""
+
+    parts: tuple[Part, ...]
+    order: Counts | None
+
+    def handed_back(self, values: NDArray[Any], missing: float) -> dict[str, NDArray[Any]]:
+        """Per class, the values of the sorted arrivals in the order of the class's calls; others are `missing`."""
+        if self.order is not None:
+            unsorted = np.empty_like(values)
+            unsorted[self.order] = values
+            values = unsorted
+        found: dict[str, NDArray[Any]] = {}
+        start = 0
+        for part in self.parts:
+            own = values[start : start + part.size]
+            start += part.size
+            if part.which is None:
+                found[part.stream] = own
+            else:
+                whole = found.setdefault(part.stream, np.full(part.count, missing, dtype=values.dtype))
+                whole[part.which] = own
+        return found
 
 
 def _serve_stage(
@@ -227,42 +259,31 @@ def _serve_stage(
     loops: Loops,
 ) -> None:
     """Serve every station of a stage; calls of all classes share its queue."""
-    done: dict[str, Floats] = {}
-    place: dict[str, Counts | None] = {}
+    done = {name: np.full(0, np.inf) for name in arriving}
     for name in [name for name, station in network.stations.items() if station.stage == stage]:
-        parts = [
-            _Part(stream.name, _going(arriving[stream.name], index, len(stream.routes[stage])))
+        parts = tuple(
+            Part(stream.name, which, len(calls.owner))
             for stream in network.streams
             for index, (station, _) in enumerate(stream.routes[stage])
             if station == name
-        ]
-        times, order, served = _serve_station(network, name, parts, arriving, run, chance, loops)
-        run.served[name] = (times, served)
-        if order is None and len(parts) == 1 and parts[0].which is None:
-            done[parts[0].stream], place[parts[0].stream] = served.done_s, None
-            continue
-        finished, places = np.empty(len(times)), np.empty(len(times), dtype=np.int64)
-        sorted_ = slice(None) if order is None else order
-        finished[sorted_], places[sorted_] = served.done_s, np.arange(len(times))
-        start = 0
-        for part in parts:
-            count = len(arriving[part.stream].owner)
-            which, size = (slice(None), count) if part.which is None else (part.which, len(part.which))
-            places_of = place.setdefault(part.stream, np.full(count, -1))
-            assert places_of is not None
-            done.setdefault(part.stream, np.full(count, np.inf))[which] = finished[start : start + size]
-            places_of[which] = places[start : start + size]
-            start += size
+            for calls in [arriving[stream.name]]
+            for which in [_going(calls, index, len(stream.routes[stage]))]
+        )
+        run.origins[name], run.served[name] = _serve_station(network, name, parts, arriving, run, chance, loops)
+        for owner, times in run.origins[name].handed_back(run.served[name][1].done_s, np.inf).items():
+            # A class's calls of a stage may go to several stations; each is done at one of them.
+            done[owner] = times if len(done[owner]) == 0 else np.minimum(done[owner], times)
     for stream in network.streams:
         calls = arriving[stream.name]
         run.calls[stream.name, stage] = Calls(
-            calls.owner, calls.parent, calls.times_s, calls.station, done[stream.name], place[stream.name],
-            calls.one_each,
-        )  # fmt: skip
+            calls.owner, calls.parent, calls.times_s, calls.station, done[stream.name], calls.one_each
+        )
 
 
 def _going(calls: _Arriving, index: int, choices: int) -> Counts | None:
     """Indices of the calls that are made and go to the class's station `index`; None: all of them."""
+    if choices == 1 and (len(calls.times_s) == 0 or calls.times_s.max() < np.inf):
+        return None
     made = np.isfinite(calls.times_s)
     if choices > 1:
         made &= calls.station == index
@@ -272,17 +293,17 @@ def _going(calls: _Arriving, index: int, choices: int) -> Counts | None:
 def _serve_station(
     network: Network,
     name: str,
-    parts: list[_Part],
+    parts: tuple[Part, ...],
     arriving: Mapping[str, _Arriving],
     run: Replication,
     chance: Randomness,
     loops: Loops,
-) -> tuple[Floats, Counts | None, Served]:
-    """Sorted arrivals of a station, the order that sorts them (None: they are), and what it did."""
+) -> tuple[Origins, tuple[Floats, Served]]:
+    """Whose calls a station's arrivals are, their sorted times, and what it did with them."""
     station = network.stations[name]
     times = _together([_of(arriving[part.stream].times_s, part) for part in parts])
     order: Counts | None = None
-    if len(times) and np.any(np.diff(times) < 0):
+    if np.any(times[1:] < times[:-1]):
         order = np.argsort(times, kind="stable")
         times = times[order]
     deadlines = None
@@ -295,10 +316,10 @@ def _serve_station(
         deadlines = deadlines if order is None else deadlines[order]
     rng = chance.of("service", name)
     served = serve(times, station, rng, deadlines_s=deadlines, begin_s=run.warmup_s, loops=loops)
-    return times, order, served
+    return Origins(parts, order), (times, served)
 
 
-def _of(values: NDArray[np.generic], part: _Part) -> NDArray[np.generic]:
+def _of(values: NDArray[np.generic], part: Part) -> NDArray[np.generic]:
     return values if part.which is None else values[part.which]
 
 
@@ -316,6 +337,6 @@ def _latest(answered: Floats, calls: Calls, way_back: Floats | None) -> None:
     if calls.one_each:
         np.maximum(answered, back, out=answered)
         return
-    first = np.flatnonzero(np.diff(calls.owner, prepend=-1))
+    first = np.concatenate([[0], 1 + np.flatnonzero(calls.owner[1:] != calls.owner[:-1])])
     owners = calls.owner[first]
     answered[owners] = np.maximum(answered[owners], np.maximum.reduceat(back, first))

@@ -99,7 +99,8 @@ def _times(network: Network, run: Replication, stream: Stream, stage: str) -> _T
     for index, (name, _) in enumerate(stream.routes[stage]):
         _, served = run.served[name]
         here = np.flatnonzero((calls.station == index) & np.isfinite(calls.arrived_s))
-        place = here if calls.place is None else calls.place[here]
+        places = run.origins[name].handed_back(np.arange(len(served.done_s)), -1)
+        place = places.get(stream.name, here)[here]
         if len(served.fates):
             fates[here] = served.fates[place]
         if network.stations[name].service is not None and len(served.sizes):

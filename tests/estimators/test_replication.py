@@ -81,8 +81,14 @@ def tree_of(network: Network, chance: Chance) -> Tree:
             else:
                 above = (stream.name, sources[0])
                 law = network.fan_outs.law((sources[0], stage), "v")
-                children = law.draw(chance.of("fan-out", stream.name, sources[0], stage), len(tree.owners[above]))
-                tree.parents[key] = [call for call, n in enumerate(children.tolist()) for _ in range(n)]
+                rng, routes = chance.of("fan-out", stream.name, sources[0], stage), tree.routes[above]
+                children = [1] * len(routes)
+                # Drawn option by option.
+                for name, _ in stream.routes[sources[0]]:
+                    there = [call for call, route in enumerate(routes) if route == name]
+                    for call, count in zip(there, law.draw(rng, len(there)).tolist(), strict=True):
+                        children[call] = count
+                tree.parents[key] = [call for call, n in enumerate(children) for _ in range(n)]
                 tree.owners[key] = [tree.owners[above][call] for call in tree.parents[key]]
             names, shares = zip(*stream.routes[stage], strict=True)
             drawn = chance.of("route", stream.name, stage).random(len(tree.owners[key])).tolist()

@@ -1,4 +1,4 @@
-"""Dispersion is what theory or counting says, and estimates with it are near the simulation."""
+"""Bursts are estimated as theory has them in the limit, and all kinds near the simulation."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from inferplan.estimators.dispersion import Unevenness, together, unevenness_of
 from inferplan.estimators.network import Network, Station
 from inferplan.estimators.queueing import Arrivals as Load
 from inferplan.estimators.queueing import Demand, estimate
 from inferplan.estimators.simulation import Effort, simulate
 from inferplan.estimators.simulation.scenario import traced
+from inferplan.estimators.unevenness import BurstLoad, Course, Unevenness, unevenness_of
 from inferplan.spec.arrivals import Source, arrival_times
 from inferplan.spec.trace import Trace
 from inferplan.spec.workload import Arrivals
@@ -30,8 +30,9 @@ def trace_of(process: Arrivals, rate_rps: float, span_s: float) -> Trace:
 
 
 def load_of(source: Source) -> Load:
-    uneven = unevenness_of(source)
-    return Load(source.rate_rps, uneven.scv, curve=uneven.dispersion, peak_factor=uneven.peak_factor)
+    found = unevenness_of(source)
+    parts = () if found.uneven is None else ((1.0, found.uneven),)
+    return Load(source.rate_rps, found.scv, uneven=parts, peak_factor=found.peak_factor)
 
 
 def test_renewal_processes_keep_their_variation() -> None:
@@ -41,64 +42,29 @@ def test_renewal_processes_keep_their_variation() -> None:
     assert unevenness_of(Source(Arrivals(process="diurnal", period_s=9.0, peak_factor=1.5), 5.0)).peak_factor == 1.5
 
 
-def test_dispersion_of_bursts_is_what_their_counts_have() -> None:
-    process = bursts(3.0, 1.0)
-    curve = unevenness_of(Source(process, 40.0)).dispersion
-    assert curve is not None
-    times = arrival_times(process, 40.0, 100_000.0, np.random.default_rng(1))
-    for window in (0.1, 1.0, 10.0):
-        counts = np.histogram(times, np.arange(0, 100_000.0 + window / 2, window))[0]
-        assert float(curve.over(np.array([window]))[0]) == pytest.approx(counts.var() / counts.mean(), rel=0.1)
+def test_without_bursts_nothing_is_longer_and_with_slow_ones_it_is_the_fluid_queue() -> None:
+    """Fluid queues decay as exp(-(q1 / (λ1 - C) - q2 / (C - λ2)) x), x in calls."""
+    one = np.ones(1)
+    even = BurstLoad(0.7 * one, 0.7 * one, 0.01 * one, 0.01 * one, one, one)
+    assert even.longer() == pytest.approx([1.0])
+    high, low, leave_high, leave_low = 1.8, 0.4, 1e-5, 2e-6
+    bursty = BurstLoad(high * one, low * one, leave_high * one, leave_low * one, one, one)
+    mean = bursty.share[0] * high + (1 - bursty.share[0]) * low
+    fluid = leave_high / (high - 1) - leave_low / (1 - low)
+    assert bursty.longer()[0] == pytest.approx(2 * (1 - mean) / (mean + 1) / fluid, rel=1e-3)
 
 
-def test_a_trace_has_the_dispersion_of_the_process_it_was_drawn_from() -> None:
-    process = bursts(3.0, 1.0)
-    theory = unevenness_of(Source(process, 40.0)).dispersion
-    trace = trace_of(process, 40.0, 20_000.0)
-    counted = unevenness_of(Source(Arrivals(), trace.rate_rps, trace))
-    assert theory is not None
-    assert counted.dispersion is not None
-    for window in (0.1, 1.0, 10.0):
-        at = np.array([window])
-        assert float(counted.dispersion.over(at)[0]) == pytest.approx(float(theory.over(at)[0]), rel=0.15)
-    assert counted.peak_factor == pytest.approx(1, abs=0.15)
-    steady = trace_of(Arrivals(), 40.0, 1000.0)
-    even = unevenness_of(Source(Arrivals(), steady.rate_rps, steady))
-    assert even.dispersion is not None
-    assert even.dispersion.values == pytest.approx([1.0] * len(even.dispersion.values), abs=0.25)
-
-
-def test_the_slow_changes_of_a_trace_are_its_peak() -> None:
-    trace = trace_of(Arrivals(process="diurnal", period_s=1000.0, peak_factor=1.8), 40.0, 1000.0)
-    found = unevenness_of(Source(Arrivals(), trace.rate_rps, trace))
-    assert found.peak_factor == pytest.approx(1.8, rel=0.1)
-    assert found.dispersion is not None
-    # What the rate changes within a part is little.
-    assert found.dispersion.values[0] == pytest.approx(1, abs=0.1)
-
-
-def test_streams_add_up_by_their_rates() -> None:
-    poisson, bursty = Unevenness(), unevenness_of(Source(bursts(3.0, 1.0), 30.0))
-    assert together([(10.0, poisson), (30.0, poisson)]) == poisson
-    both = together([(10.0, poisson), (30.0, bursty)])
-    assert both.dispersion is not None
-    assert bursty.dispersion is not None
-    at = np.array([2.0])
-    expected = 0.25 + 0.75 * float(bursty.dispersion.over(at)[0])
-    assert float(both.dispersion.over(at)[0]) == pytest.approx(expected, rel=0.02)
-
-
-def test_a_constant_dispersion_gives_what_it_gives_without_a_curve(
-    station: Callable[..., Station],
-) -> None:
-    """Robust queueing with a constant index is the formula itself."""
-    served = station("s", "s", [(1, S), (4, 2 * S)], 2, cv=0.5)
-    assert served.service is not None
-    flat = unevenness_of(Source(bursts(1.0 + 1e-9, 1.0), 1.0)).dispersion
-    plain, curved = (
-        estimate([Demand(served.service, 4, 0.0, (2, 3), Load(250.0, curve=curve))]) for curve in (None, flat)
-    )
-    assert curved.wait_mean_s == pytest.approx(plain.wait_mean_s, rel=0.02)
+def test_the_waits_of_a_course_are_those_of_a_queue() -> None:
+    trace = trace_of(Arrivals(), 40.0, 300.0)
+    course = Course.of(trace)
+    free, waits = 0.0, []
+    for at in trace.times_s.tolist():
+        waits.append(max(free - at, 0.0))
+        free = max(free, at) + 1 / 55
+    np.testing.assert_allclose(course.waits_s(trace.rate_rps, 55.0), waits, atol=1e-9)
+    thinned = Course.of(trace_of(Arrivals(), 400.0, 300.0))
+    assert thinned.each == 8
+    assert len(thinned.times_s) <= 16_384
 
 
 @pytest.mark.parametrize("rho", [0.4, 0.6, 0.75])
@@ -124,7 +90,7 @@ def test_days_are_estimated_at_their_peak(station: Callable[..., Station], singl
     found = estimate([Demand(served.service, 1, 0.0, (1,), load_of(source))])
     assert found.utilisation[0] == pytest.approx(0.8)
     seen = simulate(single(served, 50.0, source.process), effort=Effort(400_000, 40)).streams["c"]
-    assert seen.latency_p99_s.value <= 1.1 * found.quantile_s(0.99)[0] <= 1.6 * seen.latency_p99_s.value
+    assert seen.latency_p99_s.value <= 1.1 * found.quantile_s(0.99)[0] <= 2.0 * seen.latency_p99_s.value
 
 
 def test_a_trace_is_estimated_like_the_process_it_was_drawn_from(
