@@ -10,7 +10,7 @@ import typer
 import typer.core
 
 from inferplan import __version__
-from inferplan.cli import devices, export, lint, profile_group, run, schema, serve, solve, validate, variants
+from inferplan.cli import devices, diff, export, lint, profile_group, run, schema, serve, solve, validate, variants
 from inferplan.spec.errors import ExitCode, InferplanError
 
 HELP = """Profile model variants, decide the cheapest deployment that keeps every promise, export it, prove it.
@@ -19,7 +19,7 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input or usage, 3 infeasible, 4 und
 5 a check failed.
 """
 
-VERBS = ("validate", "schema", "devices", "profile", "variants", "solve", "export", "lint", "run", "serve")
+VERBS = ("validate", "schema", "devices", "profile", "variants", "solve", "diff", "export", "lint", "run", "serve")
 
 
 class InOrder(typer.core.TyperGroup):
@@ -65,6 +65,7 @@ app.command("devices", short_help="Show what is here to measure with.")(devices.
 app.add_typer(profile_group.app, name="profile", short_help="Measure every variant; show, merge, import, export.")
 app.command("variants", short_help="Make variants of variants: int8, fp16, other sizes.")(variants.variants)
 app.command("solve", short_help="Decide the deployment.")(solve.solve)
+app.command("diff", short_help="What it takes to go from one plan to another.")(diff.diff)
 app.add_typer(export.app, name="export")
 app.command("lint", short_help="Check any Triton model repository.")(lint.lint)
 app.command("run", short_help="Run a plan here; predicted beside measured.")(run.run)
