@@ -12,6 +12,7 @@ import typer.core
 from inferplan import __version__
 from inferplan.cli import (
     devices,
+    diff,
     export,
     lint,
     models,
@@ -33,7 +34,7 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input or usage, 3 infeasible, 4 und
 """
 
 VERBS = (
-    "validate", "schema", "devices", "profile", "variants", "models", "solve", "simulate", "export",
+    "validate", "schema", "devices", "profile", "variants", "models", "solve", "diff", "simulate", "export",
     "lint", "run", "serve",
 )  # fmt: skip
 
@@ -83,6 +84,7 @@ app.command("variants", short_help="Make variants of variants: int8, fp16, other
 app.command("models", short_help="Show what is predicted, how wrong it is, and what would help.")(models.models)
 app.command("solve", short_help="Decide the deployment.")(solve.solve)
 app.command("simulate", short_help="Simulate a plan: bursts, traces, failures.")(simulate.simulate)
+app.command("diff", short_help="What it takes to go from one plan to another.")(diff.diff)
 app.add_typer(export.app, name="export")
 app.command("lint", short_help="Check any Triton model repository.")(lint.lint)
 app.command("run", short_help="Run a plan here; predicted beside measured.")(run.run)

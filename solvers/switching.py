@@ -20,6 +20,8 @@ from inferplan.spec.plan import DeployedOption, Plan
 from inferplan.spec.workload import Workload
 
 HOUR_S = 3600.0
+STOPPED = 1e-5
+"""What a replica that stops counts beside one that starts: it only tells equals apart."""
 Identity = tuple[str, str, str, str, int, str]
 Content = tuple[tuple[Identity, int], ...]
 """Replicas on a machine, sorted."""
@@ -117,11 +119,17 @@ def _kept(one: Content, other: Content) -> int:
     return sum(min(count, wanted.get(who, 0)) for who, count in one)
 
 
+def _worth(one: Content, other: Content) -> float:
+    """What a machine is worth that becomes another: replicas that stay; of equals, those that stop fewest."""
+    kept = _kept(one, other)
+    return kept - STOPPED * (sum(count for _, count in one) - kept)
+
+
 def _matched(old: Sequence[Content], new: Sequence[Content]) -> list[tuple[int | None, int | None]]:
     """Pairs of machines, old and new, such that most replicas stay."""
     kinds_old, kinds_new = sorted(set(old)), sorted(set(new))
     pairs = _transport(
-        [[_kept(one, other) for other in kinds_new] for one in kinds_old],
+        [[_worth(one, other) for other in kinds_new] for one in kinds_old],
         [old.count(kind) for kind in kinds_old],
         [new.count(kind) for kind in kinds_new],
     )
@@ -136,7 +144,7 @@ def _matched(old: Sequence[Content], new: Sequence[Content]) -> list[tuple[int |
 
 
 def _transport(
-    worth: Sequence[Sequence[int]], supply: Sequence[int], demand: Sequence[int]
+    worth: Sequence[Sequence[float]], supply: Sequence[int], demand: Sequence[int]
 ) -> dict[tuple[int, int], int]:
     """How many machines of each old kind become each new kind, as many as there are, of most worth."""
     if not supply or not demand:
