@@ -146,7 +146,7 @@ class StationEstimate:
 
         Wait is 0 with probability 1 - π and else exponential: solves E_S[P(W > x - S)] = 1 - level. Between two
         representative service times S_j <= x < S_j+1 the left side is T_j + π A_j exp(-(x - S_j) / w), with T_j the
-        weight of the longer ones and A_j = Σ_{i<=j} weight_i exp(-(S_j - S_i) / w): each piece is solved in closed form.
+        weight of the longer ones and A_j = Σ_{i<=j} weight_i exp(-(S_j - S_i) / w): every piece has a closed form.
         """
         services = self.services_s
         known = np.isfinite(self.wait_mean_s)
