@@ -98,18 +98,25 @@ def plans(problem: Problem, columns: Sequence[Column], limits: Limits) -> Plans:
         return Plans(stages, Labels(np.zeros((0, 1)), np.zeros((0, len(stages)), dtype=np.int64)), *_nothing())
     parts = [_machines(problem, stages, limits)]
     if problem.accuracy is not None and (limits.floor is not None or limits.wants_accuracy):
-        parts.append(_accuracy(problem, stages, limits))
+        parts.append(accuracy_steps(problem, stages, limits))
     if limits.latency_s is not None or limits.wants_latency:
-        parts.append(_latency(problem, stages, limits))
-    steps = []
+        parts.append(latency_steps(problem, stages, limits))
+    steps, offset = side_by_side(parts)
+    found = search(steps)
+    return _read(problem, stages, limits, parts, offset, found)
+
+
+def side_by_side(parts: Sequence[Sequence[Step]]) -> tuple[list[Step], list[int]]:
+    """Steps with the criteria of several lists of steps, and where each list's criteria begin at the last one."""
+    steps: list[Step] = []
     offset = [0] * len(parts)
-    for index in range(len(stages)):
-        merge: list[tuple[int, ...]] = []
-        shift = 0
-        for number, part in enumerate(parts):
-            merge += [tuple(source + offset[number] for source in sources) for sources in part[index].merge]
-            offset[number], shift = shift, shift + len(part[index].merge)
+    for index in range(len(parts[0])):
         pieces = [part[index] for part in parts]
+        merge: list[tuple[int, ...]] = []
+        for number, piece in enumerate(pieces):
+            begins = len(merge)
+            merge += [tuple(source + offset[number] for source in sources) for sources in piece.merge]
+            offset[number] = begins
         steps.append(
             Step(
                 np.concatenate([piece.values for piece in pieces], axis=1),
@@ -119,8 +126,7 @@ def plans(problem: Problem, columns: Sequence[Column], limits: Limits) -> Plans:
                 np.concatenate([piece.start for piece in pieces]),
             )
         )
-    found = search(steps)
-    return _read(problem, stages, limits, parts, offset, found)
+    return steps, offset
 
 
 def _nothing() -> tuple[Floats, Floats, Floats]:
@@ -146,7 +152,7 @@ def _read(
         if part[-1].kind == "accuracy":
             loss = found.values[:, start]
         elif part[-1].kind == "latency":
-            latency = _longest(found.values[:, start : start + len(part[-1].maxima)], part[-1].maxima.tolist())
+            latency = longest(found.values[:, start : start + len(part[-1].maxima)], part[-1].maxima.tolist())
     keeps = np.ones(len(cost), dtype=bool)
     if limits.latency_s is not None:
         keeps &= latency <= limits.latency_s * (1 + ROUNDING)
@@ -155,7 +161,7 @@ def _read(
     return Plans(stages, Labels(found.values[keeps], found.items[keeps]), cost[keeps], loss[keeps], latency[keeps])
 
 
-def _longest(ways: Floats, extras: Sequence[bool]) -> Floats:
+def longest(ways: Floats, extras: Sequence[bool]) -> Floats:
     """Latency of the longest way; an extra belongs to the sum before it."""
     totals = [ways[:, place] for place, extra in enumerate(extras) if not extra]
     where = [place for place, extra in enumerate(extras) if not extra]
@@ -194,7 +200,7 @@ def _units(device: DeviceType, needs: set[Capacity]) -> tuple[Callable[[Capacity
     return (lambda need: need.cores), room
 
 
-def _plain(values: Floats, room: Floats, kind: str, maximum: bool = False, start: float = 0.0) -> Step:
+def plain(values: Floats, room: Floats, kind: str, maximum: bool = False, start: float = 0.0) -> Step:
     """A step whose criteria stay what they are."""
     count = values.shape[1]
     merge = tuple((place,) for place in range(count))
@@ -218,10 +224,10 @@ def _machines(problem: Problem, stages: Sequence[Sequence[Column]], limits: Limi
             for row, column in enumerate(own):
                 if column.option.need is not None and column.option.device == name:
                     values[row, place] = column.replicas * units[0](column.option.need)
-    return [_plain(values, room, "machines") for values in taken]
+    return [plain(values, room, "machines") for values in taken]
 
 
-def _accuracy(problem: Problem, stages: Sequence[Sequence[Column]], limits: Limits) -> list[Step]:
+def accuracy_steps(problem: Problem, stages: Sequence[Sequence[Column]], limits: Limits) -> list[Step]:
     """Accuracy as a loss: Σ -log(metric), Σ -metric, or the largest -metric, of the turned metrics."""
     accuracy = problem.accuracy
     assert accuracy is not None
@@ -234,10 +240,10 @@ def _accuracy(problem: Problem, stages: Sequence[Sequence[Column]], limits: Limi
         )
     limit += ROUNDING * TOLERANCE
     if accuracy.composition == "minimum":
-        return [_plain(values, np.array([limit]), "accuracy", True, -_HOPELESS) for values in losses]
+        return [plain(values, np.array([limit]), "accuracy", True, -_HOPELESS) for values in losses]
     ahead = np.concatenate([np.cumsum([float(values.min()) for values in losses][::-1])[::-1][1:], [0.0]])
     return [
-        _plain(values, np.array([limit - rest + 1e-12]), "accuracy") for values, rest in zip(losses, ahead, strict=True)
+        plain(values, np.array([limit - rest + 1e-12]), "accuracy") for values, rest in zip(losses, ahead, strict=True)
     ]
 
 
@@ -253,7 +259,7 @@ def _loss(problem: Problem, column: Column) -> float:
     return -value
 
 
-def _latency(problem: Problem, stages: Sequence[Sequence[Column]], limits: Limits) -> list[Step]:
+def latency_steps(problem: Problem, stages: Sequence[Sequence[Column]], limits: Limits) -> list[Step]:
     """One sum per way, and for a path with several rounds the largest extra beside it."""
     rounds = {s for s, own in zip(problem.stages, stages, strict=True) if any(c.whole_s != c.single_s for c in own)}
     least = {s: min(c.single_s[0] for c in own) for s, own in zip(problem.stages, stages, strict=True)}

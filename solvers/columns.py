@@ -21,7 +21,7 @@ stays. Columns that limit how many of them a machine holds are compared with tho
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, product
 
@@ -356,3 +356,26 @@ def _metric(problem: Problem, option: Option) -> float:
         return 0.0
     value = problem.accuracy.values.get((option.stage, option.variant))
     return problem.accuracy.turn.turned(value.value) if value else 0.0
+
+
+def column_for(problem: Problem, stage: str, option: Option, replicas: int, variants: Mapping[str, str]) -> Column:
+    """The column of all classes on one queue of an option, whatever its load, below stages that run `variants`.
+
+    Where the load is more than its capacity the latencies are infinite.
+    """
+    classes = tuple(range(len(problem.classes)))
+    calls = [problem.laws.calls(stage, variants) for _ in classes]
+    arrivals = _arrivals(problem.classes, calls)
+    if option.service is None:
+        nothing = (0.0,) * len(classes)
+        return Column(stage, classes, (), option, 0, arrivals.rate_rps, 0.0, 1.0, 0.0, nothing, nothing)
+    levels = [need.percentile for need in problem.classes]
+    demand = Demand(
+        option.service, option.max_batch, option.max_queue_delay_s, (replicas,), arrivals, max(levels) / 100
+    )  # fmt: skip
+    figures, tails = _latencies([demand], levels, calls)
+    cells = _Cells(
+        stage, classes, (), arrivals.rate_rps, [option], np.zeros(1, dtype=np.int64), np.array([replicas]),
+        figures, tails,
+    )  # fmt: skip
+    return cells.columns([0])[0]

@@ -57,7 +57,20 @@ from inferplan.solvers.bill import bill
 from inferplan.solvers.columns import Column
 from inferplan.solvers.packing import Packing
 from inferplan.solvers.problem import Problem
-from inferplan.solvers.program import ACCURACY, CORES, COST, ENERGY, RATIO, TIE, WEIGHTED, Ask, Found, Goal, Program
+from inferplan.solvers.program import (
+    ACCURACY,
+    CORES,
+    COST,
+    ENERGY,
+    RATIO,
+    TIE,
+    WEIGHTED,
+    Ask,
+    Found,
+    Goal,
+    Program,
+    pack_columns,
+)
 
 MAX_BRANCHES = 32
 TIE_GAPS = {ACCURACY: 1e-6, RATIO: 1e-3, CORES: 1e-6}
@@ -200,6 +213,14 @@ class Solver:
             best, bound = min(best, one.value), min(bound, one.bound)
             complete &= one.proven
         return found, bound, complete
+
+
+def solution_of(problem: Problem, columns: tuple[Column, ...]) -> Solution:
+    """Given columns on as few machines as hold them, with nothing said about how good they are."""
+    packings = pack_columns(problem, columns)
+    costs = bill(problem, columns, packings)
+    cost = costs.total_usd_per_h
+    return Solution(columns, packings, cost, cost, -math.inf, False, power_w=costs.power_w)
 
 
 def scenarios(problem: Problem, columns: Sequence[Column]) -> list[Scenario]:

@@ -29,9 +29,9 @@ from inferplan.solvers.columns import Column, build_columns
 from inferplan.solvers.combinations import MAX_COMBINATIONS
 from inferplan.solvers.judge import believed
 from inferplan.solvers.labels import Floats, TooManyLabels, undominated
-from inferplan.solvers.milp import Solution, Solver, promises
+from inferplan.solvers.milp import Solution, Solver, promises, solution_of
 from inferplan.solvers.problem import Problem
-from inferplan.solvers.program import ACCURACY, BETTER, COST, RATIO, Ask, pack_columns
+from inferplan.solvers.program import ACCURACY, BETTER, COST, RATIO, Ask
 from inferplan.spec.errors import InputError
 
 Axis = Literal["cost", "accuracy", "latency"]
@@ -126,7 +126,7 @@ def _by_labels(problem: Problem, columns: Sequence[Column], axes: Sequence[Axis]
     # Of plans that are equal on the axes the fastest comes first, then the cheapest, then the most accurate.
     order = np.lexsort((found.losses, found.costs_usd_per_h, found.latencies_s))
     best = order[undominated(values[order])]
-    return _sorted(problem, [_point(problem, _solution(problem, found.chosen(label))) for label in best], axes)
+    return _sorted(problem, [_point(problem, solution_of(problem, found.chosen(label))) for label in best], axes)
 
 
 def _rounded(values: Floats) -> Floats:
@@ -134,12 +134,6 @@ def _rounded(values: Floats) -> Floats:
     scale = 10.0 ** np.floor(np.log10(np.maximum(np.abs(values), 1e-300)))
     result: Floats = np.where(values == 0, 0.0, np.round(values / scale, 10) * scale)
     return result
-
-
-def _solution(problem: Problem, columns: tuple[Column, ...]) -> Solution:
-    packings = pack_columns(problem, columns)
-    cost = math.fsum(problem.devices[name].price_usd_per_h * len(p.machines) for name, p in sorted(packings.items()))
-    return Solution(columns, packings, cost, cost, cost, True)
 
 
 def _point(problem: Problem, solution: Solution) -> Point:

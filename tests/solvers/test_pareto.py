@@ -15,6 +15,7 @@ from inferplan.solvers import pareto
 from inferplan.solvers.chains import Limits, plans, why_not
 from inferplan.solvers.columns import build_columns
 from inferplan.solvers.labels import MAX_LABELS, TooManyLabels, undominated
+from inferplan.solvers.milp import solution_of
 from inferplan.solvers.pareto import AXES, Axis, Frontier, frontier
 from inferplan.solvers.problem import Problem, read_problem
 from inferplan.spec.errors import InputError
@@ -90,7 +91,7 @@ def exhaustive(problem: Problem, axes: Sequence[Axis]) -> list[list[float]]:
     need = problem.classes[0]
     values = []
     for chosen in itertools.product(*([c for c in columns if c.stage == s] for s in problem.stages)):
-        point = pareto._point(problem, pareto._solution(problem, chosen))
+        point = pareto._point(problem, solution_of(problem, chosen))
         counts = {name: len(packing.machines) for name, packing in point.solution.packings.items()}
         if any(count > (problem.devices[name].count or count) for name, count in counts.items()):
             continue
