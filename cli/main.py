@@ -11,8 +11,10 @@ import typer.core
 
 from inferplan import __version__
 from inferplan.cli import (
+    compare,
     devices,
     export,
+    frontier,
     lint,
     models,
     profile_group,
@@ -33,8 +35,8 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input or usage, 3 infeasible, 4 und
 """
 
 VERBS = (
-    "validate", "schema", "devices", "profile", "variants", "models", "solve", "simulate", "export",
-    "lint", "run", "serve",
+    "validate", "schema", "devices", "profile", "variants", "models", "solve", "simulate",
+    "frontier", "compare", "export", "lint", "run", "serve",
 )  # fmt: skip
 
 
@@ -83,6 +85,8 @@ app.command("variants", short_help="Make variants of variants: int8, fp16, other
 app.command("models", short_help="Show what is predicted, how wrong it is, and what would help.")(models.models)
 app.command("solve", short_help="Decide the deployment.")(solve.solve)
 app.command("simulate", short_help="Simulate a plan: bursts, traces, failures.")(simulate.simulate)
+app.command("frontier", short_help="Every trade-off that no plan beats.")(frontier.frontier)
+app.command("compare", short_help="Published systems on the same workload.")(compare.compare)
 app.add_typer(export.app, name="export")
 app.command("lint", short_help="Check any Triton model repository.")(lint.lint)
 app.command("run", short_help="Run a plan here; predicted beside measured.")(run.run)

@@ -28,7 +28,7 @@ import numpy as np
 
 from inferplan.estimators.accuracy import TOLERANCE
 from inferplan.estimators.cost import Capacity
-from inferplan.solvers.columns import Column
+from inferplan.solvers.columns import Column, adds_cost
 from inferplan.solvers.labels import ROUNDING, Floats, Labels, Step, search
 from inferplan.solvers.packing import Item, pack
 from inferplan.solvers.problem import DeviceType, Problem
@@ -79,10 +79,18 @@ def why_not(problem: Problem, columns: Sequence[Column]) -> str | None:
         return "there are several classes"
     if any(column.context for column in columns):
         return "fan-outs depend on variants"
+    if problem.assurance.shapes_columns:
+        return "plans must withstand more than their load"
+    if any(adds_cost(problem, stage) for stage in problem.stages):
+        return "replicas cost or draw something besides their machines"
+    if any(column.option.company for column in columns):
+        return "replicas share GPUs"
     accuracy = problem.accuracy
     if accuracy is not None and (accuracy.measured or accuracy.composition not in ("product", "mean", "minimum")):
         return "accuracy was measured for combinations"
     for name, needs in _needs(columns).items():
+        if problem.devices[name].tariff.billing != "whole":
+            return f"machines of {name} are paid by share"
         if _units(problem.devices[name], needs) is None:
             return f"replicas of different sizes share machines of {name}"
     return None
@@ -147,7 +155,7 @@ def _read(
         units = _units(problem.devices[name], needs)
         assert units is not None
         machines = np.ceil(found.values[:, index] / units[1] - ROUNDING)
-        cost += problem.devices[name].price_usd_per_h * machines
+        cost += problem.devices[name].tariff.hourly_usd * machines
     for part, start in zip(parts, offset, strict=True):
         if part[-1].kind == "accuracy":
             loss = found.values[:, start]
@@ -217,8 +225,8 @@ def _machines(problem: Problem, stages: Sequence[Sequence[Column]], limits: Limi
         units = _units(device, needs)
         assert units is not None
         most = math.inf if device.count is None else float(device.count)
-        if limits.budget_usd_per_h is not None and device.price_usd_per_h > 0:
-            most = min(most, limits.budget_usd_per_h / device.price_usd_per_h + ROUNDING)
+        if limits.budget_usd_per_h is not None and device.tariff.hourly_usd > 0:
+            most = min(most, limits.budget_usd_per_h / device.tariff.hourly_usd + ROUNDING)
         room[place] = most if math.isinf(most) else math.floor(most) * units[1]
         for values, own in zip(taken, stages, strict=True):
             for row, column in enumerate(own):

@@ -84,7 +84,7 @@ def build_columns(problem: Problem, lifted: bool = False, prune: bool = True) ->
                 f"stage {stage}: {len(contexts)} combinations of classes and measured fan-outs above it are more than"
                 f" {MAX_CONTEXTS}; give fan_out as a mean, or merge classes"
             )
-        early = prune and not _adds(problem, stage)
+        early = prune and not adds_cost(problem, stage)
         for cells in _tabulate(problem, stage, contexts, lifted):
             found = cells.columns(_undominated(problem, cells) if early else range(len(cells.owner)))
             columns += pruned(problem, stage, found) if prune and not early else found
@@ -252,7 +252,7 @@ def _kind(option: Option, told_apart: bool) -> tuple[str, str, bool]:
     return option.device, option.variant if told_apart or shared else "", shared
 
 
-def _adds(problem: Problem, stage: str) -> bool:
+def adds_cost(problem: Problem, stage: str) -> bool:
     """Whether some column costs or draws something besides its machines that counts."""
     if "energy" in problem.workload.objective.terms:
         return True

@@ -24,8 +24,9 @@ from typing import Literal
 
 import numpy as np
 
+from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.chains import Limits, plans, why_not
-from inferplan.solvers.columns import Column, build_columns
+from inferplan.solvers.columns import Column
 from inferplan.solvers.combinations import MAX_COMBINATIONS
 from inferplan.solvers.judge import believed
 from inferplan.solvers.labels import Floats, TooManyLabels, undominated
@@ -78,7 +79,7 @@ def frontier(
 
     Raises InputError where an axis means nothing for the workload, or three axes are asked of the program.
     """
-    columns = _known(problem, build_columns(problem), "accuracy" in axes)
+    columns = _known(problem, assured_columns(problem), "accuracy" in axes)
     _check(problem, axes)
     why = why_not(problem, columns) or ""
     if not why and method != "program":

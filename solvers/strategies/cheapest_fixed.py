@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from inferplan.solvers.columns import build_columns
-from inferplan.solvers.milp import Solution, Solver, promises
+from inferplan.solvers.milp import Solution, Solver, promises, ranked
 from inferplan.solvers.problem import Problem
-from inferplan.solvers.program import COST_FIRST
+from inferplan.solvers.program import COST
 from inferplan.solvers.strategies.tools import Tools, lightest, none_found
 
 
@@ -28,7 +28,7 @@ def fixed(problem: Problem, tools: Tools, strategy: str, variants: Mapping[str, 
         column for column in build_columns(problem, prune=False) if column.option.variant == variants[column.stage]
     ]
     ask = promises(problem)
-    ask = replace(ask, goals=COST_FIRST, floors=dict.fromkeys(ask.floors), budget_usd_per_h=None)
+    ask = replace(ask, goals=ranked(COST), objective=COST, floors=dict.fromkeys(ask.floors), budget_usd_per_h=None)
     solution = Solver(problem, columns).ask(ask, tools.time_limit_s, tools.gap)
     if solution is None:
         raise none_found(strategy, "no deployment of these variants keeps the latency limits")

@@ -158,5 +158,5 @@ def _device(problem: Problem) -> str | None:
             stages[name] += 1
     used = [name for name, count in stages.items() if count == max(stages.values())]
     return min(
-        used, key=lambda name: (problem.devices[name].price_usd_per_h / problem.devices[name].capacity.cores, name)
+        used, key=lambda name: (problem.devices[name].tariff.hourly_usd / problem.devices[name].capacity.cores, name)
     )

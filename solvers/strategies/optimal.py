@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 
-from inferplan.solvers.columns import build_columns
+from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.milp import Solution, Solver, promises
+from inferplan.solvers.objectives import decide, normalised
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.search import Search
 from inferplan.solvers.strategies.tools import Tools, none_found
@@ -19,9 +20,10 @@ from inferplan.solvers.strategies.tools import Tools, none_found
 def propose(problem: Problem, tools: Tools) -> Solution:
     """The plan of `inferplan solve`: certified, else the one that came nearest."""
     deadline = time.monotonic() + tools.time_limit_s
-    program = Solver(problem, build_columns(problem))
-    search = Search(problem, program, tools.judge, promises(problem), tools.gap, deadline)
-    search.run()
+    program = Solver(problem, assured_columns(problem))
+    ask = normalised(program, promises(problem), tools.time_limit_s, tools.gap)
+    search = Search(problem, program, tools.judge, ask, tools.gap, deadline)
+    decide(search, problem)
     if search.incumbent is not None:
         return search.incumbent
     if search.fallback is None:

@@ -110,7 +110,7 @@ def replica_usd_per_h(problem: Problem, option: Option) -> float:
     if option.need is None:
         return 0.0
     device = problem.devices[option.device]
-    return device.price_usd_per_h / fitting(device.capacity, option.need)
+    return device.tariff.hourly_usd / fitting(device.capacity, option.need)
 
 
 def replicas_for(option: Option, load_rps: float, share: float = 1.0) -> int:
