@@ -176,7 +176,7 @@ def longest(ways: Floats, extras: Sequence[bool]) -> Floats:
     for number, place in enumerate(where):
         if place + 1 < len(extras) and extras[place + 1]:
             totals[number] = totals[number] + ways[:, place + 1]
-    return np.max(np.stack(totals), axis=0)
+    return np.asarray(np.max(np.stack(totals), axis=0))
 
 
 def _needs(columns: Sequence[Column]) -> dict[str, set[Capacity]]:

@@ -156,5 +156,4 @@ def _dominated(rows: Floats, by: Floats) -> NDArray[np.bool_]:
     worse = np.ones((len(by), len(rows)), dtype=bool)
     for column, other in zip(rows.T, by.T, strict=True):
         worse &= column[None, :] >= other[:, None]
-    result: NDArray[np.bool_] = worse.any(axis=0)
-    return result
+    return np.asarray(worse.any(axis=0))

@@ -140,9 +140,10 @@ def ranked(first: Goal, *then: Goal) -> tuple[Goal, ...]:
 class Solver:
     """The exact program of an instance, built once and asked many times: one branch per scenario."""
 
-    def __init__(self, problem: Problem, columns: Sequence[Column]) -> None:
+    def __init__(self, problem: Problem, columns: Sequence[Column], tie_gaps: Mapping[Goal, float] = TIE_GAPS) -> None:
         self.problem = problem
         self.timed_out = False
+        self.tie_gaps = tie_gaps
         self.branches = [Program(problem, _within(scenario, columns)) for scenario in scenarios(problem, columns)]
 
     def ask(self, ask: Ask, time_limit_s: float, gap: float) -> Solution | None:
@@ -166,7 +167,8 @@ class Solver:
             alive = [branch for branch in alive if branch.means(goal)] if best is None else alive
             if not alive or not alive[0].means(goal):
                 continue
-            found, bound, complete = self._best_branch(goal, alive, deadline, TIE_GAPS.get(goal, gap) if best else gap)
+            exact = self.tie_gaps.get(goal, gap) if best else gap
+            found, bound, complete = self._best_branch(goal, alive, deadline, exact)
             if not found:
                 return best
             top = min(found, key=lambda item: item[1].value)[1]

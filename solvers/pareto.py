@@ -8,7 +8,7 @@ limits, one over cost the budget.
 everywhere else, for two axes: the best plan on one axis (of those, the best on the other), then the best that is
 strictly better on the other axis, until there is none. As costs, latencies and accuracies of plans are finitely
 many this ends, and every point is optimal for its limit, so none is missed. Points closer together than the
-program's tolerance (1e-5 on cost, 1e-6 on latency) count as one.
+program's tolerance (1e-5 of cost or latency) count as one.
 
 Latency is what the program tabulates, at the percentile of the SLO. With several classes it is the largest latency
 over its class's limit, and accuracy is the mean weighted by rates.
@@ -32,7 +32,7 @@ from inferplan.solvers.judge import believed
 from inferplan.solvers.labels import Floats, TooManyLabels, undominated
 from inferplan.solvers.milp import Solution, Solver, promises, solution_of
 from inferplan.solvers.problem import Problem
-from inferplan.solvers.program import ACCURACY, BETTER, COST, RATIO, Ask
+from inferplan.solvers.program import ACCURACY, COST, RATIO, Ask
 from inferplan.spec.errors import InputError
 
 Axis = Literal["cost", "accuracy", "latency"]
@@ -40,7 +40,8 @@ AXES: tuple[Axis, ...] = ("cost", "accuracy", "latency")
 WIDE = 100.0
 """Latencies up to this many times the limit are looked at where latency is an axis."""
 NO_FLOOR = 1e9
-CLOSER = 1e-6
+CLOSER = 1e-5
+"""Relative step from a point to the next limit: the program keeps its limits to 1e-6."""
 SAME = 1e-9
 MAX_POINTS = 10_000
 
@@ -206,23 +207,23 @@ def _by_program(
     ask = replace(_lifted(problem, promises(problem), axes), goals=(goals[best], goals[limited]), better_than=None)
     if scale is not None:
         ask = replace(ask, scales=dict.fromkeys(ask.scales, scale))
-    solver = Solver(problem, columns)
+    solver = Solver(problem, columns, tie_gaps={})
     points: list[Point] = []
+    limit = math.inf
     while len(points) < MAX_POINTS and time.monotonic() < deadline:
         found = solver.ask(ask, deadline - time.monotonic(), 0.0)
         if found is None or not found.proven:
             return _sorted(problem, points, axes), found is None and not solver.timed_out
-        point = _point(problem, found)
-        points.append(point)
+        points.append(_point(problem, found))
+        reached = found.cost_usd_per_h if limited == "cost" else max(believed(problem, found).values())
+        # A plan that is found again, as its limit is kept but for rounding, tightens the limit further.
+        limit = min(limit, reached) * (1 - CLOSER)
+        if limit <= 0:
+            return _sorted(problem, points, axes), True
         if limited == "cost":
-            ask = replace(ask, budget_usd_per_h=point.cost_usd_per_h - max(BETTER * point.cost_usd_per_h, SAME))
-            if point.cost_usd_per_h <= 0:
-                return _sorted(problem, points, axes), True
+            ask = replace(ask, budget_usd_per_h=limit)
         else:
-            ratio = max(believed(problem, found).values())
-            ask = replace(ask, scales=dict.fromkeys(ask.scales, ratio * (1 - CLOSER)))
-            if ratio <= 0:
-                return _sorted(problem, points, axes), True
+            ask = replace(ask, scales=dict.fromkeys(ask.scales, limit))
     return _sorted(problem, points, axes), False
 
 

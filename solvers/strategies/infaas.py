@@ -90,7 +90,7 @@ def _metric_asked(problem: Problem) -> float:
         return -math.inf
     turned = problem.accuracy.turn.turned(asked)
     if problem.accuracy.composition == "product":
-        return max(turned, 0.0) ** (1 / len(problem.stages))
+        return float(max(turned, 0.0) ** (1 / len(problem.stages)))
     return turned
 
 
