@@ -11,9 +11,11 @@ import typer.core
 
 from inferplan import __version__
 from inferplan.cli import (
+    compare,
     devices,
     diff,
     export,
+    frontier,
     lint,
     models,
     profile_group,
@@ -34,8 +36,8 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input or usage, 3 infeasible, 4 und
 """
 
 VERBS = (
-    "validate", "schema", "devices", "profile", "variants", "models", "solve", "diff", "simulate", "export",
-    "lint", "run", "serve",
+    "validate", "schema", "devices", "profile", "variants", "models", "solve", "diff", "simulate",
+    "frontier", "compare", "export", "lint", "run", "serve",
 )  # fmt: skip
 
 
@@ -85,6 +87,8 @@ app.command("models", short_help="Show what is predicted, how wrong it is, and w
 app.command("solve", short_help="Decide the deployment.")(solve.solve)
 app.command("simulate", short_help="Simulate a plan: bursts, traces, failures.")(simulate.simulate)
 app.command("diff", short_help="What it takes to go from one plan to another.")(diff.diff)
+app.command("frontier", short_help="Every trade-off that no plan beats.")(frontier.frontier)
+app.command("compare", short_help="Published systems on the same workload.")(compare.compare)
 app.add_typer(export.app, name="export")
 app.command("lint", short_help="Check any Triton model repository.")(lint.lint)
 app.command("run", short_help="Run a plan here; predicted beside measured.")(run.run)

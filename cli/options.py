@@ -16,6 +16,7 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Override a field, e.g. classes.web.rate_rps=40. Repeatable."),
 ]
+ParquetOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the rows as Parquet.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object (keys: docs/cli.md).")]
 ProfileOption = Annotated[
     Path | None,

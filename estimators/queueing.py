@@ -43,14 +43,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferplan.estimators.fanout import ONE, FanOutLaw
-from inferplan.estimators.service import GRID_WEIGHTS, ServiceModel
+from inferplan.estimators.service import GRID_WEIGHTS, ServiceModel, ServiceTables
 from inferplan.estimators.unevenness import BurstLoad, Uneven
 from inferplan.spec.arrivals import Bursts
 
 Floats = NDArray[np.float64]
 _BATCH_STEPS = 5
-_ROOT_STEPS = 34
-_QUANTILE_STEPS = 36
+_ROOT_STEPS = 60
+_ROBUST_STEPS = 120
 ROUNDING = 1e-12
 _ENDLESS = (1.0, math.inf)
 
@@ -138,26 +138,39 @@ class StationEstimate:
     def quantile_s(self, level: float) -> Floats:
         """The `level` quantile (0..1) of wait plus service.
 
-        Wait is 0 with probability 1 - π and else exponential: solves E_S[P(W > x - S)] = 1 - level by bisection.
+        Wait is 0 with probability 1 - π and else exponential: solves E_S[P(W > x - S)] = 1 - level. Between two
+        representative service times S_j <= x < S_j+1 the left side is T_j + π A_j exp(-(x - S_j) / w), with T_j the
+        weight of the longer ones and A_j = Σ_{i<=j} weight_i exp(-(S_j - S_i) / w): every piece has a closed form.
         """
         services = self.services_s
         known = np.isfinite(self.wait_mean_s)
         scale = np.where(known, np.maximum(self.wait_mean_s, 1e-12), 1.0)
-        low = np.zeros(len(services))
-        high = services.max(axis=1) + scale * math.log(1e3 / (1 - level))
-        for _ in range(_QUANTILE_STEPS):
-            middle = (low + high) / 2
-            room = middle[:, None] - services
-            waits = self.wait_probability[:, None] * np.exp(-np.maximum(room, 0) / scale[:, None])
-            above = np.where(room < 0, 1.0, waits) @ GRID_WEIGHTS > 1 - level
-            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        decay = np.exp(-np.diff(services, axis=1) / scale[:, None])
+        room = 1 - level - (1 - np.cumsum(GRID_WEIGHTS))
+        ahead = np.zeros(len(services))
+        answer = np.zeros(len(services))
+        open_ = np.ones(len(services), dtype=bool)
+        for j, weight in enumerate(GRID_WEIGHTS):
+            ahead = (ahead * decay[:, j - 1] if j else ahead) + weight
+            if room[j] < -ROUNDING:
+                continue
+            left = max(float(room[j]), 0.0)
+            last = j == len(GRID_WEIGHTS) - 1
+            waiting = self.wait_probability * ahead
+            inside = open_ if last else open_ & (waiting * decay[:, j] <= left)
+            within = services[:, j] + scale * np.log(np.maximum(waiting / max(left, 1e-300), 1.0))
+            answer = np.where(inside, within, answer)
+            open_ = open_ & ~inside
         filled = self.fill_tail_s + self.service_quantile_s(level)
-        return np.where(known, np.maximum(high, filled), np.inf)
+        return np.where(known, np.maximum(answer, filled), np.inf)
 
     def service_quantile_s(self, level: float) -> Floats:
         """The `level` quantile (0..1) of service alone."""
         middles = np.cumsum(GRID_WEIGHTS) - GRID_WEIGHTS / 2
-        return np.array([np.interp(level, middles, row) for row in self.services_s])
+        place = float(np.interp(level, middles, np.arange(len(middles))))
+        low = min(int(place), len(middles) - 2)
+        below: Floats = self.services_s[:, low] * (low + 1 - place) + self.services_s[:, low + 1] * (place - low)
+        return below
 
 
 class _Rows:
@@ -166,26 +179,16 @@ class _Rows:
     def __init__(self, demands: Sequence[Demand]) -> None:
         counts = [len(demand.replicas) for demand in demands]
         self.n = np.array([n for demand in demands for n in demand.replicas], dtype=np.float64)
-        means: list[Floats] = []
-        variations: list[Floats] = []
-        grids: list[Floats] = []
-        starts: list[int] = []
-        tables: dict[tuple[int, int], int] = {}
+        tables: dict[int, tuple[int, ServiceTables]] = {}
         size = 0
         for demand in demands:
-            key = (id(demand.service), demand.max_batch)
-            if key not in tables:
-                tables[key] = size
-                batches = range(1, demand.max_batch + 1)
-                means.append(np.array([demand.service.mean_s(b) for b in batches]))
-                variations.append(np.array([demand.service.std_s(b) for b in batches]) / means[-1])
-                grids.append(np.array([demand.service.grid_s(b) for b in batches]))
-                size += demand.max_batch
-            starts.append(tables[key])
-        self._means = np.concatenate(means)
-        self._variations = np.concatenate(variations)
-        self._grids = np.concatenate(grids)
-        self._starts = np.repeat(starts, counts)
+            if id(demand.service) not in tables:
+                tables[id(demand.service)] = size, demand.service.tables
+                size += demand.service.max_batch
+        self._means = np.concatenate([table.mean_s for _, table in tables.values()])
+        self._variations = np.concatenate([table.std_s / table.mean_s for _, table in tables.values()])
+        self._grids = np.concatenate([table.grids_s for _, table in tables.values()])
+        self._starts = np.repeat([tables[id(demand.service)][0] for demand in demands], counts)
         self.level = np.repeat([demand.level for demand in demands], counts)
         self.max_batch = np.repeat([float(demand.max_batch) for demand in demands], counts)
         self.load = np.repeat([demand.arrivals.peak_rps for demand in demands], counts)
@@ -347,12 +350,15 @@ def _busy(rows: _Rows, arrivals: Floats, bulk: Floats) -> tuple[Floats, Floats]:
 
 def _root(ratio: Floats, bulk: Floats) -> Floats:
     """r in (0, 1) with ratio (1 - r) = r (1 - r^bulk): the bulk queue's geometric decay; 1 where unstable."""
-    low, high = np.zeros_like(ratio), np.ones_like(ratio)
+    # r^(bulk + 1) - (1 + ratio) r + ratio is convex and falls from r = 0 to its root: Newton never passes it.
+    root = np.zeros_like(ratio)
     for _ in range(_ROOT_STEPS):
-        middle = (low + high) / 2
-        below = ratio * (1 - middle) > middle * (1 - middle**bulk)
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    root = np.where(bulk == 1, ratio, (low + high) / 2)
+        power = root**bulk
+        step = (root * (power - 1) + ratio * (1 - root)) / np.maximum(1 + ratio - (bulk + 1) * power, 1e-12)
+        root = np.clip(root + step, 0.0, 1.0)
+        if float(np.max(np.where(ratio < bulk, step, 0.0), initial=0.0)) < ROUNDING:
+            break
+    root = np.where(bulk == 1, ratio, root)
     return np.where(ratio < bulk, root, 1.0)
 
 

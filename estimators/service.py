@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,15 @@ class ServicePoint:
     memory_bytes: int | None = None
     row: Measurement | None = None
     shape: PointKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTables:
+    """By batch size, from 1: mean and standard deviation, and (sizes, grid) representative times, in seconds."""
+
+    mean_s: Floats
+    std_s: Floats
+    grids_s: Floats
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,21 @@ class ServiceModel:
         above = self._above(batch)
         return self._grid(above) * (self._served_s(batch) / self.points[above].mean_s) + self._handoff_mean_s
 
+    @cached_property
+    def tables(self) -> ServiceTables:
+        """Service times of every batch size up to the largest measured one, at once."""
+        sizes = np.arange(1, self.max_batch + 1)
+        measured = np.array([point.mean_s for point in self.points])
+        mean = np.interp(sizes, self.batches, measured) * self.slowdown
+        std = np.interp(sizes, self.batches, [point.std_s for point in self.points]) * self.slowdown
+        above = np.searchsorted(self.batches, sizes)
+        grids = np.array([self._grid(index) for index in range(len(self.points))])
+        grids = grids[above] * (mean / measured[above])[:, None]
+        if not self.handoff:
+            return ServiceTables(mean, std, grids)
+        handed = self._handoff_mean_s
+        return ServiceTables(mean + handed, np.hypot(std, np.std(self.handoff)), grids + handed)
+
     def _above(self, batch: float) -> int:
         self._in_range(batch)
         return next(index for index, point in enumerate(self.points) if point.batch >= batch - 1e-9)
@@ -179,7 +203,14 @@ class ServiceModel:
 
     def _grid(self, index: int) -> Floats:
         if index not in self._grids:
-            self._grids[index] = np.asarray(np.quantile(self._raw(index), _GRID_LEVELS), dtype=np.float64)
+            point = self.points[index]
+            times = self._read.get(index)
+            times = self._samples(point) if times is None else times
+            if times is not None and len(times):
+                self._read[index] = times
+                self._grids[index] = np.asarray(np.quantile(times, _GRID_LEVELS), dtype=np.float64)
+            else:
+                self._grids[index] = _synthetic_grid_s(point)
         return self._grids[index]
 
     @cached_property
@@ -194,10 +225,36 @@ def synthetic_s(point: ServicePoint) -> Floats:
         return percentile_draws_s(point.row.service, point.mean_s)
     if point.std_s <= 1e-6 * point.mean_s:
         return np.array([point.mean_s])
-    shape = (point.mean_s / point.std_s) ** 2
-    draws = np.random.default_rng(0).gamma(shape, point.mean_s / shape, SYNTHETIC_DRAWS)
-    scaled: Floats = draws * (point.mean_s / draws.mean())
+    scaled: Floats = _gamma_draws(_shape(point)) * point.mean_s
     return scaled
+
+
+def _synthetic_grid_s(point: ServicePoint) -> Floats:
+    """Representative times of `synthetic_s`."""
+    imported = point.row is not None and point.row.origin == "imported" and point.row.service.p50_s is not None
+    if imported or point.std_s <= 1e-6 * point.mean_s:
+        return np.asarray(np.quantile(synthetic_s(point), _GRID_LEVELS), dtype=np.float64)
+    scaled: Floats = _gamma_grid(_shape(point)) * point.mean_s
+    return scaled
+
+
+def _shape(point: ServicePoint) -> float:
+    """Shape of a point's gamma law, rounded so that equal variations share their draws."""
+    return float(f"{(point.mean_s / point.std_s) ** 2:.9g}")
+
+
+@lru_cache(maxsize=64)
+def _gamma_draws(shape: float) -> Floats:
+    """Draws of a gamma law of mean 1."""
+    draws = np.random.default_rng(0).gamma(shape, 1 / shape, SYNTHETIC_DRAWS)
+    scaled: Floats = draws / draws.mean()
+    scaled.flags.writeable = False
+    return scaled
+
+
+@lru_cache(maxsize=4096)
+def _gamma_grid(shape: float) -> Floats:
+    return np.asarray(np.quantile(_gamma_draws(shape), _GRID_LEVELS), dtype=np.float64)
 
 
 def percentile_draws_s(service: Quantiles, mean_s: float) -> Floats:

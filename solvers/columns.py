@@ -21,7 +21,7 @@ stays. Columns that limit how many of them a machine holds are compared with tho
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, product
 
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from inferplan.estimators.cost import fitting
 from inferplan.estimators.fanout import CallCounts, FanOutLaw
-from inferplan.estimators.queueing import Arrivals, Demand, StationEstimate, estimate
+from inferplan.estimators.queueing import Arrivals, Demand, estimate
 from inferplan.solvers.bill import column_usd_per_h, column_w
 from inferplan.solvers.options import Option
 from inferplan.solvers.problem import ClassNeed, Problem
@@ -83,8 +83,10 @@ def build_columns(problem: Problem, lifted: bool = False, prune: bool = True) ->
                 f"stage {stage}: {len(contexts)} combinations of classes and measured fan-outs above it are more than"
                 f" {MAX_CONTEXTS}; give fan_out as a mean, or merge classes"
             )
-        found = _tabulate(problem, stage, contexts, lifted)
-        columns += pruned(problem, stage, found) if prune else found
+        early = prune and not adds_cost(problem, stage)
+        for cells in _tabulate(problem, stage, contexts, lifted):
+            found = cells.columns(_undominated(problem, cells) if early else range(len(cells.owner)))
+            columns += pruned(problem, stage, found) if prune and not early else found
     return columns
 
 
@@ -133,35 +135,68 @@ def _arrivals(needs: Sequence[ClassNeed], calls: Sequence[CallCounts]) -> Arriva
     return Arrivals(load, scv, groups, tuple((s, part) for s, part in uneven if part is not None and s > 0), peak)
 
 
+@dataclass(frozen=True)
+class _Cells:
+    """Columns of one stage and context before they are made: a row each. `owner` is the row's index into `options`,
+    `tails` are `single` and `whole` side by side."""
+
+    stage: str
+    classes: tuple[int, ...]
+    context: Context
+    load_rps: float
+    options: Sequence[Option]
+    owner: NDArray[np.int64]
+    replicas: NDArray[np.int64]
+    figures: NDArray[np.float64]
+    """(rows, 3): utilisation, mean batch, mean latency."""
+    tails: NDArray[np.float64]
+
+    def columns(self, rows: Iterable[int]) -> list[Column]:
+        """Columns of some rows."""
+        count = len(self.classes)
+        return [
+            Column(
+                self.stage, self.classes, self.context, self.options[self.owner[row]], int(self.replicas[row]),
+                self.load_rps, float(self.figures[row, 0]), float(self.figures[row, 1]), float(self.figures[row, 2]),
+                tuple(self.tails[row, :count].tolist()), tuple(self.tails[row, count:].tolist()),
+            )
+            for row in rows
+        ]  # fmt: skip
+
+
 def _tabulate(
     problem: Problem, stage: str, contexts: Sequence[tuple[tuple[int, ...], Context]], lifted: bool
-) -> list[Column]:
+) -> Iterator[_Cells]:
     """Estimate every option under the load of every context, for every sensible number of replicas."""
-    columns: list[Column] = []
-    demands: list[Demand] = []
-    owners: list[tuple[tuple[int, ...], Context, Option, list[CallCounts]]] = []
     for classes, context in contexts:
         needs = [problem.classes[k] for k in classes]
         calls = [_calls(problem, stage, k, context) for k in classes]
         arrivals = _arrivals(needs, calls)
         level = max(need.percentile for need in needs) / 100
         most_calls = max(count.quantile(level) for count in calls)
-        for option in problem.options(stage):
+        options = problem.options(stage)
+        skips = [index for index, option in enumerate(options) if option.service is None]
+        demands: list[Demand] = []
+        owner: list[int] = []
+        for index, option in enumerate(options):
             if option.service is None:
-                nothing = (0.0,) * len(classes)
-                columns.append(
-                    Column(stage, classes, context, option, 0, arrivals.rate_rps, 0.0, 1.0, 0.0, nothing, nothing)
-                )
                 continue
             replicas = _replicas(problem, option, arrivals.peak_rps, most_calls, lifted)
             if replicas:
                 demands.append(
                     Demand(option.service, option.max_batch, option.max_queue_delay_s, replicas, arrivals, level)
                 )
-                owners.append((classes, context, option, calls))
-    if demands:
-        columns += _columns(problem, stage, demands, owners)
-    return columns
+                owner += [index] * len(replicas)
+        nothing = np.zeros((len(skips), 2 * len(classes)))
+        still = np.tile([0.0, 1.0, 0.0], (len(skips), 1))
+        if demands:
+            figures, tails = _latencies(demands, [need.percentile for need in needs], calls)
+            still, nothing = np.concatenate([still, figures]), np.concatenate([nothing, tails])
+        replicas_of = [0] * len(skips) + [n for demand in demands for n in demand.replicas]
+        yield _Cells(
+            stage, classes, context, arrivals.rate_rps, options, np.array(skips + owner, dtype=np.int64),
+            np.array(replicas_of, dtype=np.int64), still, nothing,
+        )  # fmt: skip
 
 
 def _replicas(problem: Problem, option: Option, load: float, most_calls: float, lifted: bool) -> tuple[int, ...]:
@@ -177,57 +212,58 @@ def _replicas(problem: Problem, option: Option, load: float, most_calls: float, 
     return tuple(range(least, most + 1))
 
 
-def _columns(
-    problem: Problem,
-    stage: str,
-    demands: Sequence[Demand],
-    owners: Sequence[tuple[tuple[int, ...], Context, Option, list[CallCounts]]],
-) -> list[Column]:
+def _latencies(
+    demands: Sequence[Demand], levels: Sequence[float], calls: Sequence[CallCounts]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Figures and tails of demands, as in `_Cells`. `levels` and `calls` are those of the classes."""
     estimates = estimate(demands)
-    mean = estimates.mean_s()
-    tails = _tails(problem, estimates)
-    columns: list[Column] = []
-    row = 0
-    for demand, (classes, context, option, calls) in zip(demands, owners, strict=True):
-        full = demand.service.mean_s(demand.max_batch)
-        levels = [problem.classes[k].percentile for k in classes]
-        most = [count.quantile(level / 100) for count, level in zip(calls, levels, strict=True)]
-        for n in demand.replicas:
-            single = [float(tails[level][row]) for level in levels]
-            rounds = [_rounds(count, option, n) for count in most]
-            columns.append(
-                Column(
-                    stage, classes, context, option, n, demand.arrivals.rate_rps, float(estimates.utilisation[row]),
-                    float(estimates.batch_mean[row]), float(mean[row]), tuple(single),
-                    tuple(s + (r - 1) * full for s, r in zip(single, rounds, strict=True)),
-                )
-            )  # fmt: skip
-            row += 1
-    return columns
-
-
-def _tails(problem: Problem, estimates: StationEstimate) -> dict[float, NDArray[np.float64]]:
-    levels = sorted({need.percentile for need in problem.classes})
-    return {level: estimates.quantile_s(level / 100) for level in levels}
-
-
-def _rounds(calls: float, option: Option, replicas: int) -> int:
-    """Batches that the busiest replica serves of one request's calls, if all replicas share them evenly."""
-    return max(1, math.ceil(math.ceil(calls / option.max_batch - 1e-9) / replicas))
+    figures = np.stack([estimates.utilisation, estimates.batch_mean, estimates.mean_s()], axis=1)
+    counts = [len(demand.replicas) for demand in demands]
+    replicas = np.array([n for demand in demands for n in demand.replicas])
+    batch = np.repeat([demand.max_batch for demand in demands], counts)
+    full = np.repeat([demand.service.mean_s(demand.max_batch) for demand in demands], counts)
+    tails = {level: estimates.quantile_s(level / 100) for level in set(levels)}
+    single = [tails[level] for level in levels]
+    whole = []
+    for count, level in zip(calls, levels, strict=True):
+        # Batches that the busiest replica serves of one request's calls, if all replicas share them evenly.
+        batches = np.ceil(count.quantile(level / 100) / batch - 1e-9)
+        whole.append(tails[level] + (np.maximum(np.ceil(batches / replicas), 1) - 1) * full)
+    return figures, np.stack([*single, *whole], axis=1)
 
 
 def pruned(problem: Problem, stage: str, columns: Sequence[Column]) -> list[Column]:
     """Drop dominated columns, group by group."""
     groups: dict[tuple[object, ...], list[Column]] = {}
-    decides = _decides_fan_out(problem, stage)
+    told_apart = _told_apart(problem, stage)
     for column in columns:
-        # What may share a GPU with it depends on the choice.
-        told_apart = decides or not _monotone(problem, stage) or column.option.company
-        kind = column.option.variant if told_apart else ""
         # Skip variants take no machine: they compete among themselves.
-        key = (column.classes, column.context, column.option.device, kind, column.most, bool(column.option.company))
+        key = (column.classes, column.context, column.most, *_kind(column.option, told_apart))
         groups.setdefault(key, []).append(column)
-    return [column for group in groups.values() for column in _undominated(problem, group)]
+    return [column for group in groups.values() for column in _best_columns(problem, group)]
+
+
+def _told_apart(problem: Problem, stage: str) -> bool:
+    """Whether columns stand in for one another only if they run the same choice."""
+    return _decides_fan_out(problem, stage) or not _monotone(problem, stage)
+
+
+def _kind(option: Option, told_apart: bool) -> tuple[str, str, bool]:
+    """Options that may stand in for one another have the same. What may share a GPU depends on the choice."""
+    shared = bool(option.company)
+    return option.device, option.variant if told_apart or shared else "", shared
+
+
+def adds_cost(problem: Problem, stage: str) -> bool:
+    """Whether some column costs or draws something besides its machines that counts."""
+    if "energy" in problem.workload.objective.terms:
+        return True
+    for option in problem.options(stage):
+        if option.need is not None:
+            tariff = problem.devices[option.device].tariff
+            if tariff.reloads_usd_per_h(option.share, option.load_s) > 0 or tariff.electricity_usd_per_h(1.0) > 0:
+                return True
+    return False
 
 
 def _decides_fan_out(problem: Problem, stage: str) -> bool:
@@ -243,34 +279,72 @@ def _monotone(problem: Problem, stage: str) -> bool:
     return accuracy.composition != "table" and not accuracy.measured and known
 
 
-def _undominated(problem: Problem, group: Sequence[Column]) -> list[Column]:
+def _undominated(problem: Problem, cells: _Cells) -> list[int]:
+    """Rows that no other one dominates, group by group, where columns add nothing to their machines' cost."""
+    told_apart = _told_apart(problem, cells.stage)
+    groups: dict[tuple[str, str, bool], int] = {}
+    group_of = np.array([groups.setdefault(_kind(o, told_apart), len(groups)) for o in cells.options], dtype=np.int64)
+    needs = _needs(cells.options)
+    metric = np.array([_metric(problem, option) for option in cells.options])
+    # Options are sorted by name: of equals the first by name stays.
+    ordered = np.lexsort((cells.replicas, cells.owner))
+    group = group_of[cells.owner[ordered]]
+    kept: list[int] = []
+    for (_, _, shared), number in groups.items():
+        rows = ordered[group == number]
+        owner = cells.owner[rows]
+        kept += rows[_best(cells.replicas[rows], needs[owner], metric[owner], cells.tails[rows], shared)].tolist()
+    return kept
+
+
+def _best_columns(problem: Problem, group: Sequence[Column]) -> list[Column]:
+    """Undominated columns of one group."""
     ordered = sorted(group, key=lambda c: (c.option.name, c.replicas))
-    metric = np.array([_metric(problem, column) for column in ordered])
+    metric = np.array([_metric(problem, column.option) for column in ordered])
     tails = np.array([column.single_s + column.whole_s for column in ordered])
-    cores = np.array([column.option.need.cores if column.option.need else 0 for column in ordered])
-    memory = np.array([(column.option.need.memory_bytes or 0) if column.option.need else 0 for column in ordered])
-    gpus = np.array([column.option.need.gpus if column.option.need else 0 for column in ordered])
-    gpu_memory = np.array([(c.option.need.gpu_memory_bytes or 0) if c.option.need else 0 for c in ordered])
     replicas = np.array([column.replicas for column in ordered])
-    needs = np.stack([cores, memory, gpus, gpu_memory])
-    extra = _extra(problem, ordered)
-    # Where a machine may hold only so many of one kind, one replica stands for one at most.
     few = any(column.most is not None or column.option.company for column in ordered)
-    alive = np.ones(len(ordered), dtype=bool)
+    worth = np.concatenate([tails, _extra(problem, ordered)], axis=1)
+    return [ordered[row] for row in _best(replicas, _needs([c.option for c in ordered]), metric, worth, few)]
+
+
+def _best(
+    replicas: NDArray[np.int64],
+    needs: NDArray[np.int64],
+    metric: NDArray[np.float64],
+    burdens: NDArray[np.float64],
+    few: bool,
+) -> NDArray[np.int64]:
+    """Indices of undominated rows of one group, rising. `burdens` are better if smaller. `few`: a machine may hold only
+    so many of one kind, so that one replica stands for one at most."""
+    alive = np.arange(len(replicas))
     # Those that need little and are fast first: they drop most of the others at once.
-    for index in np.lexsort((np.arange(len(ordered)), tails.sum(axis=1), cores * replicas)):
-        if not alive[index]:
+    queue = np.lexsort((alive, burdens.sum(axis=1), needs[:, 0] * replicas))
+    gone = np.zeros(len(replicas), dtype=bool)
+    for index in queue:
+        if gone[index]:
             continue
-        # How many of this column's replicas fit where one of another's stands.
-        rooms = np.where(needs[:, index, None] > 0, needs // np.maximum(needs[:, index, None], 1), _PLENTY).min(axis=0)
-        if few:
-            rooms = np.minimum(rooms, 1)
-        worse = (replicas[index] <= rooms * replicas) & (metric <= metric[index])
-        worse &= np.all(tails >= tails[index], axis=1)
-        worse &= np.all(extra >= extra[index], axis=1)
-        worse[index] = False
-        alive &= ~worse
-    return [column for column, stays in zip(ordered, alive, strict=True) if stays]
+        # How many of this row's replicas fit where one of another's stands.
+        rooms = np.full(len(alive), 1 if few else _PLENTY)
+        for size, need in zip(needs[alive].T, needs[index], strict=True):
+            if need:
+                rooms = np.minimum(rooms, size // need)
+        worse = (replicas[index] <= rooms * replicas[alive]) & (metric[alive] <= metric[index])
+        for burden, own in zip(burdens[alive].T, burdens[index], strict=True):
+            worse &= burden >= own
+        worse &= alive != index
+        gone[alive[worse]] = True
+        alive = alive[~worse]
+    return alive
+
+
+def _needs(options: Sequence[Option]) -> NDArray[np.int64]:
+    """(options, 4): cores, memory, GPUs and GPU memory of a replica."""
+    needs = [option.need for option in options]
+    return np.array(
+        [(n.cores, n.memory_bytes or 0, n.gpus, n.gpu_memory_bytes or 0) if n else (0, 0, 0, 0) for n in needs],
+        dtype=np.int64,
+    ).reshape(-1, 4)
 
 
 def _extra(problem: Problem, columns: Sequence[Column]) -> NDArray[np.float64]:
@@ -279,8 +353,31 @@ def _extra(problem: Problem, columns: Sequence[Column]) -> NDArray[np.float64]:
     return np.array([(column_usd_per_h(problem, c), (column_w(c) or 0.0) if counts else 0.0) for c in columns])
 
 
-def _metric(problem: Problem, column: Column) -> float:
+def _metric(problem: Problem, option: Option) -> float:
     if problem.accuracy is None:
         return 0.0
-    value = problem.accuracy.values.get((column.stage, column.option.variant))
+    value = problem.accuracy.values.get((option.stage, option.variant))
     return problem.accuracy.turn.turned(value.value) if value else 0.0
+
+
+def column_for(problem: Problem, stage: str, option: Option, replicas: int, variants: Mapping[str, str]) -> Column:
+    """The column of all classes on one queue of an option, whatever its load, below stages that run `variants`.
+
+    Where the load is more than its capacity the latencies are infinite.
+    """
+    classes = tuple(range(len(problem.classes)))
+    calls = [problem.laws.calls(stage, variants) for _ in classes]
+    arrivals = _arrivals(problem.classes, calls)
+    if option.service is None:
+        nothing = (0.0,) * len(classes)
+        return Column(stage, classes, (), option, 0, arrivals.rate_rps, 0.0, 1.0, 0.0, nothing, nothing)
+    levels = [need.percentile for need in problem.classes]
+    demand = Demand(
+        option.service, option.max_batch, option.max_queue_delay_s, (replicas,), arrivals, max(levels) / 100
+    )  # fmt: skip
+    figures, tails = _latencies([demand], levels, calls)
+    cells = _Cells(
+        stage, classes, (), arrivals.rate_rps, [option], np.zeros(1, dtype=np.int64), np.array([replicas]),
+        figures, tails,
+    )  # fmt: skip
+    return cells.columns([0])[0]

@@ -57,7 +57,20 @@ from inferplan.solvers.bill import bill
 from inferplan.solvers.columns import Column
 from inferplan.solvers.packing import Packing
 from inferplan.solvers.problem import Problem
-from inferplan.solvers.program import ACCURACY, CORES, COST, ENERGY, RATIO, TIE, WEIGHTED, Ask, Found, Goal, Program
+from inferplan.solvers.program import (
+    ACCURACY,
+    CORES,
+    COST,
+    ENERGY,
+    RATIO,
+    TIE,
+    WEIGHTED,
+    Ask,
+    Found,
+    Goal,
+    Program,
+    pack_columns,
+)
 
 MAX_BRANCHES = 32
 TIE_GAPS = {ACCURACY: 1e-6, RATIO: 1e-3, CORES: 1e-6}
@@ -127,9 +140,10 @@ def ranked(first: Goal, *then: Goal) -> tuple[Goal, ...]:
 class Solver:
     """The exact program of an instance, built once and asked many times: one branch per scenario."""
 
-    def __init__(self, problem: Problem, columns: Sequence[Column]) -> None:
+    def __init__(self, problem: Problem, columns: Sequence[Column], tie_gaps: Mapping[Goal, float] = TIE_GAPS) -> None:
         self.problem = problem
         self.timed_out = False
+        self.tie_gaps = tie_gaps
         self.branches = [Program(problem, _within(scenario, columns)) for scenario in scenarios(problem, columns)]
 
     def ask(self, ask: Ask, time_limit_s: float, gap: float) -> Solution | None:
@@ -153,7 +167,8 @@ class Solver:
             alive = [branch for branch in alive if branch.means(goal)] if best is None else alive
             if not alive or not alive[0].means(goal):
                 continue
-            found, bound, complete = self._best_branch(goal, alive, deadline, TIE_GAPS.get(goal, gap) if best else gap)
+            exact = self.tie_gaps.get(goal, gap) if best else gap
+            found, bound, complete = self._best_branch(goal, alive, deadline, exact)
             if not found:
                 return best
             top = min(found, key=lambda item: item[1].value)[1]
@@ -200,6 +215,14 @@ class Solver:
             best, bound = min(best, one.value), min(bound, one.bound)
             complete &= one.proven
         return found, bound, complete
+
+
+def solution_of(problem: Problem, columns: tuple[Column, ...]) -> Solution:
+    """Given columns on as few machines as hold them, with nothing said about how good they are."""
+    packings = pack_columns(problem, columns)
+    costs = bill(problem, columns, packings)
+    cost = costs.total_usd_per_h
+    return Solution(columns, packings, cost, cost, -math.inf, False, power_w=costs.power_w)
 
 
 def scenarios(problem: Problem, columns: Sequence[Column]) -> list[Scenario]:
