@@ -13,6 +13,7 @@ from inferplan import __version__
 from inferplan.cli import (
     devices,
     export,
+    jobs,
     lint,
     models,
     profile_group,
@@ -33,7 +34,7 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input or usage, 3 infeasible, 4 und
 """
 
 VERBS = (
-    "validate", "schema", "devices", "profile", "variants", "models", "solve", "simulate", "export",
+    "validate", "schema", "devices", "profile", "variants", "models", "solve", "jobs", "simulate", "export",
     "lint", "run", "serve",
 )  # fmt: skip
 
@@ -82,6 +83,7 @@ app.add_typer(profile_group.app, name="profile", short_help="Measure every varia
 app.command("variants", short_help="Make variants of variants: int8, fp16, other sizes.")(variants.variants)
 app.command("models", short_help="Show what is predicted, how wrong it is, and what would help.")(models.models)
 app.command("solve", short_help="Decide the deployment.")(solve.solve)
+app.command("jobs", short_help="Split jobs over variants and modalities.")(jobs.jobs)
 app.command("simulate", short_help="Simulate a plan: bursts, traces, failures.")(simulate.simulate)
 app.add_typer(export.app, name="export")
 app.command("lint", short_help="Check any Triton model repository.")(lint.lint)
