@@ -1,13 +1,13 @@
 """Accuracy of a class that splits its requests: the mean over what serves them.
 
-- *Per request* (`mixture`): every request is sent through one combination of choices as a whole, a share w of them through
-  each: accuracy = Σ w a. This holds for jobs too, with whole counts instead of shares.
+- *Per request* (`mixture`): every request is sent through one combination of choices as a whole, a share w of them
+  through each: accuracy = Σ w a. This holds for jobs too, with whole counts instead of shares.
 - *Proportional* (`routed`): every stage's balancer spreads calls by the stage's own shares, whatever they went through
   before, so a combination is met with the product of its stages' shares. With fan-out a request's calls go different
   ways; its accuracy is then that of the mean call, which is exact for metrics that are means over calls.
 
-Intervals: the combinations were judged on the same labelled examples, so their errors go together. Ends are therefore mixed
-as values are (as if errors moved as one): never too narrow, and exact where one combination has all.
+Intervals: the combinations were judged on the same labelled examples, so their errors go together. Ends are therefore
+mixed as values are (as if errors moved as one): never too narrow, and exact where one combination has all.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ subsets). Requests of one configuration run as batches of that configuration, on
                                          measured one
     valid:  Σ_i n_i = b,   Σ_i n_i a_i >= b A     (accuracies turned so that higher is better; a tolerance of 1e-9)
 
-T_i is found by dynamic programming over n. Splits are found by dynamic programming over configurations: for every number
-of requests the splits that no other beats in both time and summed accuracy (Pareto labels). A partial split that is beaten
-stays beaten whatever is added, so the labels of b hold the best split for every A at once.
+T_i is found by dynamic programming over n. Splits are found by dynamic programming over configurations: for every
+number of requests the splits that no other beats in both time and summed accuracy (Pareto labels). A partial split that
+is beaten stays beaten whatever is added, so the labels of b hold the best split for every A at once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Accuracy in the program: two exact encodings of the same model.
 
 *Combinations* (all compositions; response, function and fitted only here): a variable z[k,c] in [0, 1] per class and
-combination c of variants, linked to the choice of variants X[k,s,v] by Σ_{c: c_s = v} z[k,c] = X[k,s,v]. As X is binary, z is 1 for the chosen
-combination and 0 for the others. A floor fixes the combinations below it to 0.
+combination c of variants, linked to the choice of variants X[k,s,v] by Σ_{c: c_s = v} z[k,c] = X[k,s,v]. As X is
+binary, z is 1 for the chosen combination and 0 for the others. A floor fixes the combinations below it to 0.
 
 *Additive* (product, mean, minimum; where there are too many combinations to list): a product keeps its floor
 where the sum of logarithms does, a mean where the sum does, a minimum where every stage does. A combination c

@@ -177,8 +177,8 @@ def _place(workload: Workload, points: Points, stages: Sequence[str], device: st
         asked = [device or "", "" if threads is None else f"with {threads} threads"]
         where = " ".join(part for part in asked if part)
         raise InputError(
-            f"no choice of {', '.join(stages)} was measured{f' on {where}' if where else ''}: run `inferplan profile` on"
-            f" workload {workload.name}",
+            f"no choice of {', '.join(stages)} was measured{f' on {where}' if where else ''}: run `inferplan profile`"
+            f" on workload {workload.name}",
             [*points.stale, *points.failed],
         )
     return min(counts, key=lambda place: (-counts[place], place))
@@ -214,7 +214,7 @@ def _accuracies(
 ) -> dict[str, tuple[Mapping[str, str], float]]:
     """Usable configurations by name, with their accuracy; those without one are named."""
     found: dict[str, tuple[Mapping[str, str], float]] = {}
-    if model is None or stage is not None and len(workload.pipeline.stages) > 1:
+    if model is None or (stage is not None and len(workload.pipeline.stages) > 1):
         if stage is None and len(usable) > 1:
             raise InputError("jobs of a whole pipeline need the workload's 'accuracy'; add it, or give --stage")
         ((name, choices),) = usable.items()
