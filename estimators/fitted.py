@@ -277,7 +277,7 @@ class Fitted:
 
     def _common(self, x: Floats, x0: Floats) -> Floats:
         """Covariance that a and b give."""
-        return self._intercept + 0.25 * np.outer(x, x0)
+        return np.asarray(self._intercept + 0.25 * np.outer(x, x0), np.float64)
 
     def _common_diagonal(self, x: Floats) -> Floats:
         return self._intercept + 0.25 * x**2

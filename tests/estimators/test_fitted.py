@@ -146,7 +146,7 @@ def test_what_it_asks_for_helps_more_than_what_comes_along() -> None:
 
 
 def test_left_out_is_what_fitting_without_it_would_say() -> None:
-    """The closed form against fitting anew, where the deviations are the same: few points, one of the grid dominating."""
+    """The closed form against fitting anew, whose weights of the grid differ a little."""
     rng = np.random.default_rng(5)
     values = truth(rng)
     keys = sorted(some(rng, 30))
