@@ -270,7 +270,7 @@ class Fitted:
         counted = [index for index, stage in enumerate(self.stages) if (stage, self.choices[stage][0]) in self.worth]
         logs = np.array([math.fsum(self.worth[self.stages[i], key[i]] for i in counted) for key in keys])
         shares = np.clip(np.exp(logs), EDGE, 1.0 - EDGE)
-        return np.log(shares / (1.0 - shares))
+        return np.asarray(np.log(shares / (1.0 - shares)), np.float64)
 
     def _prior_mean(self, x: Floats) -> Floats:
         return x if self.worth else np.full(len(x), float(self.y.mean()))
