@@ -1,4 +1,4 @@
-"""How well compositions predict end-to-end accuracy: `python benchmarks/accuracy_composition.py [--profile DIR] [--plans]`.
+"""How well accuracy compositions predict: `python benchmarks/accuracy_composition.py [--profile DIR] [--plans]`.
 
 On sample workload ocr, with all 168 combinations measured end to end (`data/ocr_accuracy.csv`, or a profile of yours):
 
@@ -34,6 +34,7 @@ from inferplan.estimators.accuracy import AccuracyModel, accuracy_model
 from inferplan.reports.tables import Table, left, plain, right
 from inferplan.solvers.planner import solve
 from inferplan.spec.document import LoadedWorkload, load_workload
+from inferplan.spec.errors import InfeasibleError
 from inferplan.spec.profile import Profile, read_profile
 from inferplan.spec.rows import AccuracyRow, Measurement, PointKey, Quantiles, Samples
 
@@ -78,7 +79,8 @@ def read(profile: Path | None) -> tuple[list[AccuracyRow], Rows, dict[tuple[str,
             )
             row = AccuracyRow(
                 "pipeline" if line["scope"] == "pipeline" else "stage", line["stage"], line["variant"], text, "",
-                line["metric"], float(line["value"]), float(line["lower"]), float(line["upper"]), int(line["n"]), "", "",
+                line["metric"], float(line["value"]), float(line["lower"]), float(line["upper"]), int(line["n"]),
+                "", "",
             )  # fmt: skip
             if row.scope == "pipeline":
                 combined[key] = row
@@ -264,19 +266,26 @@ def plans(lab: Lab) -> Table:
     rows = []
     for floor in FLOORS:
         keys, rounds = list(begin), 0
-        while True:
-            plan = solve(lab.workload("fitted", floor), lab.profile(keys), plan_dir=lab.folder, time_limit_s=60)
-            asked = [tuple(wanted.combination[s] for s in STAGES) for wanted in plan.to_measure]
-            if not asked:
-                break
-            keys += asked
+        while asked := (answer := decided(lab, "fitted", floor, keys))[1]:
+            keys += [key for key in asked if key not in keys]
             rounds += 1
-        full = solve(lab.workload("table", floor), lab.profile(list(lab.rows)), plan_dir=lab.folder, time_limit_s=60)
-        same = math.isclose(plan.cost_usd_per_h, full.cost_usd_per_h)
-        cells = [f"{floor:g}", str(len(keys)), str(rounds), f"{plan.cost_usd_per_h:.4g}", f"{full.cost_usd_per_h:.4g}"]
-        rows.append([*cells, "same cost" if same else "differs"])
+        full = decided(lab, "table", floor, list(lab.rows))[0]
+        same = "same" if math.isclose(answer[0], full, rel_tol=1e-6) else "differs"
+        costs = ["none" if math.isnan(cost) else f"{cost:.4g}" for cost in (answer[0], full)]
+        same = "same" if costs[0] == costs[1] else same
+        rows.append([f"{floor:g}", str(len(keys)), str(rounds), *costs, same])
     columns = [*right("floor", "measured", "rounds", "USD/h", f"USD/h, all {len(lab.rows)}"), *left("")]
     return Table(columns, rows)
+
+
+def decided(lab: Lab, composition: str, floor: float, keys: Sequence[Key]) -> tuple[float, list[Key]]:
+    """Cost of the plan (NaN where there is none), and what the planner asks for."""
+    try:
+        plan = solve(lab.workload(composition, floor), lab.profile(keys), plan_dir=lab.folder, time_limit_s=60)
+    except InfeasibleError as error:
+        lines = [line.split()[1].rstrip(":") for line in error.details if line.startswith("measure ")]
+        return math.nan, [tuple(part.partition("=")[2] for part in line.split(",")) for line in lines]
+    return plan.cost_usd_per_h, [tuple(wanted.combination[s] for s in STAGES) for wanted in plan.to_measure]
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
-"""Tables of job splits against exhaustive enumeration: `python benchmarks/mosel_jobs.py [--full] [--workload W --profile DIR]`.
+"""Tables of job splits against exhaustive enumeration:
+`python benchmarks/mosel_jobs.py [--full] [--workload W --profile DIR]`.
 
 1. MOSEL's instance: TVLT on CMU-MOSEI with its three modality subsets and their published mean accuracies
    (`data/mosel_accuracy.csv`), b = 1..32, and its grid of mean accuracies, from 0.660017 in steps of 0.002 up to
