@@ -16,6 +16,7 @@ from inferplan.cli import (
     diff,
     export,
     frontier,
+    jobs,
     lint,
     models,
     profile_group,
@@ -36,7 +37,7 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input or usage, 3 infeasible, 4 und
 """
 
 VERBS = (
-    "validate", "schema", "devices", "profile", "variants", "models", "solve", "diff", "simulate",
+    "validate", "schema", "devices", "profile", "variants", "models", "solve", "jobs", "diff", "simulate",
     "frontier", "compare", "export", "lint", "run", "serve",
 )  # fmt: skip
 
@@ -85,6 +86,7 @@ app.add_typer(profile_group.app, name="profile", short_help="Measure every varia
 app.command("variants", short_help="Make variants of variants: int8, fp16, other sizes.")(variants.variants)
 app.command("models", short_help="Show what is predicted, how wrong it is, and what would help.")(models.models)
 app.command("solve", short_help="Decide the deployment.")(solve.solve)
+app.command("jobs", short_help="Split jobs over variants and modalities.")(jobs.jobs)
 app.command("simulate", short_help="Simulate a plan: bursts, traces, failures.")(simulate.simulate)
 app.command("diff", short_help="What it takes to go from one plan to another.")(diff.diff)
 app.command("frontier", short_help="Every trade-off that no plan beats.")(frontier.frontier)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from json import dumps as json_text
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,6 +43,12 @@ def profile(
         typer.Option(min=0.0, help="Interpolate points where the error is expected to stay within this share."),
     ] = None,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Measure every point: --tolerance 0.")] = False,
+    combination: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STAGE=CHOICE,...", help="Evaluate this combination end to end, not those listed. Repeatable."
+        ),
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and how long it takes.")] = (
         False
@@ -61,7 +68,7 @@ def profile(
     from inferplan.spec.profile import read_profile
 
     budget_s = None if time_budget is None else duration_s(time_budget, "--time-budget")
-    loaded = load_workload(workload, [*(set_ or []), *_overrides(confidence, tolerance, exhaustive)])
+    loaded = load_workload(workload, [*(set_ or []), *_overrides(confidence, tolerance, exhaustive, combination or [])])
     path = profile_path(profile, loaded.path, loaded.workload.name)
     # A budget has to have room for it: all of what is left is spent on points.
     reserve_s = ESTIMATE_S * len(loaded.workload.pipeline.stages)
@@ -109,14 +116,32 @@ def measure_handoffs(loaded: LoadedWorkload, path: Path, device: str, progress: 
     return notes
 
 
-def _overrides(confidence: float | None, tolerance: float | None, exhaustive: bool) -> list[str]:
+def _overrides(
+    confidence: float | None, tolerance: float | None, exhaustive: bool, combinations: list[str]
+) -> list[str]:
     """Options that stand for fields of the workload's `profile`, as `--set` takes them."""
     from inferplan.spec.errors import InputError
 
     if exhaustive and tolerance:
         raise InputError(f"--exhaustive measures every point; leave out --tolerance {tolerance:g}")
     given = {"confidence": confidence, "tolerance": 0.0 if exhaustive else tolerance}
-    return [f"profile.{name}={value!r}" for name, value in given.items() if value is not None]
+    found = [f"profile.{name}={value!r}" for name, value in given.items() if value is not None]
+    if combinations:
+        found.append(f"accuracy.combinations={json_text([_combination(text) for text in combinations])}")
+    return found
+
+
+def _combination(text: str) -> dict[str, str]:
+    """`detect=a,read=b` as a combination."""
+    from inferplan.spec.errors import InputError
+
+    pairs = [part.partition("=") for part in text.split(",")]
+    if any(not stage.strip() or not choice.strip() for stage, _, choice in pairs):
+        raise InputError(f"--combination {text}: expected a choice per stage, e.g. detect=small,read=large")
+    found = {stage.strip(): choice.strip() for stage, _, choice in pairs}
+    if len(found) < len(pairs):
+        raise InputError(f"--combination {text}: a stage is named twice")
+    return found
 
 
 def tell(progress: Progress, event: Event) -> None:

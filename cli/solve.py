@@ -69,7 +69,7 @@ def solve(
             }
         )
     else:
-        print_plan(plan, output)
+        print_plan(plan, output, workload, profile)
     return ExitCode.DONE if certified and plan.proof.status == "optimal" else ExitCode.UNDECIDED
 
 
@@ -101,8 +101,8 @@ def _number(text: str) -> str:
         raise InputError(f"--rates: expected numbers, e.g. 1,1.5,2; got {text.strip()!r}") from None
 
 
-def print_plan(plan: Plan, output: Path | None = None) -> None:
-    """Print a plan for people."""
+def print_plan(plan: Plan, output: Path | None, workload: Path, profile: Path | None) -> None:
+    """Print a plan for people. `workload` and `profile` are what it was asked with."""
     from inferplan.cli.output import heading, say, show
     from inferplan.reports.plan_tables import (
         alternatives_table,
@@ -112,6 +112,7 @@ def print_plan(plan: Plan, output: Path | None = None) -> None:
         classes_table,
         cost_lines,
         machines_table,
+        measuring_lines,
         options_table,
         proof_line,
     )
@@ -139,6 +140,7 @@ def print_plan(plan: Plan, output: Path | None = None) -> None:
         show(alternatives_table(plan), indent=2)
     _lines("How it was found", plan.story)
     _lines("Stale measurements used", plan.profile.stale)
+    _lines("Still to measure", measuring_lines(plan, workload, profile))
     if output is not None:
         say()
         say(f"Written to {output}")

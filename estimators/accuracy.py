@@ -1,56 +1,37 @@
 """End-to-end accuracy of what is chosen for the stages: variants, with a modality subset where they have several.
 
-A combination that was measured end to end counts as measured; otherwise the stages' metrics are composed as the
-workload declares: product, mean, minimum (the worst stage). `table` knows measured combinations alone.
-Internally every metric is turned so that higher is better (`Turn`); what is shown is the user's metric.
+A combination that was measured end to end counts as measured. Otherwise the workload's composition says:
 
-Intervals: a product's is that of its logarithm, whose variances add (delta method); a mean's likewise on the
-metric itself; a minimum's is the minimum of the ends. Stages are taken as independent.
+- product, mean, minimum (the worst stage) of the stages' metrics (`composition`);
+- table: measured combinations alone;
+- response: a curve per stage (`response`);
+- function: code of the user's (`function`);
+- fitted: predicted from the combinations that were measured (`fitted`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
 
+from inferplan.estimators.composition import TOLERANCE as TOLERANCE
+from inferplan.estimators.composition import AccuracyEstimate as AccuracyEstimate
+from inferplan.estimators.composition import Composition as Composition
+from inferplan.estimators.composition import Key, Rule
+from inferplan.estimators.composition import Turn as Turn
+from inferplan.estimators.composition import compose as compose
+from inferplan.estimators.fitted import FEWEST, Fitted, fit
+from inferplan.estimators.function import user_function
+from inferplan.estimators.response import responses
 from inferplan.spec.errors import InputError
 from inferplan.spec.profile import Profile
 from inferplan.spec.rows import AccuracyRow
-from inferplan.spec.stage import Direction, Stage
+from inferplan.spec.stage import Stage
 from inferplan.spec.workload import Workload
 
-Source = Literal["measured", "composed", "declared"]
-Composition = Literal["product", "mean", "minimum", "table"]
-TOLERANCE = 1e-9
-"""Accuracies this near to a floor keep it: floors are written in decimals, products are not."""
-
-
-@dataclass(frozen=True, slots=True)
-class AccuracyEstimate:
-    """A metric's value with its interval, where there is one, in the user's direction."""
-
-    value: float
-    lower: float | None = None
-    upper: float | None = None
-    source: Source = "composed"
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """Turns a metric so that higher is better, and back."""
-
-    direction: Direction
-
-    def turned(self, value: float) -> float:
-        """The value with higher being better (its own inverse)."""
-        return value if self.direction == "maximize" else -value
-
-    def keeps(self, value: float, floor: float) -> bool:
-        """Whether a value is no worse than a floor (a ceiling where lower is better)."""
-        return self.turned(value) >= self.turned(floor) - TOLERANCE
+PLAIN = ("product", "mean", "minimum")
+"""Compositions of the stages' metrics that never fall where a stage's metric rises."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +45,22 @@ class AccuracyModel:
     """Sorted by name."""
     values: Mapping[tuple[str, str], AccuracyEstimate]
     """By (stage, choice): the stage's metric."""
-    measured: Mapping[tuple[str, ...], AccuracyEstimate]
+    measured: Mapping[Key, AccuracyEstimate]
     """By choices in the order of `stages`: end to end."""
+    rule: Rule | None = None
+    """For response, function and fitted: what is not measured."""
 
-    def key(self, variants: Mapping[str, str]) -> tuple[str, ...]:
+    def key(self, variants: Mapping[str, str]) -> Key:
         """A combination in the order of `stages`."""
         return tuple(variants[stage] for stage in self.stages)
 
     def of(self, variants: Mapping[str, str]) -> AccuracyEstimate | None:
         """End-to-end accuracy of a combination (stage -> variant); None where it is not known."""
         measured = self.measured.get(self.key(variants))
-        if measured is not None or self.composition == "table":
+        if measured is not None:
             return measured
+        if self.composition not in PLAIN:
+            return None if self.rule is None else self.rule.of(variants)
         parts = [self.values.get((stage, variants[stage])) for stage in self.stages]
         known = [part for part in parts if part is not None]
         return compose(self.composition, known, self.turn) if len(known) == len(parts) else None
@@ -83,76 +68,116 @@ class AccuracyModel:
     def knows(self, stage: str, variant: str) -> bool:
         """Whether some combination with this variant has a known accuracy."""
         index = self.stages.index(stage)
-        return (self.composition != "table" and (stage, variant) in self.values) or any(
-            key[index] == variant for key in self.measured
-        )
+        if any(key[index] == variant for key in self.measured):
+            return True
+        if self.composition in PLAIN:
+            return (stage, variant) in self.values
+        return self.rule is not None and self.rule.knows(stage, variant)
 
-    def combinations(self, allowed: Mapping[str, list[str]]) -> Iterator[tuple[str, ...]]:
+    def combinations(self, allowed: Mapping[str, list[str]]) -> Iterator[Key]:
         """Every combination of allowed variants, in order."""
         return product(*(sorted(allowed[stage]) for stage in self.stages))
 
+    @property
+    def fitted(self) -> Fitted | None:
+        """The model that predicts what was not measured, where there is one."""
+        rule = self.rule.rule if isinstance(self.rule, Moved) else self.rule
+        return rule if isinstance(rule, Fitted) else None
 
-def compose(composition: Composition, parts: list[AccuracyEstimate], turn: Turn) -> AccuracyEstimate:
-    """Combine stages' metrics, all of one direction. Declared if any of them is."""
-    source: Source = "declared" if any(part.source == "declared" for part in parts) else "composed"
-    if len(parts) == 1 and source == "composed":
-        source = parts[0].source
-    bounded = [(p.value, p.lower, p.upper) for p in parts if p.lower is not None and p.upper is not None]
-    has_interval = len(bounded) == len(parts)
-    lows = [(value, low) for value, low, _ in bounded if low is not None]
-    highs = [(value, high) for value, _, high in bounded if high is not None]
-    lower = upper = None
-    if composition == "product":
-        value = math.prod(part.value for part in parts)
-        if has_interval:
-            lower = value * _shrunk(lows)
-            upper = min(value / _shrunk([(high, value_) for value_, high in highs]), 1.0) if value > 0 else None
-    elif composition == "mean":
-        value = sum(part.value for part in parts) / len(parts)
-        if has_interval:
-            lower = value - math.sqrt(sum((v - low) ** 2 for v, low in lows)) / len(parts)
-            upper = value + math.sqrt(sum((high - v) ** 2 for v, high in highs)) / len(parts)
-    else:
-        worst = min if turn.direction == "maximize" else max
-        value = worst(part.value for part in parts)
-        if has_interval:
-            lower, upper = worst(low for _, low in lows), worst(high for _, high in highs)
-    return AccuracyEstimate(value, lower, upper, source)
+    def hopeful(self) -> AccuracyModel:
+        """The same, with every prediction at the better end of its interval: what could turn out to be."""
+        if self.fitted is None:
+            return self
+        return replace(self, rule=Moved(self.fitted, self.turn, better=True))
 
 
-def _shrunk(pairs: list[tuple[float, float]]) -> float:
-    """exp(-sqrt(sum of squared logarithmic distances)) of (larger, smaller) pairs; 0 where one is 0."""
-    if any(smaller <= 0 for _, smaller in pairs):
-        return 0.0
-    return math.exp(-math.sqrt(sum(math.log(larger / smaller) ** 2 for larger, smaller in pairs)))
+@dataclass(frozen=True)
+class Moved:
+    """What a rule says, moved towards the better or the worse end of its interval by a share of the way."""
+
+    rule: Rule
+    turn: Turn
+    better: bool
+    share: float = 1.0
+
+    def of(self, variants: Mapping[str, str]) -> AccuracyEstimate | None:
+        """The moved value, which has no interval; what had none stays as it is."""
+        found = self.rule.of(variants)
+        if found is None:
+            return None
+        end = found.upper if (self.turn.direction == "maximize") == self.better else found.lower
+        if end is None:
+            return found
+        return AccuracyEstimate(found.value + (end - found.value) * self.share, source=found.source)
+
+    def knows(self, stage: str, choice: str) -> bool:
+        """As the rule does."""
+        return self.rule.knows(stage, choice)
 
 
 def accuracy_model(workload: Workload, profile: Profile) -> AccuracyModel | None:
     """The accuracy model of a workload; None where it declares no accuracy.
 
-    Raises InputError where the stages' metrics cannot be composed as declared.
+    Raises InputError where the stages' metrics cannot be composed as declared, or the profile contradicts itself.
     """
     declared = workload.accuracy
     if declared is None:
         return None
-    if declared.composition == "response":
-        raise InputError("response curves are not honoured yet; use product, mean, minimum or table")
     _check_directions(workload)
     stages = tuple(sorted(workload.pipeline.stages))
-    measured: dict[tuple[str, ...], AccuracyEstimate] = {}
-    for row in profile.accuracy:
-        if row.scope == "pipeline" and row.metric == declared.metric.name and row.value is not None:
-            variants = row.stages()
-            if _is_combination(variants, workload):
-                measured[tuple(variants[stage] for stage in stages)] = _estimate(row)
-    return AccuracyModel(
+    model = AccuracyModel(
         declared.metric.name,
         Turn(declared.metric.direction),
         declared.composition,
         stages,
-        _stage_values(workload, profile),
-        measured,
+        stage_values(workload, profile),
+        _measured(workload, profile, stages),
     )
+    rule = _rule(workload, model)
+    return model if rule is None else replace(model, rule=rule)
+
+
+def _rule(workload: Workload, model: AccuracyModel) -> Rule | None:
+    """What predicts combinations that were not measured, where the composition needs more than `compose`."""
+    assert workload.accuracy is not None
+    if workload.accuracy.composition == "response":
+        return responses(workload, model.values, model.measured, model.turn)
+    if workload.accuracy.composition == "function":
+        return user_function(workload, model.values)
+    if workload.accuracy.composition == "fitted" and len(model.measured) >= FEWEST:
+        choices = {stage: list(workload.pipeline.stages[stage].choices()) for stage in model.stages}
+        goodness = {
+            pair: (value.value if _stage_direction(workload, pair[0]) == "maximize" else 1 - value.value)
+            for pair, value in model.values.items()
+        }
+        return fit(model.stages, choices, model.measured, goodness, model.turn)
+    return None
+
+
+def _stage_direction(workload: Workload, stage: str) -> str:
+    metric = workload.pipeline.stages[stage].metric
+    return "maximize" if metric is None else metric.direction
+
+
+def _measured(workload: Workload, profile: Profile, stages: tuple[str, ...]) -> dict[Key, AccuracyEstimate]:
+    """Combinations measured end to end. Raises InputError where one has two values."""
+    assert workload.accuracy is not None
+    found: dict[Key, AccuracyEstimate] = {}
+    for row in profile.accuracy:
+        if row.scope != "pipeline" or row.metric != workload.accuracy.metric.name or row.value is None:
+            continue
+        variants = row.stages()
+        if not _is_combination(variants, workload):
+            continue
+        key = tuple(variants[stage] for stage in stages)
+        if key in found and found[key].value != row.value:
+            named = ", ".join(f"{stage}={choice}" for stage, choice in zip(stages, key, strict=True))
+            raise InputError(
+                f"the profile has two values of {row.metric} for {named}: {found[key].value:g} and {row.value:g};"
+                f" remove one of them from {profile.path / 'accuracy'} (or profile this combination again)"
+            )
+        found[key] = _estimate(row)
+    return found
 
 
 def _is_combination(variants: Mapping[str, str], workload: Workload) -> bool:
@@ -165,7 +190,7 @@ def _estimate(row: AccuracyRow) -> AccuracyEstimate:
     return AccuracyEstimate(row.value, row.lower, row.upper, "measured")
 
 
-def _stage_values(workload: Workload, profile: Profile) -> dict[tuple[str, str], AccuracyEstimate]:
+def stage_values(workload: Workload, profile: Profile) -> dict[tuple[str, str], AccuracyEstimate]:
     """Measured stage metrics; declared ones where none was measured."""
     found: dict[tuple[str, str], AccuracyEstimate] = {}
     for name, stage in workload.pipeline.stages.items():
@@ -190,10 +215,15 @@ def _fullest(stage: Stage, variant: str) -> str:
     return max(mine, key=lambda choice: len(choice.modalities)).name
 
 
+def combination_text(variants: Mapping[str, str]) -> str:
+    """A combination as options and messages write it: `detect=a,read=b`."""
+    return ",".join(f"{stage}={choice}" for stage, choice in sorted(variants.items()))
+
+
 def _check_directions(workload: Workload) -> None:
     assert workload.accuracy is not None
     composition, direction = workload.accuracy.composition, workload.accuracy.metric.direction
-    if composition == "table":
+    if composition not in PLAIN:
         return
     if composition == "product" and direction != "maximize":
         raise InputError("accuracy: a product is of metrics where higher is better; its metric must be maximized")

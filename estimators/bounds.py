@@ -12,7 +12,7 @@ import math
 from dataclasses import replace
 from statistics import NormalDist
 
-from inferplan.estimators.accuracy import AccuracyEstimate, AccuracyModel, Turn
+from inferplan.estimators.accuracy import AccuracyEstimate, AccuracyModel, Moved, Turn
 from inferplan.estimators.points import Points
 from inferplan.estimators.service import ServiceModel, ServicePoint
 
@@ -53,6 +53,7 @@ def low_accuracy(model: AccuracyModel, confidence: float) -> AccuracyModel:
         model,
         values={key: _low(value, model.turn, confidence) for key, value in model.values.items()},
         measured={key: _low(value, model.turn, confidence) for key, value in model.measured.items()},
+        rule=None if model.rule is None else Moved(model.rule, model.turn, better=False, share=widening(confidence)),
     )
 
 

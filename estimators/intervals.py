@@ -27,9 +27,9 @@ CONFIDENCE = 0.99
 _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
 
-def t_quantile(freedom: int) -> float:
+def t_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
     """Student's t at the two-sided confidence (Cornish-Fisher; within 0.1 % from 9 degrees of freedom)."""
-    z, v = _Z, freedom
+    z, v = NormalDist().inv_cdf(0.5 + confidence / 2), freedom
     return (
         z
         + (z**3 + z) / (4 * v)

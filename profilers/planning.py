@@ -256,18 +256,27 @@ def point_level(rank: int, batch: int, batches: Sequence[int], thread_rank: int)
 
 
 def wanted_combinations(workload: Workload) -> list[dict[str, str]]:
-    """Combinations (stage: choice) to evaluate end to end: those listed; without a list all, for a table."""
+    """Combinations (stage: choice) to evaluate end to end: those listed; without a list all, for a table, and
+    for a fitted model as few as show every choice."""
     accuracy = workload.accuracy
     if accuracy is None:
         return []
     if accuracy.combinations:
         unique = {combination_text(combination): dict(combination) for combination in accuracy.combinations}
         return list(unique.values())
+    stages = workload.pipeline.stages
+    if accuracy.composition == "fitted":
+        return _showing_all({name: list(stage.choices()) for name, stage in stages.items()})
     if accuracy.composition != "table":
         return []
-    stages = workload.pipeline.stages
     chosen = itertools.product(*(stages[name].choices() for name in stages))
     return [dict(zip(stages, choices, strict=True)) for choices in chosen]
+
+
+def _showing_all(choices: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+    """The fewest combinations in which every choice occurs: every stage goes round its choices."""
+    count = max(len(names) for names in choices.values())
+    return [{stage: names[index % len(names)] for stage, names in choices.items()} for index in range(count)]
 
 
 def _combinations_s(

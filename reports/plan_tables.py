@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from inferplan.reports.quantities import DASH, energy, money, percent, rate, seconds, share
 from inferplan.reports.tables import Table, left, right
@@ -61,6 +63,11 @@ def basis_lines(plan: Plan) -> list[str]:
         lines.append(f"Rests on {_counted(source.interpolated, 'interpolated point')}: {_some(source.interpolated)}")
     if source.imported:
         lines.append(f"Rests on {_counted(source.imported, 'imported point')}: {_some(source.imported)}")
+    for name, traffic in sorted(plan.classes.items()):
+        accuracy = traffic.predicted.accuracy
+        if traffic.predicted.accuracy_source == "predicted" and accuracy is not None:
+            ends = "" if accuracy.lower is None else f" [{share(accuracy.lower)}, {share(accuracy.upper)}]"
+            lines.append(f"Accuracy of class {name} is predicted, not measured: {share(accuracy.value)}{ends}")
     if source.alone:
         lines.append(f"Share machines, and were never measured beside others: {_some(source.alone)}")
     return lines
@@ -123,6 +130,18 @@ def assurance_lines(plan: Plan) -> list[str]:
     if assured.without_bounds:
         lines.append(f"  without bounds: {_some(assured.without_bounds)}")
     return lines
+
+
+def measuring_lines(plan: Plan, workload: Path, profile: Path | None) -> list[str]:
+    """Combinations that the planner wants measured, each with its reason, and the command that does it."""
+    if not plan.to_measure:
+        return []
+    named = [",".join(f"{stage}={choice}" for stage, choice in w.combination.items()) for w in plan.to_measure]
+    command = ["inferplan", "profile", str(workload)]
+    command += [] if profile is None else ["--profile", str(profile)]
+    command += [part for text in named for part in ("--combination", text)]
+    reasons = [f"{text}: {w.reason}" for text, w in zip(named, plan.to_measure, strict=True)]
+    return [*reasons, f"with: {shlex.join(command)}"]
 
 
 def _counted(items: Sequence[str], what: str) -> str:

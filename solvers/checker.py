@@ -12,14 +12,15 @@ import json
 import math
 from collections.abc import Iterator
 
-from inferplan.solvers.assurance_check import check_assurance, planned_accuracy, planned_mean_s
+from inferplan.solvers.accuracy_check import end_to_end, planned_end_to_end
+from inferplan.solvers.assurance_check import check_assurance, planned_mean_s
 from inferplan.solvers.bill_check import check_bill
 from inferplan.solvers.interference_check import check_interference
 from inferplan.spec.arrivals import source_of
 from inferplan.spec.errors import CheckFailedError
 from inferplan.spec.plan import DeployedOption, Plan
 from inferplan.spec.profile import Profile
-from inferplan.spec.rows import AccuracyRow, FlowRow, Measurement
+from inferplan.spec.rows import FlowRow, Measurement
 from inferplan.spec.workload import Edge, FanOut, Workload
 
 RELATIVE = 1e-6
@@ -80,7 +81,7 @@ def _choices(workload: Workload, stage: str) -> set[str]:
     return found
 
 
-def _is_choice(row: AccuracyRow | FlowRow, choice: str) -> bool:
+def _is_choice(row: FlowRow, choice: str) -> bool:
     return (f"{row.variant}@{row.modalities}" if row.modalities else row.variant) == choice
 
 
@@ -200,57 +201,12 @@ def _machines(plan: Plan, workload: Workload) -> Iterator[str]:
             yield f"option {name}: {placed[name]} replicas placed of {option.replicas}"
 
 
-def _end_to_end(variants: dict[str, str], workload: Workload, profile: Profile, planned: bool = False) -> float | None:
-    """Accuracy of a combination, straight from the rows; `planned`: on the bounds that it was planned with."""
-    declared = workload.accuracy
-    assert declared is not None
-
-    def worth(row: AccuracyRow) -> float | None:
-        return planned_accuracy(row, workload, declared.metric.direction) if planned else row.value
-
-    for row in profile.accuracy:
-        end_to_end = row.scope == "pipeline" and row.metric == declared.metric.name and row.value is not None
-        if end_to_end and json.loads(row.combination) == variants:
-            return worth(row)
-    values = []
-    for stage, variant in sorted(variants.items()):
-        metric = workload.pipeline.stages[stage].metric
-        found = [
-            worth(row)
-            for row in profile.accuracy
-            if (row.scope, row.stage) == ("stage", stage)
-            and _is_choice(row, variant)
-            and metric is not None
-            and row.metric == metric.name
-            and row.status == "ok"
-        ]
-        value = found[-1] if found else _declared(workload, stage, variant)
-        if value is None:
-            return None
-        values.append(value)
-    if declared.composition == "product":
-        return math.prod(values)
-    if declared.composition == "mean":
-        return math.fsum(values) / len(values)
-    if declared.composition == "minimum":
-        return min(values) if declared.metric.direction == "maximize" else max(values)
-    return None
-
-
-def _declared(workload: Workload, stage: str, choice: str) -> float | None:
-    """The accuracy that the workload declares of a variant, which is with all of its modalities."""
-    name, _, subset = choice.partition("@")
-    variant = workload.pipeline.stages[stage].variants[name]
-    every = set(variant.modalities.reads) if variant.modalities else set()
-    return variant.accuracy if set(subset.split("+")) - {""} == every else None
-
-
 def _accuracy(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]:
     if workload.accuracy is None:
         return
     for name, traffic in plan.classes.items():
         variants = {stage: _choice(plan.options[choices[0].option]) for stage, choices in traffic.routes.items()}
-        value = _end_to_end(variants, workload, profile)
+        value = end_to_end(variants, workload, profile)
         said = traffic.predicted.accuracy
         if (value is None) != (said is None) or (
             value is not None and said is not None and not math.isclose(value, said.value, rel_tol=RELATIVE)
@@ -259,7 +215,7 @@ def _accuracy(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]
         floor = workload.classes[name].accuracy.floor
         if floor is not None:
             sign = 1.0 if workload.accuracy.metric.direction == "maximize" else -1.0
-            planned = _end_to_end(variants, workload, profile, planned=True)
+            planned = planned_end_to_end(variants, workload, profile, said)
             if planned is None or sign * planned < sign * floor - 1e-9:
                 yield f"class {name}: accuracy {planned} does not keep its floor {floor}"
 

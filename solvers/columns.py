@@ -28,6 +28,7 @@ from itertools import chain, combinations, product
 import numpy as np
 from numpy.typing import NDArray
 
+from inferplan.estimators.accuracy import PLAIN
 from inferplan.estimators.cost import fitting
 from inferplan.estimators.fanout import CallCounts, FanOutLaw
 from inferplan.estimators.queueing import Arrivals, Demand, estimate
@@ -276,7 +277,7 @@ def _monotone(problem: Problem, stage: str) -> bool:
     if accuracy is None:
         return True
     known = all((stage, variant) in accuracy.values for variant in problem.variants(stage))
-    return accuracy.composition != "table" and not accuracy.measured and known
+    return accuracy.composition in PLAIN and not accuracy.measured and known
 
 
 def _undominated(problem: Problem, cells: _Cells) -> list[int]:

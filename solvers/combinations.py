@@ -1,8 +1,8 @@
 """Accuracy in the program: two exact encodings of the same model.
 
-*Combinations* (all compositions): a variable z[k,c] in [0, 1] per class and combination c of variants, linked to
-the choice of variants X[k,s,v] by Σ_{c: c_s = v} z[k,c] = X[k,s,v]. As X is binary, z is 1 for the chosen
-combination and 0 for the others. A floor fixes the combinations below it to 0.
+*Combinations* (all compositions; response, function and fitted only here): a variable z[k,c] in [0, 1] per class and
+combination c of variants, linked to the choice of variants X[k,s,v] by Σ_{c: c_s = v} z[k,c] = X[k,s,v]. As X is
+binary, z is 1 for the chosen combination and 0 for the others. A floor fixes the combinations below it to 0.
 
 *Additive* (product, mean, minimum; where there are too many combinations to list): a product keeps its floor
 where the sum of logarithms does, a mean where the sum does, a minimum where every stage does. A combination c
@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from inferplan.estimators.accuracy import TOLERANCE, AccuracyModel
+from inferplan.estimators.accuracy import PLAIN, TOLERANCE, AccuracyModel
 from inferplan.solvers.problem import Problem
 from inferplan.spec.errors import InputError
 
@@ -45,6 +45,11 @@ def encoding(problem: Problem, model: Any, choice: Choice) -> Encoding | None:
         return Listed(problem, accuracy, model, choice)
     if accuracy.composition == "table":
         return Listed(problem, accuracy, model, choice, only_measured=True)
+    if accuracy.composition not in PLAIN:
+        raise InputError(
+            f"composition {accuracy.composition} is planned by listing combinations: {size:,} for all classes are more"
+            f" than {MAX_COMBINATIONS:,}; take out variants, or use product, mean, minimum or table"
+        )
     return Additive(problem, accuracy, model, choice)
 
 

@@ -7,9 +7,11 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from inferplan.estimators.accuracy import combination_text
 from inferplan.estimators.service import SampleSource
 from inferplan.estimators.simulation import SimulationResult
 from inferplan.solvers import assembly, statement
+from inferplan.solvers.asking import fitted_line, hopes, wanted
 from inferplan.solvers.assurance import assured_columns, enough_spares
 from inferplan.solvers.checker import check_plan
 from inferplan.solvers.explain import Chosen, alternatives, binding
@@ -77,7 +79,13 @@ def _assured(loaded: LoadedWorkload, profile: Profile, plan_dir: Path, limits: _
         plain = _plain_cost(loaded.workload, profile, limits)
     for _ in range(MAX_SPARES):
         search, proven = _searched(problem, limits, deadline)
-        solution, result = _outcome(search)
+        try:
+            solution, result = _outcome(search)
+        except InfeasibleError as error:
+            more = [
+                f"measure {combination_text(w.combination)}: {w.reason}" for w in hopes(problem, search.ask, deadline)
+            ]
+            raise InfeasibleError(error.message, [*error.details, *more]) from error
         spares = enough_spares(problem, solution)
         if spares == problem.assurance.spares:
             return _plan(search, solution, result, loaded, profile, plan_dir, proven, plain)
@@ -178,7 +186,8 @@ def _plan(
         machines=statement.machines(problem, solution),
         binding=binding(chosen, tails),
         alternatives=alternatives(chosen),
-        story=[*search.story, *_closing(search, solution), *_left_out(problem, profile)],
+        to_measure=wanted(chosen),
+        story=[*fitted_line(problem), *search.story, *_closing(search, solution), *_left_out(problem, profile)],
     )
 
 

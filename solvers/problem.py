@@ -169,6 +169,8 @@ def _company(workload: Workload, interference: Interference) -> dict[tuple[str, 
 
 def _class_need(workload: Workload, name: str) -> ClassNeed:
     traffic = workload.classes[name]
+    if traffic.kind == "jobs":
+        raise InputError(f"class {name} is of jobs: `inferplan jobs` splits them; plans are for kind: requests")
     source = source_of(workload, name)
     return ClassNeed(
         name,

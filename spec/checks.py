@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from inferplan.spec.composition import composition_findings
 from inferplan.spec.document import Document, closest
 from inferplan.spec.errors import InputError, Problem
 from inferplan.spec.stage import Metric, Stage, Variant
@@ -135,6 +136,7 @@ def _code(workload: Workload) -> Iterator[Finding]:
         references += [((*at, "variants", key, "factory"), v.factory) for key, v in stage.variants.items()]
     if workload.accuracy is not None:
         references.append((("accuracy", "metric", "compute"), _function(workload.accuracy.metric)))
+        references.append((("accuracy", "function"), workload.accuracy.function))
     for path, reference in references:
         if reference is None:
             continue
@@ -172,18 +174,7 @@ def _accuracy(workload: Workload) -> Iterator[Finding]:
         missing = [name for name in stages if name not in combination]
         if missing:
             yield at, f"a combination names a variant for every stage; missing: {', '.join(missing)}"
-    if workload.accuracy.composition != "table":
-        for name, stage in stages.items():
-            if stage.metric is None:
-                yield (
-                    ("pipeline", "stages", name),
-                    f"composition {workload.accuracy.composition} needs a 'metric' of every stage",
-                )
-            elif workload.accuracy.composition == "product" and stage.metric.direction != "maximize":
-                yield (
-                    ("pipeline", "stages", name, "metric", "direction"),
-                    "a product is of metrics where higher is better",
-                )
+    yield from composition_findings(workload)
 
 
 def _tiers(workload: Workload) -> Iterator[Finding]:

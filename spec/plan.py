@@ -148,7 +148,7 @@ class ClassPrediction(Record):
     latency_slo_s: Estimate | None = Field(None, description="At the percentile of the SLO.")
     throughput_rps: NonNegative
     accuracy: Estimate | None = Field(None, description="In the workload's metric.")
-    accuracy_source: Literal["measured", "composed", "declared"] | None = None
+    accuracy_source: Literal["measured", "composed", "declared", "predicted"] | None = None
 
 
 class ClassPlan(Record):
@@ -246,6 +246,13 @@ class Alternative(Record):
     reason: str
 
 
+class Wanted(Record):
+    """A combination whose accuracy is only predicted, and that decides the plan."""
+
+    combination: dict[Name, str] = Field(description="Choice per stage: variant, or variant@modality+modality.")
+    reason: str
+
+
 class ClassCertificate(Record):
     """The verdict on one class's latency promise."""
 
@@ -319,6 +326,9 @@ class Plan(Record):
     machines: dict[str, Machines]
     binding: list[Binding] = []
     alternatives: list[Alternative] = []
+    to_measure: list[Wanted] = Field(
+        default=[], description="Combinations to measure end to end: what is known of them is predicted."
+    )
     story: list[str] = Field(default=[], description="How the planner got there: proposed, rejected because, accepted.")
 
     @model_validator(mode="after")
@@ -378,7 +388,7 @@ def _rounded(value: Any, name: str) -> Any:
 # Records keep the order their fields are declared in; mappings keyed by the user's names are sorted.
 _FIELD_ORDER = frozenset(
     {"", "workload", "profile", "proof", "certificate", "predicted", "binding", "alternatives", "costs", "energy"}
-    | {"assurance", "cases"}
+    | {"assurance", "cases", "to_measure"}
 )
 
 

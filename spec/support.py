@@ -15,8 +15,6 @@ def unsupported(workload: Workload) -> Iterator[tuple[Path_, str]]:
     yield from _devices(workload)
     for name, traffic in workload.classes.items():
         at: Path_ = ("classes", name)
-        if traffic.kind == "jobs":
-            yield (*at, "kind"), "job classes are not honoured yet; use kind: requests"
         if traffic.enters_at is not None:
             yield (*at, "enters_at"), "network between tiers is not honoured yet; remove this field"
         if traffic.accuracy.goal is not None:
@@ -32,11 +30,6 @@ def _top(workload: Workload) -> Iterator[tuple[Path_, str]]:
         yield ("links",), "links between tiers are not honoured yet; remove them"
     if len(workload.tiers) > 1:
         yield ("tiers",), "more than one tier is not honoured yet; put the devices of one tier into one plan"
-    if workload.accuracy is not None and workload.accuracy.composition == "response":
-        yield (
-            ("accuracy", "composition"),
-            "response curves are not honoured yet; use product, mean, minimum or table",
-        )
 
 
 def _devices(workload: Workload) -> Iterator[tuple[Path_, str]]:

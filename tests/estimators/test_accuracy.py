@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from inferplan.estimators.accuracy import AccuracyEstimate, AccuracyModel, Turn, accuracy_model, compose
+from inferplan.estimators.mixture import routed
 from inferplan.spec.errors import InputError
 from inferplan.spec.profile import Profile
 from inferplan.spec.rows import AccuracyRow
@@ -131,3 +132,17 @@ def test_mixed_directions_are_refused() -> None:
         model("product", "minimize", "maximize")
     with pytest.raises(InputError, match="same direction"):
         model("mean", "maximize", "minimize")
+
+
+def test_shares_per_stage_mix_all_combinations_that_are_met() -> None:
+    found = model("product", rows=(*ROWS, whole("x", "y", 0.6)))
+    routes = {"a": {"x": 0.25, "y": 0.75}, "b": {"x": 0.5, "y": 0.5}}
+    mixed = routed(found, routes)
+    assert mixed is not None
+    # x with y was measured (0.6); the others are products of the stages' metrics.
+    assert mixed.value == pytest.approx(0.125 * 0.63 + 0.125 * 0.6 + 0.375 * 0.56 + 0.375 * 0.76)
+    assert mixed.lower is not None
+    assert mixed.lower < mixed.value
+    assert routed(model("table", rows=(whole("x", "y", 0.6),)), routes) is None
+    with pytest.raises(ValueError, match="stage a do not add up"):
+        routed(found, {**routes, "a": {"x": 0.5}})

@@ -13,6 +13,7 @@ from inferplan.profilers.accuracy import evaluate_combinations
 from inferplan.profilers.campaign import plan_campaign, run_campaign
 from inferplan.profilers.combinations import Item, joined
 from inferplan.profilers.jobs import CombinationsJob
+from inferplan.profilers.planning import wanted_combinations
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.errors import InputError
 from inferplan.spec.profile import Profile, read_profile
@@ -195,3 +196,11 @@ def test_calls_without_a_common_key_join_by_order_and_must_match_in_number() -> 
     ]
     with pytest.raises(InputError, match="2 from left, 1 from right"):
         joined("j", {"left": left, "right": right[:1]})
+
+
+def test_a_fitted_accuracy_starts_from_as_few_combinations_as_show_every_choice(make_workload: MakeWorkload) -> None:
+    loaded = two_stages(make_workload, ["plain", "other", "third"], composition="fitted")
+    wanted = wanted_combinations(loaded.workload)
+    assert len(wanted) == 3
+    assert {one["split"] for one in wanted} == {"exact", "lower"}
+    assert {one["letter"] for one in wanted} == {"plain", "other", "third"}

@@ -89,7 +89,6 @@ def test_one_wrong_thing_is_named(write_workload: Write, old: str, new: str, exp
         ("name: shop", "name: shop\nsplitting: true", "splitting"),
         ("name: shop", "name: shop\nrouting: tier_aware", "routing"),
         ("name: shop", "name: shop\nlinks: {a: {from: edge, to: edge}}", "links"),
-        ("composition: product", "composition: response", "composition"),
     ],
 )
 def test_what_nothing_honours_yet_is_refused(write_workload: Write, old: str, new: str, field: str) -> None:
