@@ -162,9 +162,10 @@ def classes_table(plan: Plan) -> Table:
             [
                 name,
                 rate(traffic.rate_rps),
-                seconds(predicted.latency_p50_s.value),
-                seconds(predicted.latency_p90_s.value),
-                seconds(predicted.latency_p99_s.value),
+                *(
+                    seconds(None if estimate is None else estimate.value)
+                    for estimate in (predicted.latency_p50_s, predicted.latency_p90_s, predicted.latency_p99_s)
+                ),
                 promise(traffic),
                 interval(predicted.latency_slo_s),
                 share(predicted.accuracy.value if predicted.accuracy else None),

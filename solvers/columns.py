@@ -34,6 +34,7 @@ from inferplan.estimators.queueing import Arrivals, Demand, StationEstimate, est
 from inferplan.solvers.bill import column_usd_per_h, column_w
 from inferplan.solvers.options import Option
 from inferplan.solvers.problem import ClassNeed, Problem
+from inferplan.solvers.tier_flows import sizes_differ
 from inferplan.spec.errors import InputError
 
 MAX_UTILISATION = 0.98
@@ -147,6 +148,8 @@ def _tabulate(
         level = max(need.percentile for need in needs) / 100
         most_calls = max(count.quantile(level) for count in calls)
         for option in problem.options(stage):
+            if option.service is None and len(classes) > 1 and len(problem.ways.tiers) > 1:
+                continue  # What runs nothing is where its input is, which may differ between classes.
             if option.service is None:
                 nothing = (0.0,) * len(classes)
                 columns.append(
@@ -222,7 +225,7 @@ def pruned(problem: Problem, stage: str, columns: Sequence[Column]) -> list[Colu
     decides = _decides_fan_out(problem, stage)
     for column in columns:
         # What may share a GPU with it depends on the choice.
-        told_apart = decides or not _monotone(problem, stage) or column.option.company
+        told_apart = decides or sizes_differ(problem, stage) or not _monotone(problem, stage) or column.option.company
         kind = column.option.variant if told_apart else ""
         # Skip variants take no machine: they compete among themselves.
         key = (column.classes, column.context, column.option.device, kind, column.most, bool(column.option.company))

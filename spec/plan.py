@@ -89,9 +89,11 @@ class OptionPrediction(Record):
         None, description="Stage calls per second at full batches; absent for skip."
     )
     utilisation: NonNegative = Field(description="Share of time that a replica is at work.")
-    batch_mean: NonNegative = Field(description="Mean calls per batch.")
-    latency_mean_s: Seconds = Field(description="Waiting and service.")
-    latency_tail_s: Seconds = Field(description="At the strictest percentile of the classes it serves.")
+    batch_mean: NonNegative | None = Field(None, description="Mean calls per batch.")
+    latency_mean_s: Seconds | None = Field(
+        None, description="Waiting and service; absent where a plan is judged on capacity alone."
+    )
+    latency_tail_s: Seconds | None = Field(None, description="At the strictest percentile of the classes it serves.")
     interference: float = Field(
         1.0, ge=1, description="How much slower its replicas are for what runs beside them (harmonic mean over them)."
     )
@@ -106,7 +108,7 @@ class DeployedOption(Record):
     stage: Name
     variant: Name
     modalities: list[Name] = Field(default=[], description="Those the variant is given; empty: no choice of them.")
-    runtime: Literal["onnxruntime", "torch", "skip"]
+    runtime: Literal["onnxruntime", "torch", "skip", "external"]
     provider: Provider
     device: DevicePath
     model_sha256: str = Field(pattern=r"^([0-9a-f]{64})?$", description="Empty for skip.")
@@ -141,10 +143,10 @@ class Choice(Record):
 class ClassPrediction(Record):
     """What a class is expected to see. Latencies end to end."""
 
-    latency_mean_s: Estimate
-    latency_p50_s: Estimate
-    latency_p90_s: Estimate
-    latency_p99_s: Estimate
+    latency_mean_s: Estimate | None = Field(None, description="Absent where a plan is judged on capacity alone.")
+    latency_p50_s: Estimate | None = None
+    latency_p90_s: Estimate | None = None
+    latency_p99_s: Estimate | None = None
     latency_slo_s: Estimate | None = Field(None, description="At the percentile of the SLO.")
     throughput_rps: NonNegative
     accuracy: Estimate | None = Field(None, description="In the workload's metric.")
@@ -161,6 +163,14 @@ class ClassPlan(Record):
     accuracy_floor: float | None = None
     routes: dict[Name, list[Choice]] = Field(description="Per stage, the options and their shares.")
     predicted: ClassPrediction
+
+
+class LinkLoad(Record):
+    """All that crosses a link."""
+
+    bytes_per_s: NonNegative
+    bandwidth_bytes_per_s: PositiveNumber | None = None
+    cost_usd_per_h: NonNegative
 
 
 class Placement(Record):
@@ -227,6 +237,27 @@ class Term(Record):
     unit: PositiveNumber = Field(description="The best that this goal reaches by itself.")
 
 
+class Flow(Record):
+    """Calls of a class from one tier to the same or another."""
+
+    source: Name | None = Field(None, alias="from", description="Stage the calls come from; absent: requests entering.")
+    target: Name | None = Field(None, alias="to", description="Stage the calls go to; absent: answers going back.")
+    from_tier: Name
+    to_tier: Name
+    rate_rps: NonNegative = Field(description="Calls per second.")
+    bytes_per_s: NonNegative
+    cost_usd_per_h: NonNegative = 0.0
+
+
+class Traffic(Record):
+    """What goes over the network, and what it costs. Flows within a tier are free."""
+
+    routing: Literal["proportional", "tier_aware"]
+    cost_usd_per_h: NonNegative
+    links: dict[Name, LinkLoad] = Field(default={}, description="Links in use.")
+    flows: dict[Name, list[Flow]] = Field(description="By class.")
+
+
 class Binding(Record):
     """A promise or limit that holds the plan where it is."""
 
@@ -260,7 +291,9 @@ class Certificate(Record):
     """The verdict on the plan, and what it was judged on."""
 
     verdict: Verdict
-    judged_on: Literal["simulation", "run"]
+    judged_on: Literal["simulation", "run", "capacity"] = Field(
+        description="capacity: no class has a latency promise, and every queue gets no more than it can serve."
+    )
     seed: int
     classes: dict[Name, ClassCertificate]
 
@@ -307,7 +340,7 @@ class Plan(Record):
     terms: dict[Literal["cost", "accuracy", "energy"], Term] = Field(
         default={}, description="Of a weighted objective, by goal."
     )
-    cost_usd_per_h: NonNegative
+    cost_usd_per_h: NonNegative = Field(description="Machines and traffic together.")
     costs: Costs | None = None
     energy: Energy | None = None
     prices: list[str] = Field(default=[], description="Entries of price catalogues in use, with date and source.")
@@ -317,6 +350,7 @@ class Plan(Record):
     classes: dict[Name, ClassPlan] = Field(min_length=1)
     options: dict[Name, DeployedOption] = Field(min_length=1)
     machines: dict[str, Machines]
+    traffic: Traffic | None = Field(None, description="Absent where the workload has one tier.")
     binding: list[Binding] = []
     alternatives: list[Alternative] = []
     story: list[str] = Field(default=[], description="How the planner got there: proposed, rejected because, accepted.")
