@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from inferplan.estimators.accuracy import AccuracyEstimate
 from inferplan.estimators.interference import Tenant, measured_on
-from inferplan.estimators.transport import Crossing, tier_of, traffic
+from inferplan.estimators.transport import Crossing, traffic
 from inferplan.solvers.options import Option
 from inferplan.solvers.split_instance import SplitInstance
 from inferplan.solvers.split_program import Split
@@ -226,13 +226,3 @@ def describe(instance: SplitInstance, split: Split) -> str:
         f"{', '.join(parts)} at {split.cost_usd_per_h:.6g} USD/h"
         f" (machines {split.machines_usd_per_h:.6g}, traffic {split.traffic_usd_per_h:.6g})"
     )
-
-
-def tier_shares(split: Split, k: int, stage: str) -> dict[str, float]:
-    """Shares of a class's calls of a stage by tier."""
-    return {tier: share for (owner, name, tier), share in split.shares.items() if (owner, name) == (k, stage)}
-
-
-def tiers_in_use(instance: SplitInstance, split: Split) -> list[str]:
-    """Tiers with machines."""
-    return sorted({tier_of(o.device) for o in instance.options if o.name in split.replicas})

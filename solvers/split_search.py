@@ -21,8 +21,9 @@ import time
 from dataclasses import dataclass, replace
 from itertools import count
 
+from inferplan.solvers.split_flows import Box, Knob
 from inferplan.solvers.split_instance import Question
-from inferplan.solvers.split_program import ACCURACY, COST, Box, Knob, Node, Objective, Split, SplitProgram
+from inferplan.solvers.split_program import ACCURACY, COST, Node, Objective, Split, SplitProgram
 
 EXACT = 1e-7
 """Flows that differ by no more than this share of a leg's calls are the same."""
@@ -90,7 +91,7 @@ class SplitSearch:
         """What the plan behind a node is worth; None where its real flows break a limit."""
         program, split = self.program, node.split
         ways = program.instance.ways
-        for (t, u), load in program.carried(split.choices, split.flows).items():
+        for (t, u), load in program.flows.carried(split.choices, split.flows).items():
             width = ways.bandwidth(t, u) if ways.open(t, u) else 0.0
             if width is not None and load > width * (1 + FITS) + 1e-6:
                 return None
@@ -117,7 +118,7 @@ class SplitSearch:
         """The share of whose products the program's flows differ most, in bytes."""
         program = self.program
         wrong: dict[Knob, float] = {}
-        for (k, leg), stage in program.knobs.items():
+        for (k, leg), stage in program.flows.knobs.items():
             size = program.instance.leg_rps(k, leg) * program.instance.payloads.size_bytes(
                 leg, node.split.choices[k, leg.source]
             )
