@@ -100,7 +100,8 @@ def _by_capacity(rates: Mapping[Worker, float]) -> dict[Worker, float]:
 
 def _filled(rates: Mapping[Worker, float], load: float) -> dict[Worker, float]:
     """Shares where every worker is filled before the next gets any; what is too much goes to the last."""
-    left, shares = load, {}
+    left = load
+    shares: dict[Worker, float] = {}
     for worker, rate in rates.items():
         last = len(shares) == len(rates) - 1
         shares[worker] = (left if last else min(rate, left)) / load

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inferplan.reports.quantities import DASH, energy, money, percent, rate, seconds, share
+from inferplan.reports.quantities import DASH, energy, money, percent, rate, seconds, share, size
 from inferplan.reports.tables import Table, left, right
 from inferplan.spec.plan import Alternative, ClassPlan, DeployedOption, Estimate, Plan
 
@@ -145,6 +145,22 @@ def machines_table(plan: Plan) -> Table:
             price = money(machines.price_usd_per_h) + (" by share" if machines.share is not None else "")
             rows.append([f"{device} #{index}", price, content])
     return Table([*left("machine"), *right("price"), *left("replicas")], rows)
+
+
+def traffic_table(plan: Plan) -> Table | None:
+    """One row per class, leg and way between tiers that calls take; None where nothing crosses tiers."""
+    if plan.traffic is None:
+        return None
+    rows = []
+    for name, flows in sorted(plan.traffic.flows.items()):
+        for flow in flows:
+            if flow.from_tier != flow.to_tier:
+                leg = f"{flow.source or 'requests'} -> {flow.target or 'answers'}"
+                way = f"{flow.from_tier} -> {flow.to_tier}"
+                rows.append(
+                    [name, leg, way, rate(flow.rate_rps), f"{size(flow.bytes_per_s)}/s", money(flow.cost_usd_per_h)]
+                )
+    return Table([*left("class", "calls", "way"), *right("rate", "bytes", "cost")], rows) if rows else None
 
 
 def classes_table(plan: Plan) -> Table:

@@ -25,6 +25,8 @@ class Question:
     budget_usd_per_h: float | None = None
     forbidden: tuple[Forbidden, ...] = ()
     """Sets of (class, stage, choice) of which not all may be chosen together."""
+    chosen: Mapping[tuple[int, str], str] | None = None
+    """Choices by (class, stage), where they are settled."""
     most_usd_per_h: float | None = None
     least_accuracy: float | None = None
     """Of the mean over classes, turned so that higher is better, as the program encodes it."""

@@ -198,6 +198,8 @@ class SplitProgram:
             self._asked.append(model.add_constr(self._rent + self.flows.tolls <= min(limits) / self.scale))
         if question.least_accuracy is not None:
             self._asked.append(model.add_constr(self._worth("") >= question.least_accuracy))
+        for (k, stage), choice in (question.chosen or {}).items():
+            self._asked.append(model.add_constr(self._z[k, stage, choice] >= 1))
         for together in question.forbidden:
             chosen = mip.xsum(self._z[key] for key in sorted(together))
             self._asked.append(model.add_constr(chosen <= len(together) - 1))

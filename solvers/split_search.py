@@ -141,8 +141,12 @@ def decide(
         return first
     held = holding(search, question, goals[0], first)
     second = search.best(held, goals[1], deadline, gap)
-    if second is None:
+    if second is None or second.split.choices == first.split.choices:
         return first
+    if goals[0] == COST:
+        # Found within a tie of the cost: of its choices the cheapest shares and machines.
+        settled = search.best(replace(question, chosen=second.split.choices), COST, deadline, gap)
+        return first if settled is None else Found(settled.split, settled.value, first.bound, first.proven)
     return Found(second.split, first.value, first.bound, first.proven)
 
 

@@ -63,9 +63,9 @@ def _links(plan: Plan, workload: Workload, carried: Mapping[tuple[str, str], flo
         if width is not None and load > width * (1 + RELATIVE):
             yield f"link {name}: {load:.9g} bytes/s on {width:.9g}"
     billed = plan.costs.network_usd_per_h if plan.costs is not None else 0.0
-    for said in (plan.traffic.cost_usd_per_h, billed):
-        if not math.isclose(cost, said, rel_tol=RELATIVE, abs_tol=1e-9):
-            yield f"traffic costs {cost:.9g} USD/h, the plan says {said:.9g}"
+    for claim in (plan.traffic.cost_usd_per_h, billed):
+        if not math.isclose(cost, claim, rel_tol=RELATIVE, abs_tol=1e-9):
+            yield f"traffic costs {cost:.9g} USD/h, the plan says {claim:.9g}"
 
 
 def _usd_per_h(link: Link, bytes_per_s: float) -> float:

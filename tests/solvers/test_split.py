@@ -382,17 +382,12 @@ def cheaper(data: dict[str, Any]) -> None:
     data["cost_usd_per_h"] -= saved
 
 
-def elsewhere(data: dict[str, Any]) -> None:
-    shares = next(shares for shares in data["classes"]["web"]["routes"].values() if len(shares) > 1)
-    shares[0]["share"], shares[1]["share"] = 0.1, 0.9
-
-
 FORGERIES = {
     "traffic costs": cheaper,
     "the plan says nothing of its traffic": lambda data: data.update(traffic=None),
     "bytes/s cross it": lambda data: data["traffic"]["links"]["forward"].update(bytes_per_s=1.0),
     "calls/s go": lambda data: data["traffic"]["flows"]["web"][0].update(rate_rps=1.0),
-    "calls/s reach it": elsewhere,
+    "calls/s reach it": lambda data: next(iter(data["options"].values()))["predicted"].update(load_rps=1.0),
 }
 
 

@@ -85,10 +85,7 @@ def test_one_wrong_thing_is_named(write_workload: Write, old: str, new: str, exp
 @pytest.mark.parametrize(
     ("old", "new", "field"),
     [
-        ("reserved_cores: 1", "exclusive: true", "exclusive"),
         ("name: shop", "name: shop\nsplitting: true", "splitting"),
-        ("name: shop", "name: shop\nrouting: tier_aware", "routing"),
-        ("name: shop", "name: shop\nlinks: {a: {from: edge, to: edge}}", "links"),
         ("composition: product", "composition: response", "composition"),
     ],
 )
