@@ -22,6 +22,9 @@ from inferplan.spec.errors import InputError
 from inferplan.spec.evidence import file_sha256
 from inferplan.spec.modelfiles import model_sha256
 from inferplan.spec.stage import Choice as StageChoice
+from inferplan.spec.traffic import Flow as Flow
+from inferplan.spec.traffic import LinkLoad as LinkLoad
+from inferplan.spec.traffic import Traffic as Traffic
 from inferplan.spec.types import (
     Count,
     Name,
@@ -165,14 +168,6 @@ class ClassPlan(Record):
     predicted: ClassPrediction
 
 
-class LinkLoad(Record):
-    """All that crosses a link."""
-
-    bytes_per_s: NonNegative
-    bandwidth_bytes_per_s: PositiveNumber | None = None
-    cost_usd_per_h: NonNegative
-
-
 class Placement(Record):
     """Replicas of an option on one machine, with the cores they are pinned to."""
 
@@ -235,27 +230,6 @@ class Term(Record):
     weight: PositiveNumber
     value: float = Field(description="USD/h, watts, or the mean accuracy weighted by rates.")
     unit: PositiveNumber = Field(description="The best that this goal reaches by itself.")
-
-
-class Flow(Record):
-    """Calls of a class from one tier to the same or another."""
-
-    source: Name | None = Field(None, alias="from", description="Stage the calls come from; absent: requests entering.")
-    target: Name | None = Field(None, alias="to", description="Stage the calls go to; absent: answers going back.")
-    from_tier: Name
-    to_tier: Name
-    rate_rps: NonNegative = Field(description="Calls per second.")
-    bytes_per_s: NonNegative
-    cost_usd_per_h: NonNegative = 0.0
-
-
-class Traffic(Record):
-    """What goes over the network, and what it costs. Flows within a tier are free."""
-
-    routing: Literal["proportional", "tier_aware"]
-    cost_usd_per_h: NonNegative
-    links: dict[Name, LinkLoad] = Field(default={}, description="Links in use.")
-    flows: dict[Name, list[Flow]] = Field(description="By class.")
 
 
 class Binding(Record):
