@@ -17,14 +17,17 @@ import yaml
 from pydantic import Field, model_validator
 
 from inferplan.spec.core_yaml import CoreDumper
+from inferplan.spec.costs import Costs as Costs
+from inferplan.spec.costs import Energy as Energy
+from inferplan.spec.costs import Flow as Flow
+from inferplan.spec.costs import LinkLoad as LinkLoad
+from inferplan.spec.costs import TierEnergy as TierEnergy
+from inferplan.spec.costs import Traffic as Traffic
 from inferplan.spec.document import LoadedWorkload, load_workload, read_document, validated
 from inferplan.spec.errors import InputError
 from inferplan.spec.evidence import file_sha256
 from inferplan.spec.modelfiles import model_sha256
 from inferplan.spec.stage import Choice as StageChoice
-from inferplan.spec.traffic import Flow as Flow
-from inferplan.spec.traffic import LinkLoad as LinkLoad
-from inferplan.spec.traffic import Traffic as Traffic
 from inferplan.spec.types import (
     Count,
     Name,
@@ -196,32 +199,6 @@ class Machines(Record):
         if len(self.packing) != self.count:
             raise ValueError(f"packing lists {len(self.packing)} machines; count is {self.count}")
         return self
-
-
-class Costs(Record):
-    """What the cost is made of, where it is not machines alone."""
-
-    machines_usd_per_h: NonNegative
-    restarts_usd_per_h: NonNegative = Field(0.0, description="Paid while interrupted machines start and load again.")
-    energy_usd_per_h: NonNegative = Field(0.0, description="Electricity that is not part of the machines' prices.")
-    network_usd_per_h: NonNegative = Field(0.0, description="Traffic over links.")
-
-
-class TierEnergy(Record):
-    """Power and emissions of one tier."""
-
-    power_w: NonNegative
-    carbon_g_per_h: NonNegative | None = Field(None, description="CO2 equivalent; absent where it is not known.")
-
-
-class Energy(Record):
-    """What the plan draws, where the power of its machines is known."""
-
-    power_w: NonNegative = Field(description="All machines, at the planned load.")
-    energy_kwh_per_h: NonNegative
-    energy_j_per_request: NonNegative = Field(description="Of all classes together.")
-    carbon_g_per_h: NonNegative | None = Field(None, description="CO2 equivalent; absent where some is not known.")
-    tiers: dict[Name, TierEnergy]
 
 
 class Term(Record):

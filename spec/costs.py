@@ -1,4 +1,4 @@
-"""What a plan says of traffic between tiers."""
+"""What a plan costs and draws, and what it sends between tiers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,32 @@ from typing import Literal
 from pydantic import Field
 
 from inferplan.spec.types import Name, NonNegative, PositiveNumber, Record
+
+
+class Costs(Record):
+    """What the cost is made of, where it is not machines alone."""
+
+    machines_usd_per_h: NonNegative
+    restarts_usd_per_h: NonNegative = Field(0.0, description="Paid while interrupted machines start and load again.")
+    energy_usd_per_h: NonNegative = Field(0.0, description="Electricity that is not part of the machines' prices.")
+    network_usd_per_h: NonNegative = Field(0.0, description="Traffic over links.")
+
+
+class TierEnergy(Record):
+    """Power and emissions of one tier."""
+
+    power_w: NonNegative
+    carbon_g_per_h: NonNegative | None = Field(None, description="CO2 equivalent; absent where it is not known.")
+
+
+class Energy(Record):
+    """What the plan draws, where the power of its machines is known."""
+
+    power_w: NonNegative = Field(description="All machines, at the planned load.")
+    energy_kwh_per_h: NonNegative
+    energy_j_per_request: NonNegative = Field(description="Of all classes together.")
+    carbon_g_per_h: NonNegative | None = Field(None, description="CO2 equivalent; absent where some is not known.")
+    tiers: dict[Name, TierEnergy]
 
 
 class LinkLoad(Record):
