@@ -29,5 +29,5 @@ def runtime(name: str) -> Runtime:
 
         return SkipRuntime()
     if name == "external":
-        raise InputError("runtime external is run by something else: it can be planned, not profiled or run here")
+        raise InputError("external variants are run by something else: they can be planned, not profiled or run here")
     raise InputError(f"there is no runtime {name!r}; there are: {', '.join(NAMES)}")
