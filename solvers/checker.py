@@ -172,8 +172,9 @@ def _capacity(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]
         seconds = mean_s * (like.slowdown if like else 1.0) * predicted.interference
         seconds += _handoff_s(row, profile) * predicted.interference
         capacity = option.replicas * option.max_batch / seconds
+        on_capacity = plan.certificate is not None and plan.certificate.judged_on == "capacity"
         most = capacity * workload.max_utilisation * (1 + RELATIVE)
-        if loads[name] > most:
+        if loads[name] > most if on_capacity else loads[name] >= capacity:
             yield f"option {name}: load {loads[name]:.9g} calls/s is beyond its capacity of {capacity:.9g}"
         if predicted.capacity_rps is None or not math.isclose(capacity, predicted.capacity_rps, rel_tol=RELATIVE):
             yield f"option {name}: its capacity is {capacity:.9g} calls/s, the plan says {predicted.capacity_rps}"

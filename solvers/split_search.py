@@ -60,6 +60,7 @@ class SplitSearch:
         boxes: list[tuple[float, int, Box, Node]] = [] if root is None else [(root.bound, next(order), {}, root)]
         self.timed_out = program.timed_out
         best: Found | None = None
+        settled: list[float] = []
         complete = not program.timed_out
         while boxes:
             bound, _, box, node = heapq.heappop(boxes)
@@ -76,7 +77,12 @@ class SplitSearch:
                 boxes.append((bound, next(order), box, node))
                 complete = False
                 break
-            for half in self._halves(node, box):
+            halves = self._halves(node, box)
+            if not halves:
+                # Too narrow to be cut: its bound stands.
+                settled.append(bound)
+                complete &= value is not None and node.optimal
+            for half in halves:
                 found = program.solve(half, deadline, gap)
                 complete &= not program.timed_out
                 if found is not None:
@@ -84,7 +90,7 @@ class SplitSearch:
         if best is None:
             self.timed_out |= not complete
             return None
-        least = min([item[0] for item in boxes] + [best.value])
+        least = min([*settled, *(item[0] for item in boxes), best.value])
         return Found(best.split, best.value, least, complete)
 
     def _value(self, node: Node, question: Question, objective: Objective) -> float | None:
@@ -93,7 +99,7 @@ class SplitSearch:
         ways = program.instance.ways
         for (t, u), load in program.flows.carried(split.choices, split.flows).items():
             width = ways.bandwidth(t, u) if ways.open(t, u) else 0.0
-            if width is not None and load > width * (1 + FITS) + 1e-6:
+            if width is not None and load > width * (1 + FITS):
                 return None
         limits = [x for x in (question.budget_usd_per_h, question.most_usd_per_h) if x is not None]
         if limits and split.cost_usd_per_h > min(limits) * (1 + FITS) + 1e-9:

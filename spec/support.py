@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from inferplan.spec.workload import Workload
 
+DEFAULT_UTILISATION = 0.98
 Path_ = tuple[str | int, ...]
 
 
@@ -24,6 +25,11 @@ def unsupported(workload: Workload) -> Iterator[tuple[Path_, str]]:
 def _top(workload: Workload) -> Iterator[tuple[Path_, str]]:
     if workload.splitting:
         yield from _with_splitting(workload)
+    elif workload.max_utilisation != DEFAULT_UTILISATION:
+        yield (
+            ("max_utilisation",),
+            "max_utilisation is honoured with splitting only; robustness.headroom leaves capacity unused",
+        )
     if workload.accuracy is not None and workload.accuracy.composition == "response":
         yield (
             ("accuracy", "composition"),

@@ -73,7 +73,7 @@ def test_their_published_plan_costs_what_they_say(profile: Profile) -> None:
 def test_knowing_tiers_never_costs_more(profile: Profile) -> None:
     for rate, floor in ((40, 57.0), (40, 58.3)):
         plain, aware = (plan_of(profile, "forward", rate, floor, *more) for more in ((), ("routing=tier_aware",)))
-        assert aware.cost_usd_per_h < plain.cost_usd_per_h
+        assert aware.cost_usd_per_h <= plain.cost_usd_per_h + 1e-9
         assert aware.proof.status == "optimal"
 
 

@@ -86,6 +86,7 @@ def test_one_wrong_thing_is_named(write_workload: Write, old: str, new: str, exp
     ("old", "new", "field"),
     [
         ("name: shop", "name: shop\nsplitting: true", "splitting"),
+        ("name: shop", "name: shop\nsplitting: devices\nrobustness: {headroom: 0.1}", "robustness"),
         ("composition: product", "composition: response", "composition"),
     ],
 )
