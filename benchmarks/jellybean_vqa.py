@@ -5,7 +5,9 @@ optimum (exhaustive search over every assignment of workers, computed once and k
 of JellyBean's own optimiser as its repository ships it (same file: its functions, unchanged, on the repaired input),
 ours, whether ours agrees, and how long the decision took: solved, proven, explained and checked, in seconds of wall
 time. `tier-aware` is the optimum where senders know in which tier a receiver stands, and `saves` what that is worth.
-With `--commands` the time of the whole command `inferplan solve`, a process of its own, is measured too.
+With `--commands` the time of the whole command `inferplan solve`, a process of its own, is measured too. With `--grid`
+tier-aware and proportional routing are compared over more rates, as the workload is, and as it would be if features of
+images were as large as the images.
 
 At the end the plan that JellyBean's README publishes (40 requests/s, floor 56.0), priced by our evaluator, and the
 worst and mean excess of their optimiser over ours. Source of all figures: https://github.com/libertyeagle/JellyBean,
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import subprocess
 import sys
 import time
@@ -25,6 +28,10 @@ from pathlib import Path
 from inferplan.estimators.pricing import Worker, price
 from inferplan.reports.tables import Table, left, plain, right
 from inferplan.solvers.planner import solve
+from inferplan.solvers.problem import read_problem
+from inferplan.solvers.split_instance import Question, split_instance
+from inferplan.solvers.split_program import COST, SplitProgram
+from inferplan.solvers.split_search import SplitSearch
 from inferplan.spec.document import load_workload
 from inferplan.spec.errors import InfeasibleError
 from inferplan.spec.profile import Profile, read_profile
@@ -33,6 +40,7 @@ SAMPLE = Path(__file__).parent.parent / "sample_workloads" / "jellybean_vqa"
 WORKLOADS = {"forward": SAMPLE / "workload.yaml", "backward": SAMPLE / "workload-backward.yaml"}
 PROFILE = SAMPLE / "jellybean-vqa.profile"
 AGREES = 1e-6
+ROUTINGS = ("proportional", "tier_aware")
 PUBLISHED = [
     *(Worker("image", "resnet18", f"edge/{name}") for name in ("cpu-1", "cpu-2", "cpu-5")),
     Worker("speech", "wav2vec2-large-960h-lv60-self", "cloud/gpu-1"),
@@ -87,7 +95,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--commands", action="store_true", help="time whole commands too")
-    commands = parser.parse_args().commands
+    parser.add_argument("--grid", action="store_true", help="compare the two routings over more rates")
+    arguments = parser.parse_args()
+    commands = arguments.commands
     profile = read_profile(PROFILE)
     with (SAMPLE / "reference.csv").open() as file:
         points = list(csv.DictReader(file))
@@ -125,6 +135,39 @@ def main() -> None:
     mean, worst = 100 * sum(excess) / len(excess), 100 * max(excess)
     print(f"JellyBean's optimiser over ours: mean {mean:.1f} %, worst {worst:.1f} %")
     published(profile)
+    if arguments.grid:
+        grid(profile)
+
+
+def grid(profile: Profile) -> None:
+    """What tier-aware routing saves over a grid of rates and floors."""
+    heavy = "pipeline.edges[2].payload_bytes=813091.0"
+    for what, more in (("as it is", []), ("features as large as images", [heavy])):
+        for links in WORKLOADS:
+            saved: dict[str, float] = {}
+            plans = 0
+            for rate, floor in itertools.product(range(5, 101, 5), (54, 56, 57, 58, 58.3)):
+                costs = [optimum(profile, links, [*overrides(str(rate), str(floor), r), *more]) for r in ROUTINGS]
+                if costs[0] is not None and costs[1] is not None:
+                    plans += 1
+                    saved[f"{rate}/s, {floor}"] = 1 - costs[1] / costs[0]
+            where = [name for name, share in saved.items() if share > 1e-6]
+            best = max(saved, key=lambda name: saved[name])
+            print(
+                f"tier-aware, {what}, {links} links: cheaper at {len(where)} of {plans} points,"
+                f" at most {100 * saved[best]:.2f} % ({best})"
+            )
+
+
+def optimum(profile: Profile, links: str, settings: list[str]) -> float | None:
+    """The least cost of a point, without explanations."""
+    problem = read_problem(load_workload(WORKLOADS[links], settings).workload, profile)
+    question = Question(
+        {need.name: need.floor for need in problem.classes}, {n: d.count for n, d in problem.devices.items()}
+    )
+    search = SplitSearch(SplitProgram(split_instance(problem)))
+    found = search.best(question, COST, time.monotonic() + 60, 1e-6)
+    return None if found is None else found.split.cost_usd_per_h
 
 
 def shown(decision: Decision) -> str:
