@@ -117,7 +117,7 @@ def main() -> None:
             whole.append(command_s(links, settings) if commands else 0.0)
             if links == "forward" and ours.cost_usd_per_h and theirs:
                 excess.append(float(theirs) / ours.cost_usd_per_h - 1)
-            saves = (ours.cost_usd_per_h or 0.0) - (aware.cost_usd_per_h or 0.0)
+            saves = round((ours.cost_usd_per_h or 0.0) - (aware.cost_usd_per_h or 0.0), 6) + 0.0
             rows.append(
                 [
                     links, point["rate_rps"], point["floor_percent"], exact, theirs if links == "forward" else "-",

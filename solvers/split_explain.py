@@ -99,14 +99,25 @@ class Explained:
         else:
             worth = -self.found.value
             asked = replace(question, least_accuracy=worth + max(BETTER * abs(worth), 2e-6))
-        return self.best(asked, self.goals[0]) is not None
+        if time.monotonic() >= self.deadline:
+            return False
+        # Whether there is one is all that is asked: the first will do.
+        return self.search.best(asked, self.goals[0], self.deadline, 1.0) is not None
 
 
 def binding(plan: Explained) -> list[Binding]:
     """Promises without which a better plan would exist: value, limit and unit of each."""
-    return [
-        _binding(plan, promise) for promise in promises(plan.question) if plan.better(without(plan.question, [promise]))
-    ]
+    return [_binding(plan, promise) for promise in _helpful(plan, promises(plan.question))]
+
+
+def _helpful(plan: Explained, group: Sequence[Promise]) -> list[Promise]:
+    """Those of some promises whose absence alone would help. Where all of them together do not, none does."""
+    if not group or not plan.better(without(plan.question, group)):
+        return []
+    if len(group) == 1:
+        return list(group)
+    middle = len(group) // 2
+    return _helpful(plan, group[:middle]) + _helpful(plan, group[middle:])
 
 
 def _binding(plan: Explained, promise: Promise) -> Binding:

@@ -12,7 +12,7 @@ Variables
     go from t, out of choice v, to t'.
 Constraints
     (one)       Σ_v z_ksv = 1,   Σ_t X_ksvt = z_ksv
-    (capacity)  Σ_k Λ_ks X_ksvt <= ρ Σ_{o: s,v,t} μ_o n_o
+    (capacity)  Σ_k Λ_ks X_ksvt <= ρ Σ_{o: s,v,t} μ_o n_o,   X_ksvt <= Σ_{o: s,v,t} min(1, ρ μ_o / Λ_ks) n_o
     (machines)  Σ_{o on d} r_o n_o <= R_d m_d per resource, Σ_s m_ds <= M_d; and replicas that really fit (below)
     (flows)     Σ_t' F_kevtt' = X_ksvt at the sender,  Σ_{v,t} F_kevtt' = Σ_v X_ks'vt' at the receiver,
                 no F where there is no link;  Σ Λ b F <= bandwidth of every link
@@ -165,6 +165,11 @@ class SplitProgram:
         classes = range(len(instance.problem.classes))
         for stage in instance.problem.stages:
             total = sum(instance.calls_rps[k, stage] for k in classes) or 1.0
+            if not any(instance.skips(stage, choice) for choice in instance.choices(stage)):
+                # Follows from the rows below; said in one row it is a knapsack, which the solver knows cuts for.
+                own = [o for o in instance.options if o.stage == stage]
+                useful = [min(1.0, instance.useful_rps(o) / total) * self._n[o.name] for o in own]
+                model += mip.xsum(useful) >= 1
             for choice in instance.choices(stage):
                 if instance.skips(stage, choice):
                     continue
@@ -173,6 +178,11 @@ class SplitProgram:
                     pool = instance.pool(stage, choice, tier)
                     room = [instance.useful_rps(o) / total * self._n[o.name] for o in pool]
                     model += mip.xsum(load) - mip.xsum(room) <= 0
+                    for k in classes:
+                        # A replica that could carry more than a class's calls is worth no more than all of them.
+                        most = instance.calls_rps[k, stage] or 1.0
+                        worth = [min(1.0, instance.useful_rps(o) / most) * self._n[o.name] for o in pool]
+                        model += self._x[k, stage, choice, tier] - mip.xsum(worth) <= 0
 
     # Questions
 
