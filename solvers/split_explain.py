@@ -6,6 +6,7 @@ Promises are accuracy floors, numbers of machines, and the budget. The questions
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -107,7 +108,8 @@ class Explained:
 
 def binding(plan: Explained) -> list[Binding]:
     """Promises without which a better plan would exist: value, limit and unit of each."""
-    return [_binding(plan, promise) for promise in _helpful(plan, promises(plan.question))]
+    groups = itertools.groupby(promises(plan.question), key=lambda promise: (promise.kind, promise.who.split("/")[0]))
+    return [_binding(plan, promise) for _, group in groups for promise in _helpful(plan, list(group))]
 
 
 def _helpful(plan: Explained, group: Sequence[Promise]) -> list[Promise]:

@@ -29,7 +29,7 @@ def instance(
     instances: Any, links: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]], **changes: Any
 ) -> tuple[Any, Any]:
     """Stages a -> b over two tiers. `devices`: tier/device -> fields."""
-    slower = changes.pop("slower", {})
+    slower, unmeasured = changes.pop("slower", {}), changes.pop("unmeasured", [])
     tiers: dict[str, Any] = {}
     for name, spec in devices.items():
         tier, short = name.split("/")
@@ -49,6 +49,7 @@ def instance(
         instances.measurement(stage, variant, 1, seconds * slower.get(device, 1.0), device=device)
         for (stage, variant), seconds in TIMES.items()
         for device in devices
+        if device not in unmeasured
     ]
     return work, instances.profile({}, ACCURACY, rows=rows)
 
@@ -157,8 +158,11 @@ def test_without_a_way_back_nothing_goes_back(instances: Any) -> None:
     links = {"edge-cloud": {}}
     assert tiers(planned(instances, links)[0]) == {"cloud"}
     assert tiers(planned(instances, links, response=0.0)[0]) == {"edge"}
-    with pytest.raises(InfeasibleError):
+    with pytest.raises(InfeasibleError, match=r"tiers.edge.devices.x.count \(0\) cannot be kept"):
         planned(instances, links, response=0.0, devices={"edge/x": {**EDGE, "count": 0}, "cloud/y": CLOUD})
+    with pytest.raises(InfeasibleError) as caught:
+        planned(instances, {}, unmeasured=["edge/x"])
+    assert any("a link in the other direction" in line for line in caught.value.details)
 
 
 def test_a_skipped_stage_is_where_its_input_is(instances: Any) -> None:
