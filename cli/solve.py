@@ -115,6 +115,7 @@ def print_plan(plan: Plan, output: Path | None, workload: Path, profile: Path | 
         measuring_lines,
         options_table,
         proof_line,
+        traffic_table,
     )
     from inferplan.reports.quantities import money
 
@@ -127,11 +128,13 @@ def print_plan(plan: Plan, output: Path | None, workload: Path, profile: Path | 
     for title, table in (
         ("What runs", options_table(plan)),
         ("Where it runs", machines_table(plan)),
+        ("What goes between tiers", traffic_table(plan)),
         ("What each class gets", classes_table(plan)),
     ):
-        say()
-        heading(title)
-        show(table, indent=2)
+        if table is not None:
+            say()
+            heading(title)
+            show(table, indent=2)
     none = ["no single promise or limit: without any one of them this would still be the plan"]
     _lines("What holds it there", binding_lines(plan) or none)
     if plan.alternatives:

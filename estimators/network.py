@@ -7,7 +7,7 @@ kept sorted by name, so that the order in which a document lists things changes 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -15,6 +15,7 @@ from inferplan.estimators.fanout import FanOuts, fan_outs
 from inferplan.estimators.interference import Interference, Tenant, measured_on, read_interference
 from inferplan.estimators.points import ModelKey, Points, read_points
 from inferplan.estimators.service import SampleSource, ServiceModel
+from inferplan.estimators.transport import Payloads, delays_of, payloads_of, tier_of, ways_of
 from inferplan.spec.arrivals import Source, source_of
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import DeployedOption, Plan
@@ -282,7 +283,33 @@ def network_of_plan(plan: Plan, workload: Workload, profile: Profile, samples: S
         }
         for name, traffic in plan.classes.items()
     }
-    return build_network(workload, fan_outs(workload, profile), stations, routes)
+    network = build_network(workload, fan_outs(workload, profile), stations, routes)
+    return delayed(network, workload, payloads_of(workload, profile), _standing(plan, workload))
+
+
+def delayed(
+    network: Network, workload: Workload, payloads: Payloads, standing: Iterable[tuple[str, str, str, str, str]]
+) -> Network:
+    """A network with the delays between its tiers. `standing`: (class, stage, station, choice, tier)."""
+    if len(workload.tiers) == 1:
+        return network
+    delays = delays_of(workload, ways_of(workload), payloads, standing)
+    return replace(network, entry_delay_s=delays.entry_s, transfer_s=delays.transfer_s, exit_delay_s=delays.exit_s)
+
+
+def _standing(plan: Plan, workload: Workload) -> Iterator[tuple[str, str, str, str, str]]:
+    """Where a plan's options answer; one that runs nothing does where its input is (the first of several tiers)."""
+    for name, traffic in plan.classes.items():
+        tiers: dict[str, str] = {}
+        for stage in stage_order(workload):
+            feeding = sorted(edge.source for edge in workload.pipeline.edges if edge.target == stage)
+            home = workload.classes[name].enters_at or next(iter(workload.tiers))
+            passed = tiers[feeding[0]] if feeding else home
+            for choice in traffic.routes[stage]:
+                option = plan.options[choice.option]
+                tier = passed if option.runtime == "skip" else tier_of(option.device)
+                tiers.setdefault(stage, tier)
+                yield name, stage, choice.option, option.choice, tier
 
 
 def slowdowns_of_plan(plan: Plan, workload: Workload, disturbance: Interference) -> dict[str, tuple[float, ...]]:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from inferplan.reports.quantities import DASH, energy, money, percent, rate, seconds, share
+from inferplan.reports.quantities import DASH, energy, money, percent, rate, seconds, share, size
 from inferplan.reports.tables import Table, left, right
 from inferplan.spec.plan import Alternative, ClassPlan, DeployedOption, Estimate, Plan
 
@@ -166,6 +166,22 @@ def machines_table(plan: Plan) -> Table:
     return Table([*left("machine"), *right("price"), *left("replicas")], rows)
 
 
+def traffic_table(plan: Plan) -> Table | None:
+    """One row per class, leg and way between tiers that calls take; None where nothing crosses tiers."""
+    if plan.traffic is None:
+        return None
+    rows = []
+    for name, flows in sorted(plan.traffic.flows.items()):
+        for flow in flows:
+            if flow.from_tier != flow.to_tier:
+                leg = f"{flow.source or 'requests'} -> {flow.target or 'answers'}"
+                way = f"{flow.from_tier} -> {flow.to_tier}"
+                rows.append(
+                    [name, leg, way, rate(flow.rate_rps), f"{size(flow.bytes_per_s)}/s", money(flow.cost_usd_per_h)]
+                )
+    return Table([*left("class", "calls", "way"), *right("rate", "bytes", "cost")], rows) if rows else None
+
+
 def classes_table(plan: Plan) -> Table:
     """One row per class: what was promised, and what is predicted."""
     columns = [
@@ -181,9 +197,10 @@ def classes_table(plan: Plan) -> Table:
             [
                 name,
                 rate(traffic.rate_rps),
-                seconds(predicted.latency_p50_s.value),
-                seconds(predicted.latency_p90_s.value),
-                seconds(predicted.latency_p99_s.value),
+                *(
+                    seconds(None if estimate is None else estimate.value)
+                    for estimate in (predicted.latency_p50_s, predicted.latency_p90_s, predicted.latency_p99_s)
+                ),
                 promise(traffic),
                 interval(predicted.latency_slo_s),
                 share(predicted.accuracy.value if predicted.accuracy else None),

@@ -22,7 +22,7 @@ from inferplan.runner.intervals import Interval
 from inferplan.runner.loadgen import Load
 from inferplan.runner.pool import PoolStats
 from inferplan.runner.requests import Requests
-from inferplan.spec.plan import ClassPlan, DeployedOption, LoadedPlan, Verdict
+from inferplan.spec.plan import ClassPlan, DeployedOption, Estimate, LoadedPlan, Verdict
 from inferplan.spec.report import (
     AccuracyReport,
     ClassReport,
@@ -124,11 +124,11 @@ def _class_report(
         offered_rps=count / settings.duration_s,
         throughput_rps=compared(predicted.throughput_rps, Interval(load.completed_in_window / settings.duration_s)),
         latency_mean_s=compared(
-            predicted.latency_mean_s.value, Interval(float(answered.mean()) if len(answered) == count > 0 else None)
+            value_of(predicted.latency_mean_s), Interval(float(answered.mean()) if len(answered) == count > 0 else None)
         ),
-        latency_p50_s=compared(predicted.latency_p50_s.value, intervals.percentile(load.latency_s, 50.0)),
-        latency_p90_s=compared(predicted.latency_p90_s.value, intervals.percentile(load.latency_s, 90.0)),
-        latency_p99_s=compared(predicted.latency_p99_s.value, intervals.percentile(load.latency_s, 99.0)),
+        latency_p50_s=compared(value_of(predicted.latency_p50_s), intervals.percentile(load.latency_s, 50.0)),
+        latency_p90_s=compared(value_of(predicted.latency_p90_s), intervals.percentile(load.latency_s, 90.0)),
+        latency_p99_s=compared(value_of(predicted.latency_p99_s), intervals.percentile(load.latency_s, 99.0)),
         latency_slo_s=None
         if plan.slo_percentile is None
         else compared(
@@ -145,6 +145,11 @@ def _class_report(
             max_s=float(lateness.max()),
         ),
     )
+
+
+def value_of(estimate: Estimate | None) -> float | None:
+    """What was predicted, if anything was."""
+    return None if estimate is None else estimate.value
 
 
 def compared(predicted: float | None, measured: Interval) -> Compared:

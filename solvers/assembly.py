@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from inferplan.estimators.accuracy import AccuracyEstimate
 from inferplan.estimators.interference import measured_on
 from inferplan.estimators.points import where
 from inferplan.estimators.simulation import SimulationResult, StationResult, StreamResult
+from inferplan.estimators.transport import traffic
 from inferplan.solvers.bill import call_j
 from inferplan.solvers.columns import Column
 from inferplan.solvers.judge import Slowdowns
 from inferplan.solvers.milp import Solution
-from inferplan.solvers.neighbours import machines_of, tenants
+from inferplan.solvers.options import Option
 from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import column_names
+from inferplan.solvers.tier_flows import crossings
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.plan import (
     Certificate,
@@ -29,6 +32,7 @@ from inferplan.spec.plan import (
     Estimate,
     OptionPrediction,
     ProfileSource,
+    Traffic,
     Verdict,
     WorkloadSource,
 )
@@ -43,15 +47,28 @@ def workload_source(loaded: LoadedWorkload, plan_dir: Path) -> WorkloadSource:
     return WorkloadSource(path=Path(path).as_posix(), sha256=loaded.sha256, overrides=list(loaded.overrides))
 
 
-def profile_source(profile: Profile, problem: Problem, solution: Solution) -> ProfileSource:
+def safe_name(name: str) -> str:
+    """A name for a plan."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", name)
+
+
+def left_out(problem: Problem, profile: Profile) -> list[str]:
+    """What was not considered, and why."""
+    points, table = problem.points, problem.table
+    lines = [*points.stale, *problem.interference.stale, *points.superseded, *table.excluded, *profile.damaged]
+    return [f"not considered: {line}" for line in lines]
+
+
+def profile_source(
+    profile: Profile, problem: Problem, deployed: Iterable[Option], alone: Sequence[str]
+) -> ProfileSource:
     """The profile: the machines that the chosen options were measured on, and what is not as good as a fresh
-    measurement of just this."""
+    measurement of just this. `alone`: choices that share machines and were never measured beside others."""
     fingerprints: set[str] = set()
     stale: set[str] = set()
     found: dict[str, set[str]] = {"interpolated": set(), "imported": set()}
     devices = problem.workload.devices()
-    for column in solution.columns:
-        option = column.option
+    for option in deployed:
         if option.service is None:
             continue
         place = (option.stage, option.variant, measured_on(devices, option.device), option.provider)
@@ -63,14 +80,13 @@ def profile_source(profile: Profile, problem: Problem, solution: Solution) -> Pr
             if row is not None and row.origin in found and point.batch <= option.max_batch:
                 source = f" from {row.source}" if row.origin == "imported" and row.source else ""
                 found[row.origin].add(f"{where(row)}{source}")
-    alone = problem.interference.unmeasured(tenants(problem, solution.columns), machines_of(solution))
     return ProfileSource(
         sha256=profile.sha256,
         fingerprints=sorted(fingerprints),
         stale=sorted(stale),
         interpolated=sorted(found["interpolated"]),
         imported=sorted(found["imported"]),
-        alone=alone,
+        alone=list(alone),
     )
 
 
@@ -177,6 +193,13 @@ def certificate(problem: Problem, result: SimulationResult, verdict: Verdict) ->
     return Certificate(
         verdict=verdict, judged_on="simulation", seed=result.seed, classes=class_certificates(problem, result)
     )
+
+
+def network(problem: Problem, solution: Solution) -> Traffic | None:
+    """What goes over the network; None where there is one tier."""
+    if len(problem.ways.tiers) == 1:
+        return None
+    return traffic(problem.ways, problem.workload.routing, crossings(problem, solution.columns))
 
 
 def class_certificates(problem: Problem, result: SimulationResult) -> dict[str, ClassCertificate]:

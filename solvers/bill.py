@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from inferplan.estimators.cost import machines_used
 from inferplan.solvers.packing import Packing
 from inferplan.solvers.problem import Problem
+from inferplan.solvers.tier_flows import tolls_usd_per_h
 
 if TYPE_CHECKING:
     from inferplan.solvers.columns import Column
@@ -28,18 +29,19 @@ class Bill:
     restarts_usd_per_h: float
     energy_usd_per_h: float
     power_w: float | None
+    network_usd_per_h: float = 0.0
 
     @property
     def total_usd_per_h(self) -> float:
         """All of it."""
-        return math.fsum((self.machines_usd_per_h, self.restarts_usd_per_h, self.energy_usd_per_h))
+        parts = (self.machines_usd_per_h, self.restarts_usd_per_h, self.energy_usd_per_h, self.network_usd_per_h)
+        return math.fsum(parts)
 
 
 def bill(problem: Problem, columns: Sequence[Column], packings: Mapping[str, Packing]) -> Bill:
     """The bill of a choice of columns."""
-    return _added(
-        [device_bill(problem, name, columns, packing) for name, packing in sorted(packings.items())],
-    )
+    total = _added([device_bill(problem, name, columns, packing) for name, packing in sorted(packings.items())])
+    return replace(total, network_usd_per_h=tolls_usd_per_h(problem, columns))
 
 
 def _added(bills: Iterable[Bill]) -> Bill:

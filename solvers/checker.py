@@ -16,6 +16,7 @@ from inferplan.solvers.accuracy_check import end_to_end, planned_end_to_end
 from inferplan.solvers.assurance_check import check_assurance, planned_mean_s
 from inferplan.solvers.bill_check import check_bill
 from inferplan.solvers.interference_check import check_interference
+from inferplan.solvers.traffic_check import check_traffic
 from inferplan.spec.arrivals import source_of
 from inferplan.spec.errors import CheckFailedError
 from inferplan.spec.plan import DeployedOption, Plan
@@ -35,6 +36,7 @@ def check_plan(plan: Plan, workload: Workload, profile: Profile) -> None:
         *_machines(plan, workload),
         *check_bill(plan, workload, profile),
         *check_assurance(plan, workload),
+        *check_traffic(plan, workload, profile),
         *_accuracy(plan, workload, profile),
         *_latency(plan, workload),
     ]
@@ -59,6 +61,10 @@ def _routes(plan: Plan, workload: Workload) -> Iterator[str]:
                 option = plan.options[choice.option]
                 if option.stage != stage or _choice(option) not in _choices(workload, stage):
                     yield f"class {name}, stage {stage}: option {choice.option} does not belong there"
+            if len({_choice(plan.options[choice.option]) for choice in choices}) > 1:
+                yield f"class {name}, stage {stage}: its calls go to several variants"
+            if len(choices) > 1 and not workload.splitting:
+                yield f"class {name}, stage {stage}: its calls are split, which the workload does not allow"
 
 
 def _choice(option: DeployedOption) -> str:
@@ -167,7 +173,9 @@ def _capacity(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]
         seconds = mean_s * (like.slowdown if like else 1.0) * predicted.interference
         seconds += _handoff_s(row, profile) * predicted.interference
         capacity = option.replicas * option.max_batch / seconds
-        if loads[name] >= capacity:
+        on_capacity = plan.certificate is not None and plan.certificate.judged_on == "capacity"
+        most = capacity * workload.max_utilisation * (1 + RELATIVE)
+        if loads[name] > most if on_capacity else loads[name] >= capacity:
             yield f"option {name}: load {loads[name]:.9g} calls/s is beyond its capacity of {capacity:.9g}"
         if predicted.capacity_rps is None or not math.isclose(capacity, predicted.capacity_rps, rel_tol=RELATIVE):
             yield f"option {name}: its capacity is {capacity:.9g} calls/s, the plan says {predicted.capacity_rps}"
@@ -175,6 +183,11 @@ def _capacity(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]
 
 def _machines(plan: Plan, workload: Workload) -> Iterator[str]:
     devices = workload.devices()
+    for name, bought in plan.machines.items():
+        for index, placements in enumerate(bought.packing):
+            stages = {plan.options[placement.option].stage for placement in placements}
+            if devices[name].exclusive and len(stages) > 1:
+                yield f"{name}, machine {index}: it is exclusive, and serves {', '.join(sorted(stages))}"
     placed = dict.fromkeys(plan.options, 0)
     for name, bought in plan.machines.items():
         device = devices[name]
@@ -236,15 +249,21 @@ def _latency(plan: Plan, workload: Workload) -> Iterator[str]:
         # No request is answered before every option of its slowest path has served it: means add up along a path.
         slowest = max(
             math.fsum(
-                min(plan.options[choice.option].predicted.latency_mean_s for choice in plan.classes[name].routes[stage])
+                min(_mean_s(plan, choice.option) for choice in plan.classes[name].routes[stage])
                 * _at_least_once(stage, workload)
                 for stage in path
             )
             for path in workload.pipeline.paths()
         )
         mean = plan.classes[name].predicted.latency_mean_s
-        if (mean.upper or mean.value) < slowest * 0.5:
+        if mean is None:
+            yield f"class {name} has an SLO and no mean latency"
+        elif (mean.upper or mean.value) < slowest * 0.5:
             yield f"class {name}: mean latency {mean.value} s is far below the {slowest} s of its stages"
+
+
+def _mean_s(plan: Plan, option: str) -> float:
+    return plan.options[option].predicted.latency_mean_s or 0.0
 
 
 def _at_least_once(stage: str, workload: Workload) -> int:

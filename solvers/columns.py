@@ -35,6 +35,7 @@ from inferplan.estimators.queueing import Arrivals, Demand, estimate
 from inferplan.solvers.bill import column_usd_per_h, column_w
 from inferplan.solvers.options import Option
 from inferplan.solvers.problem import ClassNeed, Problem
+from inferplan.solvers.tier_flows import sizes_differ
 from inferplan.spec.errors import InputError
 
 MAX_UTILISATION = 0.98
@@ -176,7 +177,9 @@ def _tabulate(
         level = max(need.percentile for need in needs) / 100
         most_calls = max(count.quantile(level) for count in calls)
         options = problem.options(stage)
-        skips = [index for index, option in enumerate(options) if option.service is None]
+        # What runs nothing is where its input is, which may differ between classes.
+        apart = len(classes) > 1 and len(problem.ways.tiers) > 1
+        skips = [index for index, option in enumerate(options) if option.service is None and not apart]
         demands: list[Demand] = []
         owner: list[int] = []
         for index, option in enumerate(options):
@@ -246,7 +249,7 @@ def pruned(problem: Problem, stage: str, columns: Sequence[Column]) -> list[Colu
 
 def _told_apart(problem: Problem, stage: str) -> bool:
     """Whether columns stand in for one another only if they run the same choice."""
-    return _decides_fan_out(problem, stage) or not _monotone(problem, stage)
+    return _decides_fan_out(problem, stage) or sizes_differ(problem, stage) or not _monotone(problem, stage)
 
 
 def _kind(option: Option, told_apart: bool) -> tuple[str, str, bool]:

@@ -41,6 +41,8 @@ def infeasible(problem: Problem, judge: Judge, ask: Ask) -> InfeasibleError:
     helps = [line for promise in promises if (line := _relaxation(problem, program, judge, ask, promise))]
     if not helps:
         helps = ["no single one of these is enough: relax several"]
+    if not conflict and len(problem.ways.tiers) > 1:
+        helps = ["a link in the other direction, more bandwidth, or devices in the tier requests enter at"]
     message = "no plan keeps every promise: " + _joined([_name(problem, promise) for promise in conflict])
     return InfeasibleError(message, [*(f"would help: {line}" for line in helps), *_excluded(problem.table)])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from inferplan.estimators.network import Network, Station, build_network
+from inferplan.estimators.network import Network, Station, build_network, delayed
 from inferplan.estimators.simulation import Effort, SimulationResult, StreamResult, simulate
 from inferplan.solvers.assurance import Case, at_level, cases
 from inferplan.solvers.columns import Column
@@ -13,6 +13,8 @@ from inferplan.solvers.milp import Solution
 from inferplan.solvers.neighbours import machines_of, tenants
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import column_names
+from inferplan.solvers.tier_flows import path_delay_s, placed
+from inferplan.solvers.tier_flows import stations as stations_of
 
 SEARCH = Effort(calls=1_000_000)
 FINAL = Effort(calls=6_000_000)
@@ -42,13 +44,14 @@ def network_of(problem: Problem, columns: tuple[Column, ...], slowdowns: Slowdow
         )  # fmt: skip
         for k in column.classes:
             routes[problem.classes[k].name][option.stage] = [(name, 1.0)]
-    return build_network(problem.workload, problem.laws, stations, routes)
+    network = build_network(problem.workload, problem.laws, stations, routes)
+    return delayed(network, problem.workload, problem.payloads, stations_of(problem, column_names(columns)))
 
 
 def believed(problem: Problem, solution: Solution) -> dict[str, float]:
     """Latency over limit that the program tabulates for each class with an SLO: the longest path, its slowest stage
     passed as a whole."""
-    chosen = solution.chosen()
+    chosen, where = solution.chosen(), placed(problem, solution.columns)
     ratios: dict[str, float] = {}
     for k, need in enumerate(problem.classes):
         if need.limit_s is None:
@@ -58,7 +61,8 @@ def believed(problem: Problem, solution: Solution) -> dict[str, float]:
             parts = [chosen[k, stage] for stage in path]
             single = [c.single_s[c.classes.index(k)] for c in parts]
             extra = [c.whole_s[c.classes.index(k)] - s for c, s in zip(parts, single, strict=True)]
-            worst = max(worst, sum(single) + max([*extra, 0.0]))
+            under_way = path_delay_s(problem, where, k, path)
+            worst = max(worst, sum(single) + max([*extra, 0.0]) + under_way)
         ratios[need.name] = worst / need.limit_s
     return ratios
 

@@ -122,7 +122,7 @@ def promises(problem: Problem) -> Ask:
     goal: Goal = (kind, "")
     return Ask(
         ranked(goal),
-        {need.name: 1.0 for need in problem.classes},
+        {need.name: None if need.limit_s is None else 1.0 for need in problem.classes},
         {need.name: need.floor for need in problem.classes},
         {name: device.count for name, device in problem.devices.items()},
         problem.budget_usd_per_h,

@@ -110,8 +110,20 @@ class _Room:
         named = column_names(columns)
         needs = {name: column.option.need for name, column in named.items() if column.option.need is not None}
         busy = {name: column.utilisation for name, column in named.items()}
-        most = {name: limit for name, column in named.items() if (limit := most_together(column)) is not None}
-        return cls(problem, tenants(problem, columns), needs, busy, most, strangers(named), {})
+        most = {
+            name: limit
+            for name, column in named.items()
+            if (limit := most_together(column.option, column.most)) is not None
+        }
+        return cls(
+            problem,
+            tenants(problem, columns),
+            needs,
+            busy,
+            most,
+            strangers({name: column.option for name, column in named.items()}, problem.exclusive),
+            {},
+        )
 
     def lost(self, machines: Sequence[Machine]) -> float:
         """Replicas' worth of work that is lost on machines."""

@@ -44,7 +44,7 @@ class Option:
     name: str
     stage: str
     variant: str
-    runtime: Literal["onnxruntime", "torch", "skip"]
+    runtime: Literal["onnxruntime", "torch", "skip", "external"]
     provider: Provider
     device: str
     threads: int

@@ -9,20 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from inferplan.solvers.columns import Column
+from inferplan.solvers.options import Option
 
 
-def most_together(column: Column) -> int | None:
-    """How many replicas of a column one machine may hold; None where that is as many as fit."""
-    option = column.option
+def most_together(option: Option, most: int | None = None) -> int | None:
+    """How many replicas of an option one machine may hold, `most` at most; None where that is as many as fit."""
     alone = option.company and f"{option.stage}/{option.variant}" not in option.company
-    return 1 if alone else column.most
+    return 1 if alone else most
 
 
-def strangers(named: Mapping[str, Column]) -> frozenset[frozenset[str]]:
-    """Pairs of columns whose replicas may not share a GPU, as they were never measured beside one another."""
-    sharing = {name: column.option for name, column in named.items() if column.option.company}
-    return frozenset(
+def strangers(named: Mapping[str, Option], exclusive: frozenset[str] = frozenset()) -> frozenset[frozenset[str]]:
+    """Pairs of options whose replicas may not share a machine: a GPU, as they were never measured beside one another;
+    or an exclusive machine, as they are of different stages."""
+    own = {name: option for name, option in named.items() if option.device in exclusive}
+    alone = frozenset(
+        frozenset({one, other})
+        for one, option in own.items()
+        for other, neighbour in own.items()
+        if one < other and option.device == neighbour.device and option.stage != neighbour.stage
+    )
+    sharing = {name: option for name, option in named.items() if option.company}
+    return alone | frozenset(
         frozenset({one, other})
         for one, option in sharing.items()
         for other, neighbour in sharing.items()

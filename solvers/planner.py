@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +17,12 @@ from inferplan.solvers.explain import Chosen, alternatives, binding
 from inferplan.solvers.infeasible import disturbed, infeasible
 from inferplan.solvers.judge import Judge, believed, limits_s, measured
 from inferplan.solvers.milp import Solution, Solver, promises
+from inferplan.solvers.neighbours import machines_of, tenants
 from inferplan.solvers.objectives import decide, normalised
 from inferplan.solvers.problem import Problem, read_problem
 from inferplan.solvers.program import ACCURACY, Ask
 from inferplan.solvers.search import MARGIN, SAME, Search
+from inferplan.solvers.split_planner import solve_split
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.errors import InfeasibleError, UndecidedError
 from inferplan.spec.plan import Plan, Proof
@@ -51,7 +52,12 @@ def solve(
     Raises InfeasibleError where no plan keeps every promise, InputError where the profile lacks what is needed,
     UndecidedError where the time limit left no plan at all.
     """
-    plan = _assured(loaded, profile, plan_dir, _Limits(time_limit_s, gap, seed, samples))
+    if loaded.workload.splitting:
+        problem = read_problem(loaded.workload, profile, samples)
+        deadline = time.monotonic() + time_limit_s
+        plan = solve_split(problem, loaded, profile, plan_dir=plan_dir, deadline=deadline, gap=gap, seed=seed)
+    else:
+        plan = _assured(loaded, profile, plan_dir, _Limits(time_limit_s, gap, seed, samples))
     check_plan(plan, loaded.workload, profile)
     return plan
 
@@ -169,9 +175,14 @@ def _plan(
     tails = {name: ratio * limits_s(problem)[name] for name, ratio in measured(result, limits_s(problem)).items()}
     return Plan(
         apiVersion="inferplan/v1",
-        name=_safe_name(loaded.workload.name),
+        name=assembly.safe_name(loaded.workload.name),
         workload=assembly.workload_source(loaded, plan_dir),
-        profile=assembly.profile_source(profile, problem, solution),
+        profile=assembly.profile_source(
+            profile,
+            problem,
+            [column.option for column in solution.columns],
+            problem.interference.unmeasured(tenants(problem, solution.columns), machines_of(solution)),
+        ),
         objective=assembly.objective_text(loaded.workload.objective),
         terms=statement.terms(problem, solution, search.ask),
         cost_usd_per_h=solution.cost_usd_per_h,
@@ -184,15 +195,12 @@ def _plan(
         classes=assembly.class_plans(problem, solution, seen, accuracies),
         options=assembly.options(solution, seen, search.judge.slowdowns(solution)),
         machines=statement.machines(problem, solution),
+        traffic=assembly.network(problem, solution),
         binding=binding(chosen, tails),
         alternatives=alternatives(chosen),
         to_measure=wanted(chosen),
-        story=[*fitted_line(problem), *search.story, *_closing(search, solution), *_left_out(problem, profile)],
+        story=[*fitted_line(problem), *search.story, *_closing(search, solution), *assembly.left_out(problem, profile)],
     )
-
-
-def _safe_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]", "-", name)
 
 
 def _proof(search: Search, solution: Solution, earlier: bool) -> Proof:
@@ -227,10 +235,3 @@ def _closing(search: Search, solution: Solution) -> list[str]:
     if not search.closed:
         return ["the search stopped at its limit of rounds or time: a cheaper certified plan may exist"]
     return []
-
-
-def _left_out(problem: Problem, profile: Profile) -> list[str]:
-    """What was not considered, and why."""
-    points, table = problem.points, problem.table
-    lines = [*points.stale, *problem.interference.stale, *points.superseded, *table.excluded, *profile.damaged]
-    return [f"not considered: {line}" for line in lines]

@@ -13,6 +13,7 @@ from inferplan.estimators.interference import Interference, measured_on, read_in
 from inferplan.estimators.network import stage_order
 from inferplan.estimators.points import Points, read_points
 from inferplan.estimators.service import SampleSource
+from inferplan.estimators.transport import Payloads, Ways, payloads_of, ways_of
 from inferplan.estimators.unevenness import Unevenness, unevenness_of
 from inferplan.solvers.options import Option, OptionTable, option_table
 from inferplan.spec.arrivals import source_of
@@ -84,10 +85,17 @@ class Problem:
     classes: tuple[ClassNeed, ...]
     devices: Mapping[str, DeviceType]
     budget_usd_per_h: float | None
+    ways: Ways
+    payloads: Payloads
     interference: Interference = NO_INTERFERENCE
     assurance: Assurance = PLAIN
     estimated: AccuracyModel | None = None
     """Accuracy as it was estimated; `accuracy` may be bounds."""
+
+    @property
+    def exclusive(self) -> frozenset[str]:
+        """Device types whose machines serve one stage each."""
+        return frozenset(name for name, device in self.workload.devices().items() if device.exclusive)
 
     @property
     def values_accuracy(self) -> bool:
@@ -145,6 +153,8 @@ def read_problem(workload: Workload, profile: Profile, samples: SampleSource | N
         classes,
         devices,
         workload.objective.budget_usd_per_h,
+        ways_of(workload),
+        payloads_of(workload, profile),
         interference,
         _assurance(workload),
         estimated,

@@ -15,6 +15,7 @@ from inferplan.solvers.combinations import Encoding, encoding, require_listed
 from inferplan.solvers.packing import Item, Packing, pack
 from inferplan.solvers.placing import most_together, strangers
 from inferplan.solvers.problem import Problem
+from inferplan.solvers.tier_flows import TierFlows, path_legs
 
 Goal = tuple[Literal["cost", "accuracy", "energy", "weighted", "ratio", "cores", "machines", "latency"], str]
 """What to make best of (cores: fewest, then first by name). The text names the class (accuracy, latency; empty for
@@ -104,6 +105,7 @@ class Program:
             model += mip.xsum(self._y[i] for i in members) == 1
         self._choice = self._choices()
         self._add_contexts()
+        self._tiers = TierFlows(self.problem, model, self.columns, self._y, self._at)
         self._add_machines()
         self._add_latencies()
         self._accuracy: Encoding | None = encoding(self.problem, model, self._choice)
@@ -155,7 +157,24 @@ class Program:
                     bulky = [n * y for y, n, need in needs if need and room // need <= few]
                     model += mip.xsum(bulky) - few * machines <= 0
             self._spread(own, machines)
+            if name in self.problem.exclusive:
+                self._add_exclusive(name, own, machines)
         self._add_bill()
+
+    def _add_exclusive(self, name: str, own: Sequence[tuple[Any, Column]], machines: Any) -> None:
+        """Machines of a device that serve one stage each: as many as the stages need, each by itself."""
+        import mip
+
+        apart = []
+        for stage in self.problem.stages:
+            needs = [(y, c) for y, c in own if c.stage == stage]
+            if not needs:
+                continue
+            few = self.model.add_var(var_type=mip.INTEGER, lb=0)
+            apart.append(few)
+            for room, need_of in _dimensions(self.problem.devices[name].capacity):
+                self.model += mip.xsum(c.replicas * need_of(c) / room * y for y, c in needs) - few <= 0
+        self.model += mip.xsum(apart) - machines <= 0
 
     def _spread(self, own: Sequence[tuple[Any, Column]], machines: Any) -> None:
         """A column of which one machine holds so many at most needs that many machines; only one column of a class
@@ -164,7 +183,7 @@ class Program:
 
         rows: dict[tuple[int, str], list[Any]] = {}
         for y, column in own:
-            most = most_together(column)
+            most = most_together(column.option, column.most)
             if most is not None:
                 for k in column.classes:
                     rows.setdefault((k, column.stage), []).append(-(-column.replicas // most) * y)
@@ -181,6 +200,7 @@ class Program:
             [
                 *(tariffs[name].hourly_usd / self.price_scale * billed for name, billed in self._billed.items()),
                 *(price * y for price, y in zip(prices, self._y, strict=True) if price > 0),
+                1 / self.price_scale * self._tiers.tolls,
             ]
         )
         watts = [column_w(column) for column in self.columns]
@@ -210,6 +230,11 @@ class Program:
                         for s in path
                         for index, tail in zip(self._at[k, s], whole[s] if s == slowest else single[s], strict=True)
                         if tail > 0
+                    ]
+                    terms += [
+                        seconds / need.limit_s * flow
+                        for leg in path_legs(self.problem, path)
+                        for seconds, flow in self._tiers.delay_s(k, leg)
                     ]
                     model += mip.xsum(terms) - total <= 0
         self._ratio = model.add_var(lb=0)
@@ -392,9 +417,9 @@ def pack_columns(problem: Problem, columns: Sequence[Column]) -> dict[str, Packi
     named = column_names(columns)
     for name, column in named.items():
         if column.option.need is not None:
-            item = Item(name, column.option.need, column.replicas, most_together(column))
+            item = Item(name, column.option.need, column.replicas, most_together(column.option, column.most))
             items.setdefault(column.option.device, []).append(item)
-    apart = strangers(named)
+    apart = strangers({name: column.option for name, column in named.items()}, problem.exclusive)
     return {device: pack(found, problem.devices[device].capacity, apart) for device, found in sorted(items.items())}
 
 

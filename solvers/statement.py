@@ -53,12 +53,13 @@ def _machines(problem: Problem, solution: Solution, name: str, packing: Packing)
 def costs(problem: Problem, solution: Solution) -> Costs | None:
     """What the cost is made of; None where that is machines alone."""
     found = bill(problem, solution.columns, solution.packings)
-    if found.restarts_usd_per_h == 0 and found.energy_usd_per_h == 0:
+    if found.restarts_usd_per_h == 0 and found.energy_usd_per_h == 0 and found.network_usd_per_h == 0:
         return None
     return Costs(
         machines_usd_per_h=found.machines_usd_per_h,
         restarts_usd_per_h=found.restarts_usd_per_h,
         energy_usd_per_h=found.energy_usd_per_h,
+        network_usd_per_h=found.network_usd_per_h,
     )
 
 

@@ -12,6 +12,8 @@ from inferplan.spec.stagecode import code_file
 from inferplan.spec.support import unsupported
 from inferplan.spec.workload import Workload
 
+MOST_OBSERVABLE = 0.98
+"""Load of a queue beyond which it is stable in theory only."""
 Path_ = tuple[str | int, ...]
 Finding = tuple[Path_, str]
 
@@ -190,10 +192,31 @@ def _tiers(workload: Workload) -> Iterator[Finding]:
                 yield at, _unknown("device", like.device, list(devices))
             elif devices[like.device].like is not None:
                 yield at, f"{like.device} is not measured itself: name a device that is"
+    yield from _links(workload)
+
+
+def _links(workload: Workload) -> Iterator[Finding]:
+    seen: dict[tuple[str, str], str] = {}
     for key, link in workload.links.items():
         for end, tier in (("from", link.source), ("to", link.target)):
             if tier not in workload.tiers:
                 yield ("links", key, end), _unknown("tier", tier, list(workload.tiers))
+        if link.source == link.target:
+            yield ("links", key), "a link joins two tiers; traffic within a tier is free and takes no time"
+        other = seen.setdefault((link.source, link.target), key)
+        if other != key:
+            yield ("links", key), f"a second link from {link.source} to {link.target}; the first is {other!r}"
+    for index, edge in enumerate(workload.pipeline.edges):
+        stage = workload.pipeline.stages.get(edge.source)
+        if stage is None or not isinstance(edge.payload_bytes, dict):
+            continue
+        at: Path_ = ("pipeline", "edges", index, "payload_bytes")
+        for choice in edge.payload_bytes:
+            if choice not in stage.choices():
+                yield (*at, choice), _unknown("variant", choice, list(stage.choices()))
+        missing = [choice for choice in stage.choices() if choice not in edge.payload_bytes]
+        if missing:
+            yield at, f"a size for every variant of {edge.source} is needed; missing: {', '.join(missing)}"
 
 
 def _trace(workload: Workload, file: str) -> Iterator[str]:
@@ -231,6 +254,14 @@ def _classes(workload: Workload) -> Iterator[Finding]:
         at: Path_ = ("classes", name)
         if traffic.enters_at is not None and traffic.enters_at not in workload.tiers:
             yield (*at, "enters_at"), _unknown("tier", traffic.enters_at, list(workload.tiers))
+        if traffic.enters_at is None and len(workload.tiers) > 1:
+            yield at, f"'enters_at' is missing: which of the tiers do requests come from: {', '.join(workload.tiers)}?"
+        if traffic.slo is not None and workload.max_utilisation > MOST_OBSERVABLE:
+            yield (
+                ("max_utilisation",),
+                f"no finite observation could confirm the promise of class {name} on queues loaded beyond"
+                f" {MOST_OBSERVABLE:g}; at most {MOST_OBSERVABLE:g} with an slo",
+            )
         if traffic.trace is not None:
             yield from (((*at, "trace"), message) for message in _trace(workload, traffic.trace))
         floor = traffic.accuracy.floor

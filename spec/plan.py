@@ -17,6 +17,12 @@ import yaml
 from pydantic import Field, model_validator
 
 from inferplan.spec.core_yaml import CoreDumper
+from inferplan.spec.costs import Costs as Costs
+from inferplan.spec.costs import Energy as Energy
+from inferplan.spec.costs import Flow as Flow
+from inferplan.spec.costs import LinkLoad as LinkLoad
+from inferplan.spec.costs import TierEnergy as TierEnergy
+from inferplan.spec.costs import Traffic as Traffic
 from inferplan.spec.document import LoadedWorkload, load_workload, read_document, validated
 from inferplan.spec.errors import InputError
 from inferplan.spec.evidence import file_sha256
@@ -89,9 +95,11 @@ class OptionPrediction(Record):
         None, description="Stage calls per second at full batches; absent for skip."
     )
     utilisation: NonNegative = Field(description="Share of time that a replica is at work.")
-    batch_mean: NonNegative = Field(description="Mean calls per batch.")
-    latency_mean_s: Seconds = Field(description="Waiting and service.")
-    latency_tail_s: Seconds = Field(description="At the strictest percentile of the classes it serves.")
+    batch_mean: NonNegative | None = Field(None, description="Mean calls per batch.")
+    latency_mean_s: Seconds | None = Field(
+        None, description="Waiting and service; absent where a plan is judged on capacity alone."
+    )
+    latency_tail_s: Seconds | None = Field(None, description="At the strictest percentile of the classes it serves.")
     interference: float = Field(
         1.0, ge=1, description="How much slower its replicas are for what runs beside them (harmonic mean over them)."
     )
@@ -106,7 +114,7 @@ class DeployedOption(Record):
     stage: Name
     variant: Name
     modalities: list[Name] = Field(default=[], description="Those the variant is given; empty: no choice of them.")
-    runtime: Literal["onnxruntime", "torch", "skip"]
+    runtime: Literal["onnxruntime", "torch", "skip", "external"]
     provider: Provider
     device: DevicePath
     model_sha256: str = Field(pattern=r"^([0-9a-f]{64})?$", description="Empty for skip.")
@@ -141,10 +149,10 @@ class Choice(Record):
 class ClassPrediction(Record):
     """What a class is expected to see. Latencies end to end."""
 
-    latency_mean_s: Estimate
-    latency_p50_s: Estimate
-    latency_p90_s: Estimate
-    latency_p99_s: Estimate
+    latency_mean_s: Estimate | None = Field(None, description="Absent where a plan is judged on capacity alone.")
+    latency_p50_s: Estimate | None = None
+    latency_p90_s: Estimate | None = None
+    latency_p99_s: Estimate | None = None
     latency_slo_s: Estimate | None = Field(None, description="At the percentile of the SLO.")
     throughput_rps: NonNegative
     accuracy: Estimate | None = Field(None, description="In the workload's metric.")
@@ -191,32 +199,6 @@ class Machines(Record):
         if len(self.packing) != self.count:
             raise ValueError(f"packing lists {len(self.packing)} machines; count is {self.count}")
         return self
-
-
-class Costs(Record):
-    """What the cost is made of, where it is not machines alone."""
-
-    machines_usd_per_h: NonNegative
-    restarts_usd_per_h: NonNegative = Field(0.0, description="Paid while interrupted machines start and load again.")
-    energy_usd_per_h: NonNegative = Field(0.0, description="Electricity that is not part of the machines' prices.")
-    network_usd_per_h: NonNegative = Field(0.0, description="Traffic over links.")
-
-
-class TierEnergy(Record):
-    """Power and emissions of one tier."""
-
-    power_w: NonNegative
-    carbon_g_per_h: NonNegative | None = Field(None, description="CO2 equivalent; absent where it is not known.")
-
-
-class Energy(Record):
-    """What the plan draws, where the power of its machines is known."""
-
-    power_w: NonNegative = Field(description="All machines, at the planned load.")
-    energy_kwh_per_h: NonNegative
-    energy_j_per_request: NonNegative = Field(description="Of all classes together.")
-    carbon_g_per_h: NonNegative | None = Field(None, description="CO2 equivalent; absent where some is not known.")
-    tiers: dict[Name, TierEnergy]
 
 
 class Term(Record):
@@ -267,7 +249,9 @@ class Certificate(Record):
     """The verdict on the plan, and what it was judged on."""
 
     verdict: Verdict
-    judged_on: Literal["simulation", "run"]
+    judged_on: Literal["simulation", "run", "capacity"] = Field(
+        description="capacity: no class has a latency promise, and every queue gets no more than it can serve."
+    )
     seed: int
     classes: dict[Name, ClassCertificate]
 
@@ -314,7 +298,7 @@ class Plan(Record):
     terms: dict[Literal["cost", "accuracy", "energy"], Term] = Field(
         default={}, description="Of a weighted objective, by goal."
     )
-    cost_usd_per_h: NonNegative
+    cost_usd_per_h: NonNegative = Field(description="Machines and traffic together.")
     costs: Costs | None = None
     energy: Energy | None = None
     prices: list[str] = Field(default=[], description="Entries of price catalogues in use, with date and source.")
@@ -324,6 +308,7 @@ class Plan(Record):
     classes: dict[Name, ClassPlan] = Field(min_length=1)
     options: dict[Name, DeployedOption] = Field(min_length=1)
     machines: dict[str, Machines]
+    traffic: Traffic | None = Field(None, description="Absent where the workload has one tier.")
     binding: list[Binding] = []
     alternatives: list[Alternative] = []
     to_measure: list[Wanted] = Field(

@@ -129,6 +129,10 @@ class Recipe(Record):
     settings: dict[Name, Any] = {}
 
 
+WITHOUT_MODEL = ("skip", "external")
+"""Runtimes of variants that have no model file."""
+
+
 class Variant(Record):
     """One way to do a stage's task."""
 
@@ -139,8 +143,10 @@ class Variant(Record):
         None, description="torch: module:function that makes the module, given `params`; `model` has its weights."
     )
     options: RuntimeOptions = RuntimeOptions()
-    runtime: Literal["onnxruntime", "torch", "skip"] = Field(
-        "onnxruntime", description="'skip' runs no model: the stage passes its input through."
+    runtime: Literal["onnxruntime", "torch", "skip", "external"] = Field(
+        "onnxruntime",
+        description="'skip' runs no model: the stage passes its input through. 'external' is run by something else: it"
+        " is planned from imported measurements, and neither profiled, exported nor run.",
     )
     precision: Literal["fp32", "fp16", "bf16", "int8", "mixed"] = "fp32"
     params: dict[Name, Any] = Field(default={}, description="Given to the stage code as context.params.")
@@ -169,8 +175,10 @@ class Variant(Record):
     def _model_matches_runtime(self) -> Variant:
         if self.runtime == "skip" and self.model is not None:
             raise ValueError("a skip variant runs no model: remove 'model', or choose another runtime")
+        if self.runtime == "external" and (self.model is not None or self.factory is not None):
+            raise ValueError("an external variant has no model here: remove 'model', or choose another runtime")
         covered = self.modalities is not None and len(self.modalities.models) == len(self.modalities.subsets())
-        if self.runtime != "skip" and self.model is None and self.factory is None and not covered:
+        if self.runtime not in WITHOUT_MODEL and self.model is None and self.factory is None and not covered:
             raise ValueError("missing field 'model' (a model file, relative to this file)")
         if self.factory is not None and self.runtime != "torch":
             raise ValueError("'factory' belongs to runtime: torch")

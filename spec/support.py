@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from inferplan.spec.workload import Workload
 
+DEFAULT_UTILISATION = 0.98
 Path_ = tuple[str | int, ...]
 
 
@@ -15,28 +16,46 @@ def unsupported(workload: Workload) -> Iterator[tuple[Path_, str]]:
     yield from _devices(workload)
     for name, traffic in workload.classes.items():
         at: Path_ = ("classes", name)
-        if traffic.enters_at is not None:
-            yield (*at, "enters_at"), "network between tiers is not honoured yet; remove this field"
         if traffic.accuracy.goal is not None:
             yield (*at, "accuracy", "goal"), "goals are not honoured yet; use floor"
 
 
 def _top(workload: Workload) -> Iterator[tuple[Path_, str]]:
     if workload.splitting:
-        yield ("splitting",), "splitting a class over variants is not honoured yet; splitting: false"
-    if workload.routing == "tier_aware":
-        yield ("routing",), "tier-aware routing is not honoured yet; routing: proportional"
-    if workload.links:
-        yield ("links",), "links between tiers are not honoured yet; remove them"
-    if len(workload.tiers) > 1:
-        yield ("tiers",), "more than one tier is not honoured yet; put the devices of one tier into one plan"
+        yield from _with_splitting(workload)
+    elif workload.max_utilisation != DEFAULT_UTILISATION:
+        yield (
+            ("max_utilisation",),
+            "max_utilisation is honoured with splitting only; robustness.headroom leaves capacity unused",
+        )
+
+
+def _with_splitting(workload: Workload) -> Iterator[tuple[Path_, str]]:
+    """What is honoured, but not where classes spread over devices."""
+    objective = workload.objective
+    if workload.splitting is True:
+        yield ("splitting",), "splitting a class over variants is not honoured yet; splitting: devices"
+    if objective.minimize != "cost" and objective.maximize != "accuracy":
+        yield ("objective",), "with splitting, minimize: cost and maximize: accuracy are honoured"
+    if workload.robustness.asked:
+        yield ("robustness",), "robustness is not honoured with splitting; splitting: false"
+    for tier, places in workload.tiers.items():
+        if places.energy_price_usd_per_kwh > 0:
+            yield (
+                ("tiers", tier, "energy_price_usd_per_kwh"),
+                "a price of electricity is not honoured with splitting; put it into the machines' prices",
+            )
+        for name, device in places.devices.items():
+            at: Path_ = ("tiers", tier, "devices", name)
+            if device.billing == "share":
+                yield (*at, "billing"), "with splitting machines are paid whole; billing: whole"
+            if device.interruptions_per_h > 0:
+                yield (*at, "interruptions_per_h"), "interruptions are not honoured with splitting; buy on demand"
 
 
 def _devices(workload: Workload) -> Iterator[tuple[Path_, str]]:
     for tier, places in workload.tiers.items():
         for name, device in places.devices.items():
             at: Path_ = ("tiers", tier, "devices", name)
-            if device.exclusive:
-                yield (*at, "exclusive"), "exclusive devices are not honoured yet; exclusive: false"
             if device.gpu_memory_bytes is not None and device.kind == "cpu":
                 yield (*at, "gpu_memory_bytes"), "a device of kind cpu has no GPU memory"

@@ -61,7 +61,10 @@ class Edge(Record):
         1.0,
         description="Calls of 'to' per call of 'from': a mean, a distribution, or what the profile measured.",
     )
-    payload_bytes: NonNegative | None = Field(None, description="Bytes per call.")
+    payload_bytes: NonNegative | dict[ChoiceName, NonNegative] | None = Field(
+        None,
+        description="Bytes per call: a number, or one per choice of 'from'; absent: what the profile observed.",
+    )
 
 
 class Pipeline(Record):
@@ -73,6 +76,11 @@ class Pipeline(Record):
     outputs: list[TensorSpec] = Field(default=[], description="Tensors of a served response.")
     stages: dict[Name, Stage] = Field(min_length=1)
     edges: list[Edge] = []
+    request_bytes: NonNegative = Field(0.0, description="Size of a request, from where it enters to the first stage.")
+    response_bytes: NonNegative | None = Field(
+        None,
+        description="Size of a last stage's answer, sent back to where the request came from; absent: not counted.",
+    )
 
     def entry_stages(self) -> list[str]:
         """Stages that requests enter at: those no edge leads to."""
@@ -184,7 +192,7 @@ class Link(Record):
     target: Name = Field(alias="to")
     rtt_s: Seconds = 0.0
     bandwidth_bytes_per_s: PositiveNumber | None = None
-    price_usd_per_gb: NonNegative = 0.0
+    price_usd_per_gb: NonNegative = Field(0.0, description="Per 2^30 bytes.")
 
 
 class Arrivals(Record):
@@ -417,8 +425,19 @@ class Workload(Record):
     objective: Objective = Objective(minimize="cost")
     robustness: Robustness = Robustness()
     catalogues: list[RelativePath] = Field(default=[], description="Price catalogues that devices take prices from.")
-    splitting: bool = Field(False, description="Whether one class may spread its requests over several variants.")
-    routing: Literal["proportional", "tier_aware"] = "proportional"
+    splitting: bool | Literal["devices"] = Field(
+        False,
+        description="Over what one class may spread its calls of a stage: false: nothing (one option); devices: several"
+        " devices and tiers (options of one variant); true: several variants.",
+    )
+    routing: Literal["proportional", "tier_aware"] = Field(
+        "proportional",
+        description="How calls find their way where a class is spread: every sender's calls over all receivers by their"
+        " shares, or each tier's calls by a rule of its own.",
+    )
+    max_utilisation: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.98, description="Most load of a queue, as a share of its capacity; above 0.98 only where no class has an slo."
+    )
     profile: ProfileSettings = ProfileSettings()
 
     _root: Path = PrivateAttr(default=Path())

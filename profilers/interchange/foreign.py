@@ -72,6 +72,8 @@ class ForeignAccuracy:
     variant: str | None = None
     modalities: str | None = None
     remark: str = ""
+    combination: Mapping[str, str] | None = None
+    """Stage to choice, where it is of a whole combination, end to end."""
 
 
 @dataclass(frozen=True, slots=True)

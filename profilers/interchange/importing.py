@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,15 +155,18 @@ class _Maker:
 
     def accuracy(self, found: ForeignAccuracy) -> AccuracyRow:
         """A metric's row."""
-        stage, choice = self._choice(found.stage, found.variant, found.modalities)
+        if found.combination is None:
+            stage, choice = self._choice(found.stage, found.variant, found.modalities)
+        else:
+            stage, choice = "", Choice("", ())
         ends = (found.lower, found.upper)
         if None not in ends and not (found.lower or 0.0) <= found.value <= (found.upper or 0.0):
             raise InputError(f"{self._file}: {found.metric} {found.value} is outside its interval {ends}")
         return AccuracyRow(
-            "stage",
+            "stage" if found.combination is None else "pipeline",
             stage,
             choice.variant,
-            "{}",
+            self._combination(found.combination),
             choice.subset,
             found.metric,
             found.value,
@@ -175,6 +178,17 @@ class _Maker:
             measured_at=self._measured_at,
             source=self._source(found.remark),
         )
+
+    def _combination(self, combination: Mapping[str, str] | None) -> str:
+        """A combination as rows name it. Raises InputError where it is none of the workload's."""
+        stages = self._workload.pipeline.stages
+        for stage, choice in (combination or {}).items():
+            if stage not in stages or choice not in stages[stage].choices():
+                raise InputError(f"{self._file}: the workload has no {stage}={choice}")
+        missing = [stage for stage in stages if combination is not None and stage not in combination]
+        if missing:
+            raise InputError(f"{self._file}: a combination names every stage; missing: {', '.join(missing)}")
+        return json.dumps(dict(combination or {}), sort_keys=True)
 
     def _source(self, remark: str) -> str:
         return f"{self._tool}: {self._file.name}" + (f" ({remark})" if remark else "")

@@ -6,6 +6,7 @@ named and left out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,6 +39,7 @@ COLUMNS = {
     "load_s": "Time to load the model, s",
     "power_w": "Mean power, W",
     "energy_j": "Energy per stage call, J",
+    "combination": "JSON object, stage to variant (or variant@subset): `accuracy` is end to end, of all of them",
     "metric": "Name of a metric",
     "accuracy": "Its value on labelled data",
     "accuracy_lower": "Lower end of its 95 % interval",
@@ -99,7 +101,20 @@ def _no_measurement(row: Mapping[str, str]) -> str:
         return f"its status is {row['status']}"
     if row.get("origin") == "interpolated":
         return "it is interpolated, not measured"
-    return "it is of a whole combination" if row.get("scope") == "pipeline" else ""
+    return ""
+
+
+def _combination(row: Mapping[str, str], where: str) -> dict[str, str] | None:
+    text = row.get("combination", "")
+    if text in ("", "{}"):
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where}: combination: {text!r} is no JSON object") from error
+    if not isinstance(found, dict) or not all(isinstance(choice, str) for choice in found.values()):
+        raise InputError(f"{where}: combination: a JSON object of stage to variant is expected")
+    return found
 
 
 def _point(row: Mapping[str, str], reading: Reading, where: str) -> ForeignPoint | None:
@@ -152,6 +167,7 @@ def _accuracy(row: Mapping[str, str], where: str) -> ForeignAccuracy | None:
         row.get("variant") or None,
         row.get("modalities") or None,
         row.get("source", ""),
+        _combination(row, where),
     )
 
 

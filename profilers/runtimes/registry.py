@@ -28,4 +28,6 @@ def runtime(name: str) -> Runtime:
         from inferplan.profilers.runtimes.skip import SkipRuntime
 
         return SkipRuntime()
+    if name == "external":
+        raise InputError("external variants are run by something else: they can be planned, not profiled or run here")
     raise InputError(f"there is no runtime {name!r}; there are: {', '.join(NAMES)}")

@@ -349,3 +349,28 @@ def test_what_we_export_can_be_imported(workload: Workload, tmp_path: Path) -> N
 def test_a_folder_of_a_run_without_details_will_do(tmp_path: Path) -> None:
     shutil.copy(FILES / "loadgen_single_stream" / "mlperf_log_summary.txt", tmp_path)
     assert len(read_loadgen(tmp_path, Reading()).points) == 1
+
+
+def test_accuracies_of_whole_combinations_are_taken(tmp_path: Path, workload: Workload) -> None:
+    file = tmp_path / "whole.csv"
+    file.write_text('combination,metric,accuracy\n"{""read"": ""both@image+text""}",top1,0.9\n')
+    done = import_files(workload, tmp_path / "w.profile", "csv", [file], Reading(), Target())
+    row = read_profile(tmp_path / "w.profile").accuracy[0]
+    assert (row.scope, row.stages(), row.value) == ("pipeline", {"read": "both@image+text"}, 0.9)
+    assert len(done.accuracy) == 1
+
+
+@pytest.mark.parametrize(
+    ("combination", "says"),
+    [
+        ('"{""read"": ""large""}"', "no read=large"),
+        ('"{""look"": ""small""}"', "no look=small"),
+        ("read=small", "no JSON object"),
+    ],
+)
+def test_a_combination_must_be_the_workloads(tmp_path: Path, workload: Workload, combination: str, says: str) -> None:
+    file = tmp_path / "whole.csv"
+    file.write_text(f"combination,metric,accuracy\n{combination},top1,0.9\n")
+    with pytest.raises(InputError) as caught:
+        import_files(workload, tmp_path / "w.profile", "csv", [file], Reading(), Target())
+    assert says in str(caught.value)

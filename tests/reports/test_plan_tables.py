@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from inferplan.reports.plan_tables import assurance_lines, basis_lines, cost_lines, machines_table, options_table
+from inferplan.reports.plan_tables import (
+    assurance_lines,
+    basis_lines,
+    cost_lines,
+    machines_table,
+    options_table,
+    traffic_table,
+)
 from inferplan.spec.plan import Plan
 
 SHA = "0" * 64
@@ -108,3 +115,14 @@ def test_assurance_is_said_with_its_cost_and_what_failed(document: dict[str, Any
         "  judged in 2 further cases: 1 met, 1 undecided",
         "  edge/cpu: 1 lost: undecided",
     ]
+
+
+def test_what_goes_between_tiers_is_a_table(document: dict[str, Any]) -> None:
+    assert traffic_table(Plan.model_validate(document)) is None
+    flow = {"to": "s", "from_tier": "edge", "to_tier": "cloud", "rate_rps": 2.0, "bytes_per_s": 2048.0}
+    within = {**flow, "to_tier": "edge"}
+    document["traffic"] = {"routing": "proportional", "cost_usd_per_h": 0.5, "flows": {"c": [
+        {**flow, "cost_usd_per_h": 0.5}, within]}}  # fmt: skip
+    table = traffic_table(Plan.model_validate(document))
+    assert table is not None
+    assert table.rows == [["c", "requests -> s", "edge -> cloud", "2.00/s", "2.00 KiB/s", "0.5 USD/h"]]

@@ -83,6 +83,8 @@ class Instances:
     """Builds instances in a folder of their own."""
 
     folder: Path
+    measurement = staticmethod(measurement)
+    interference = staticmethod(interference)
 
     def workload(
         self,
@@ -99,6 +101,7 @@ class Instances:
         """
         (self.folder / "model.onnx").write_bytes(MODEL)
         delays, specs = rest.pop("delays", [0.0]), rest.pop("specs", {})
+        extra = rest.pop("pipeline_extra", {})
         modalities = sorted({name for spec in specs.values() for name in spec.get("modalities", {}).get("reads", [])})
         document = {
             "apiVersion": "inferplan/v1",
@@ -117,6 +120,7 @@ class Instances:
                     for stage, variants in stages.items()
                 },
                 "edges": list(edges),
+                **extra,
             },
             "tiers": {"edge": {"devices": devices or {"cpu": {"price_usd_per_h": 0.1, "count": 8, "cores": 4}}}},
             "classes": classes or {"web": {"rate_rps": 20.0, "slo": {"latency_s": 0.2}}},

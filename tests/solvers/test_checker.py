@@ -87,11 +87,12 @@ def test_a_floor_that_is_not_kept_is_found(solved: tuple[Plan, Any, Any], instan
 
 
 def test_the_checker_shares_no_code_with_the_solver() -> None:
+    """The checker and its parts, `..._check`, import nothing else of solvers and estimators."""
     import inspect
+    import re
 
-    from inferplan.solvers import checker, interference_check
+    from inferplan.solvers import assurance_check, bill_check, checker, interference_check, traffic_check
 
-    for module in (checker, interference_check):
-        imports = [line for line in inspect.getsource(module).splitlines() if "import" in line]
-        own = [line for line in imports if "inferplan.solvers" in line or "inferplan.estimators" in line]
-        assert own in ([], ["from inferplan.solvers.interference_check import check_interference"])
+    for module in (assurance_check, bill_check, checker, interference_check, traffic_check):
+        own = re.findall(r"(?:from|import) (inferplan\.(?:solvers|estimators)[\w.]*)", inspect.getsource(module))
+        assert all(name.endswith("_check") for name in own)

@@ -85,10 +85,8 @@ def test_one_wrong_thing_is_named(write_workload: Write, old: str, new: str, exp
 @pytest.mark.parametrize(
     ("old", "new", "field"),
     [
-        ("reserved_cores: 1", "exclusive: true", "exclusive"),
         ("name: shop", "name: shop\nsplitting: true", "splitting"),
-        ("name: shop", "name: shop\nrouting: tier_aware", "routing"),
-        ("name: shop", "name: shop\nlinks: {a: {from: edge, to: edge}}", "links"),
+        ("name: shop", "name: shop\nsplitting: devices\nrobustness: {headroom: 0.1}", "robustness"),
     ],
 )
 def test_what_nothing_honours_yet_is_refused(write_workload: Write, old: str, new: str, field: str) -> None:

@@ -1,0 +1,228 @@
+"""Writing the plan document of classes that are spread over devices and tiers.
+
+Within a tier the calls of a choice go to its options as they have capacity. Replicas that share machines slow one
+another down (`estimators.interference`): how much depends on how busy they are, which depends on how slow they are;
+both are found together, from below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from inferplan.estimators.accuracy import AccuracyEstimate
+from inferplan.estimators.interference import Tenant, measured_on
+from inferplan.estimators.transport import Crossing, traffic
+from inferplan.solvers.options import Option
+from inferplan.solvers.split_instance import SplitInstance
+from inferplan.solvers.split_program import Split
+from inferplan.spec.plan import (
+    Choice,
+    ClassPlan,
+    ClassPrediction,
+    DeployedOption,
+    Estimate,
+    Machines,
+    OptionPrediction,
+    Placement,
+    Traffic,
+)
+from inferplan.spec.stage import Choice as StageChoice
+
+PASSES = 20
+SETTLED = 1e-9
+
+
+@dataclass(frozen=True)
+class Loads:
+    """What every deployed option gets, by name. `slower`: factors of its replicas' times, where there are any."""
+
+    shares: Mapping[tuple[int, str], float]
+    """Of a class's calls of the option's stage, by (class, option)."""
+    load_rps: Mapping[str, float]
+    capacity_rps: Mapping[str, float]
+    slower: Mapping[str, tuple[float, ...]]
+
+    def utilisation(self, name: str) -> float:
+        """Share of its capacity that an option's load takes."""
+        return self.load_rps[name] / self.capacity_rps[name]
+
+    def interference(self, name: str) -> float:
+        """How much slower an option is for what runs beside it: the harmonic mean over its replicas."""
+        factors = self.slower.get(name, ())
+        return len(factors) / math.fsum(1 / factor for factor in factors) if factors else 1.0
+
+
+def loads_of(instance: SplitInstance, split: Split) -> Loads:
+    """How a plan's calls spread over its options."""
+    loads = _spread(instance, split, {})
+    for _ in range(PASSES if instance.problem.interference.matters else 0):
+        slower = _slower(instance, split, loads)
+        again = _spread(instance, split, slower)
+        settled = all(math.isclose(again.utilisation(n), loads.utilisation(n), rel_tol=SETTLED) for n in split.replicas)
+        loads = again
+        if settled:
+            break
+    return loads
+
+
+def _spread(instance: SplitInstance, split: Split, slower: Mapping[str, tuple[float, ...]]) -> Loads:
+    deployed = [o for o in instance.options if o.name in split.replicas]
+    capacity = {}
+    for option in deployed:
+        assert option.service is not None
+        factors = slower.get(option.name, (1.0,) * split.replicas[option.name])
+        capacity[option.name] = option.service.capacity_per_s(option.max_batch) * math.fsum(1 / f for f in factors)
+    shares: dict[tuple[int, str], float] = {}
+    loads = dict.fromkeys(capacity, 0.0)
+    for (k, stage, tier), share in split.shares.items():
+        pool = [o.name for o in instance.pool(stage, split.choices[k, stage], tier) if o.name in capacity]
+        total = math.fsum(capacity[name] for name in pool)
+        for name in pool:
+            shares[k, name] = share * capacity[name] / total
+            loads[name] += instance.calls_rps[k, stage] * shares[k, name]
+    return Loads(shares, loads, capacity, slower)
+
+
+def _slower(instance: SplitInstance, split: Split, loads: Loads) -> Mapping[str, tuple[float, ...]]:
+    busy = {name: loads.utilisation(name) for name in split.replicas}
+    return instance.problem.interference.slowdowns(tenants(instance, split), machines_of(split), busy)
+
+
+def tenants(instance: SplitInstance, split: Split) -> dict[str, Tenant]:
+    """Deployed options as neighbours see them, by name."""
+    devices = instance.problem.workload.devices()
+    return {
+        o.name: Tenant(o.stage, o.variant, measured_on(devices, o.device), o.threads, o.max_batch)
+        for o in instance.options
+        if o.name in split.replicas
+    }
+
+
+def machines_of(split: Split) -> list[dict[str, int]]:
+    """Every machine of a plan, whatever its device type."""
+    return [machine for _, packing in sorted(split.packings.items()) for machine in packing.machines]
+
+
+def overloaded(instance: SplitInstance, split: Split, loads: Loads) -> dict[str, float]:
+    """Options that get more than they can serve for what runs beside them, with how much slower they are."""
+    return {
+        name: loads.interference(name)
+        for name in split.replicas
+        if loads.utilisation(name) > instance.max_utilisation * (1 + 1e-6)
+    }
+
+
+def option_plans(instance: SplitInstance, split: Split, loads: Loads) -> dict[str, DeployedOption]:
+    """Deployed options by name; stages that are skipped among them."""
+    problem = instance.problem
+    deployed: dict[str, DeployedOption] = {}
+    for option in (o for stage in problem.stages for o in problem.options(stage)):
+        users = [k for k in range(len(problem.classes)) if split.choices[k, option.stage] == option.variant]
+        if option.name in split.replicas:
+            deployed[option.name] = _option(option, split.replicas[option.name], _prediction(option, loads))
+        elif option.service is None and users:
+            load = math.fsum(instance.calls_rps[k, option.stage] for k in users)
+            deployed[option.name] = _option(option, 0, OptionPrediction(load_rps=load, utilisation=0.0))
+    return deployed
+
+
+def _prediction(option: Option, loads: Loads) -> OptionPrediction:
+    name = option.name
+    return OptionPrediction(
+        load_rps=loads.load_rps[name],
+        capacity_rps=loads.capacity_rps[name],
+        utilisation=loads.utilisation(name),
+        interference=loads.interference(name),
+    )
+
+
+def _option(option: Option, replicas: int, predicted: OptionPrediction) -> DeployedOption:
+    chosen = StageChoice.parse(option.variant)
+    return DeployedOption(
+        stage=option.stage,
+        variant=chosen.variant,
+        modalities=list(chosen.modalities),
+        runtime=option.runtime,
+        provider=option.provider,
+        device=option.device,
+        model_sha256=option.model_sha256,
+        threads=option.threads,
+        max_batch=option.max_batch,
+        max_queue_delay_s=option.max_queue_delay_s,
+        replicas=replicas,
+        memory_bytes=option.memory_bytes,
+        gpu_memory_bytes=option.gpu_memory_bytes,
+        shares_gpu=bool(option.company),
+        load_s=option.load_s,
+        predicted=predicted,
+    )
+
+
+def class_plans(
+    instance: SplitInstance, split: Split, loads: Loads, accuracies: Mapping[str, AccuracyEstimate | None]
+) -> dict[str, ClassPlan]:
+    """How every class is served and what it may expect."""
+    problem = instance.problem
+    plans: dict[str, ClassPlan] = {}
+    for k, need in enumerate(problem.classes):
+        routes: dict[str, list[Choice]] = {}
+        for stage in problem.stages:
+            for option in problem.options(stage):
+                skipped = option.service is None and split.choices[k, stage] == option.variant
+                share = 1.0 if skipped else loads.shares.get((k, option.name), 0.0)
+                if share > 0:
+                    routes.setdefault(stage, []).append(Choice(option=option.name, share=min(share, 1.0)))
+        accuracy = accuracies[need.name]
+        plans[need.name] = ClassPlan(
+            rate_rps=need.rate_rps,
+            accuracy_floor=need.floor,
+            routes=routes,
+            predicted=ClassPrediction(
+                throughput_rps=need.rate_rps,
+                accuracy=None
+                if accuracy is None
+                else Estimate(value=accuracy.value, lower=accuracy.lower, upper=accuracy.upper),
+                accuracy_source=None if accuracy is None else accuracy.source,
+            ),
+        )
+    return plans
+
+
+def machine_plans(instance: SplitInstance, split: Split) -> dict[str, Machines]:
+    """Machines bought, each with what runs on it."""
+    packed: dict[str, list[list[Placement]]] = {}
+    for (device, _), packing in sorted(split.packings.items()):
+        for machine in packing.machines:
+            placements = [Placement(option=name, replicas=count) for name, count in sorted(machine.items())]
+            packed.setdefault(device, []).append(placements)
+    devices = instance.problem.devices
+    return {
+        device: Machines(count=len(packing), price_usd_per_h=devices[device].price_usd_per_h, packing=packing)
+        for device, packing in packed.items()
+    }
+
+
+def traffic_plan(instance: SplitInstance, split: Split) -> Traffic | None:
+    """What goes over the network; None where there is one tier."""
+    if not instance.legs:
+        return None
+    crossings = []
+    for (k, leg, t, u), share in split.flows.items():
+        rate = instance.leg_rps(k, leg) * share
+        size = instance.payloads.size_bytes(leg, split.choices.get((k, leg.source), ""))
+        crossings.append(Crossing(instance.problem.classes[k].name, leg, t, u, rate, rate * size))
+    return traffic(instance.ways, instance.problem.workload.routing, crossings)
+
+
+def describe(instance: SplitInstance, split: Split) -> str:
+    """A plan in one line."""
+    parts = []
+    for stage in instance.problem.stages:
+        mine = [o for o in instance.options if o.stage == stage and o.name in split.replicas]
+        parts += [f"{split.replicas[o.name]} x {o.name}" for o in mine]
+    return (
+        f"{', '.join(parts)} at {split.cost_usd_per_h:.6g} USD/h"
+        f" (machines {split.machines_usd_per_h:.6g}, traffic {split.traffic_usd_per_h:.6g})"
+    )

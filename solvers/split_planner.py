@@ -1,0 +1,138 @@
+"""From an instance in which classes spread over devices and tiers to a plan: solve, explain, write.
+
+No class has a latency promise here, so there is nothing to simulate: a plan is certified where no queue gets more than
+it can serve. Where replicas that share machines turn out to slow one another down so much that a queue gets more, the
+options in question count as that much slower and the program is solved again, for as often as that helps; the plan is
+then not called optimal.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from inferplan.solvers import assembly, split_explain, split_plan
+from inferplan.solvers.problem import Problem
+from inferplan.solvers.split_explain import Explained
+from inferplan.solvers.split_instance import Question, SplitInstance, split_instance
+from inferplan.solvers.split_plan import Loads
+from inferplan.solvers.split_program import Split, SplitProgram
+from inferplan.solvers.split_search import Found, SplitSearch, decide
+from inferplan.spec.document import LoadedWorkload
+from inferplan.spec.errors import UndecidedError
+from inferplan.spec.plan import Certificate, Costs, Plan, Proof
+from inferplan.spec.profile import Profile
+
+MAX_ROUNDS = 8
+SAME = 2e-6
+"""Objectives that differ by less than this share of each other are the same."""
+SOLVER = "HiGHS through python-mip, with spatial branch and bound"
+
+
+def solve_split(
+    problem: Problem,
+    loaded: LoadedWorkload,
+    profile: Profile,
+    *,
+    plan_dir: Path,
+    deadline: float,
+    gap: float,
+    seed: int,
+) -> Plan:
+    """Decide a deployment in which classes spread over devices.
+
+    Raises InfeasibleError where no plan keeps every promise, InputError where something asked for is not honoured with
+    splitting, UndecidedError where no plan was found in time.
+    """
+    instance = split_instance(problem)
+    question = Question(
+        {need.name: need.floor for need in problem.classes},
+        {name: device.count for name, device in problem.devices.items()},
+        problem.budget_usd_per_h,
+    )
+    search, found, loads, story = _decide(instance, question, deadline, gap)
+    plan = Explained(search, question, found, deadline, gap)
+    return _plan(plan, loads, story, loaded, profile, plan_dir, seed)
+
+
+def _decide(
+    instance: SplitInstance, question: Question, deadline: float, gap: float
+) -> tuple[SplitSearch, Found, Loads, list[str]]:
+    """The best plan whose queues get no more than they can serve, with what its neighbours do to it."""
+    story: list[str] = []
+    for number in range(1, MAX_ROUNDS + 1):
+        search = SplitSearch(SplitProgram(instance))
+        goals = Explained.goals_of(instance.problem)
+        found = decide(search, question, goals, deadline, gap)
+        if found is None and search.timed_out:
+            raise UndecidedError("the time limit left no plan: give more time with --time-limit")
+        if found is None:
+            raise split_explain.infeasible(search, question, [*story, *instance.problem.table.excluded])
+        loads = split_plan.loads_of(instance, found.split)
+        slower = split_plan.overloaded(instance, found.split, loads)
+        says = split_plan.describe(instance, found.split)
+        if not slower:
+            story.append(f"{number}. proposed: {says}: accepted: no queue gets more than it can serve")
+            proven = found.proven and number == 1
+            return search, replace(found, proven=proven), loads, story
+        worst = ", ".join(f"{name} x {factor:.3g}" for name, factor in sorted(slower.items()))
+        story.append(f"{number}. proposed: {says}: rejected: neighbours slow replicas down: {worst}")
+        instance = instance.derated(slower)
+        if time.monotonic() >= deadline:
+            break
+    raise UndecidedError("neighbours slow replicas down too much, and no plan that allows for it was found", story)
+
+
+def _plan(
+    plan: Explained, loads: Loads, story: list[str], loaded: LoadedWorkload, profile: Profile, plan_dir: Path, seed: int
+) -> Plan:
+    instance, split = plan.search.program.instance, plan.found.split
+    problem = instance.problem
+    deployed = [option for option in instance.options if option.name in split.replicas]
+    alone = problem.interference.unmeasured(split_plan.tenants(instance, split), split_plan.machines_of(split))
+    return Plan(
+        apiVersion="inferplan/v1",
+        name=assembly.safe_name(loaded.workload.name),
+        workload=assembly.workload_source(loaded, plan_dir),
+        profile=assembly.profile_source(profile, problem, deployed, alone),
+        objective=assembly.objective_text(loaded.workload.objective),
+        cost_usd_per_h=split.cost_usd_per_h,
+        costs=_costs(split),
+        proof=_proof(plan),
+        certificate=Certificate(verdict="met", judged_on="capacity", seed=seed, classes={}),
+        classes=split_plan.class_plans(instance, split, loads, split_explain.accuracies(plan.search, split)),
+        options=split_plan.option_plans(instance, split, loads),
+        machines=split_plan.machine_plans(instance, split),
+        traffic=split_plan.traffic_plan(instance, split),
+        binding=split_explain.binding(plan),
+        alternatives=split_explain.alternatives(plan),
+        story=[*story, *assembly.left_out(problem, profile)],
+    )
+
+
+def _costs(split: Split) -> Costs | None:
+    """What the cost is made of; None where that is machines alone."""
+    if split.traffic_usd_per_h == 0:
+        return None
+    return Costs(machines_usd_per_h=split.machines_usd_per_h, network_usd_per_h=split.traffic_usd_per_h)
+
+
+def _proof(plan: Explained) -> Proof:
+    """How sure it is that no better plan exists."""
+    found, scale = plan.found, plan.search.program.scale
+    problem = plan.search.program.instance.problem
+    accurate = problem.workload.objective.maximize is not None
+    factor = -1.0 if accurate else scale
+    objective = found.value * factor if accurate else found.split.cost_usd_per_h
+    bound = found.bound * factor
+    gap = abs(objective - bound) / abs(objective) if objective else 0.0
+    if found.proven and gap <= SAME:
+        bound, gap = objective, 0.0
+    return Proof(
+        solver=SOLVER,
+        status="optimal" if found.proven else "feasible",
+        objective=objective,
+        bound=bound,
+        gap=gap,
+    )

@@ -1,0 +1,346 @@
+"""The exact program where classes spread over devices and tiers.
+
+Sets
+    k ∈ K classes, s ∈ N stages, v ∈ V_s choices of a stage, t ∈ T tiers, o ∈ O options (choice v_o of stage s_o on
+    device d_o of tier t_o), e ∈ E legs: entry, edges, and the way back (`estimators.transport`).
+Data
+    Λ_ks calls per second; μ_o capacity of a replica, ρ the share of it that may be used; r_o need of a replica, R_d
+    room of a machine, price_d, M_d; b_ev bytes per call, price and bandwidth of the link from t to t'.
+Variables
+    z_ksv ∈ {0,1} class k uses choice v at stage s;  n_o ∈ Z+ replicas;  m_ds ∈ Z+ machines of d (per stage where d is
+    exclusive);  X_ksvt ∈ [0,1] share of the calls that v answers in tier t;  F_kevtt' >= 0 share of leg e's calls that
+    go from t, out of choice v, to t'.
+Constraints
+    (one)       Σ_v z_ksv = 1,   Σ_t X_ksvt = z_ksv
+    (capacity)  Σ_k Λ_ks X_ksvt <= ρ Σ_{o: s,v,t} μ_o n_o,   X_ksvt <= Σ_{o: s,v,t} min(1, ρ μ_o / Λ_ks) n_o
+    (machines)  Σ_{o on d} r_o n_o <= R_d m_d per resource, Σ_s m_ds <= M_d; and replicas that really fit (below)
+    (flows)     Σ_t' F_kevtt' = X_ksvt at the sender,  Σ_{v,t} F_kevtt' = Σ_v X_ks'vt' at the receiver,
+                no F where there is no link;  Σ Λ b F <= bandwidth of every link
+    (balanced)  proportional routing: F_kevtt' = X_ksvt Σ_v' X_ks'v't'      (`split_search`)
+    (accuracy)  as in `combinations`
+Objective
+    min Σ price_d m_ds + Σ price_tt' Λ b F, or the best accuracy, or the fewest machines of a device.
+
+Within a tier a choice's calls are spread over its options as they have capacity, so every queue of it is loaded alike:
+that is feasible wherever (capacity) is.
+
+*Packing.* After each solve the replicas are packed exactly. Where they need u machines of d and fewer were bought, m_d
+>= u - Σ_o Σ_{j <= n*_o} (1 - g_oj) is added, g_oj ∈ {0,1} and g_oj = 1 where n_o >= j: taking one replica away saves no
+more than the machine it could have had to itself.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from inferplan.estimators.transport import Leg
+from inferplan.solvers.combinations import Encoding, encoding, require_listed
+from inferplan.solvers.options import Option
+from inferplan.solvers.packing import Item, Packing, pack
+from inferplan.solvers.placing import most_together, strangers
+from inferplan.solvers.split_flows import NOTHING, Box, SplitFlows, present
+from inferplan.solvers.split_instance import Question, SplitInstance, replicas_that_fit
+
+Objective = tuple[Literal["cost", "accuracy", "machines"], str]
+COST: Objective = ("cost", "")
+ACCURACY: Objective = ("accuracy", "")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A choice of machines, replicas and shares. `flows` are shares of a leg's calls, by (class, leg, tiers)."""
+
+    choices: Mapping[tuple[int, str], str]
+    replicas: Mapping[str, int]
+    packings: Mapping[tuple[str, str], Packing]
+    """By (device, stage); the stage is empty where machines are shared."""
+    shares: Mapping[tuple[int, str, str], float]
+    """By (class, stage, tier)."""
+    flows: Mapping[tuple[int, Leg, str, str], float]
+    machines_usd_per_h: float
+    traffic_usd_per_h: float
+
+    @property
+    def cost_usd_per_h(self) -> float:
+        """Machines and traffic."""
+        return self.machines_usd_per_h + self.traffic_usd_per_h
+
+
+@dataclass(frozen=True)
+class Node:
+    """What the program says within a box: a bound, its own idea of the flows, and the plan behind it."""
+
+    value: float
+    bound: float
+    relaxed: Mapping[tuple[int, Leg, str, str], float]
+    split: Split
+    optimal: bool
+
+
+class SplitProgram:
+    """Rows and variables, built once; questions and boxes set bounds and add rows of their own."""
+
+    def __init__(self, instance: SplitInstance) -> None:
+        import mip
+
+        self.instance = instance
+        self.model = mip.Model(solver_name="HIGHS")
+        self.model.verbose = 0
+        self.timed_out = False
+        self._asked: list[Any] = []
+        self._boxed: list[Any] = []
+        self._steps: dict[tuple[str, int], Any] = {}
+        self._floors: dict[int, float | None] = {}
+        self.scale = _scale(device.price_usd_per_h for device in instance.problem.devices.values())
+        self._add_choices()
+        self._add_machines()
+        self._add_capacity()
+        self.flows = SplitFlows(instance, self.model, self._x, self.scale)
+        self._accuracy: Encoding | None = encoding(instance.problem, self.model, self._z)
+
+    # Rows
+
+    def _add_choices(self) -> None:
+        import mip
+
+        instance, model = self.instance, self.model
+        self._z: dict[tuple[int, str, str], Any] = {}
+        self._x: dict[tuple[int, str, str, str], Any] = {}
+        for k in range(len(instance.problem.classes)):
+            for stage in instance.problem.stages:
+                choices = instance.choices(stage)
+                for choice in choices:
+                    z = model.add_var(var_type=mip.BINARY, lb=float(len(choices) == 1))
+                    self._z[k, stage, choice] = z
+                    shares = {tier: model.add_var(lb=0, ub=1) for tier in instance.places(k, stage, choice)}
+                    self._x |= {(k, stage, choice, tier): x for tier, x in shares.items()}
+                    model += mip.xsum(shares.values()) - z == 0
+                model += mip.xsum(self._z[k, stage, choice] for choice in choices) == 1
+
+    def _add_machines(self) -> None:
+        import mip
+
+        instance, model = self.instance, self.model
+        self._n: dict[str, Any] = {}
+        self._m: dict[tuple[str, str], Any] = {}
+        for option in instance.options:
+            self._n[option.name] = model.add_var(var_type=mip.INTEGER, lb=0, ub=instance.most[option.name])
+        for name, device in instance.problem.devices.items():
+            for stage in instance.problem.stages if name in instance.exclusive else ("",):
+                own = [o for o in instance.options if o.device == name and stage in ("", o.stage)]
+                if not own:
+                    continue
+                machines = model.add_var(var_type=mip.INTEGER, lb=0, ub=sum(instance.most[o.name] for o in own))
+                self._m[name, stage] = machines
+                for what in ("cores", "memory_bytes", "gpus", "gpu_memory_bytes"):
+                    room = getattr(device.capacity, what) or 0
+                    needs = [(self._n[o.name], getattr(o.need, what) or 0) for o in own] if room else []
+                    needs = [(n, need) for n, need in needs if need]
+                    if needs:
+                        model += mip.xsum(need / room * n for n, need in needs) - machines <= 0
+                        for few in sorted({room // need for _, need in needs}):
+                            model += mip.xsum(n for n, need in needs if room // need <= few) - few * machines <= 0
+                for option in own:
+                    if (most := most_together(option)) is not None:
+                        model += self._n[option.name] - most * machines <= 0
+        self._bought = {
+            name: mip.xsum(m for (device, _), m in self._m.items() if device == name)
+            for name in instance.problem.devices
+        }
+        self._rent = mip.xsum(
+            device.price_usd_per_h / self.scale * m
+            for name, device in instance.problem.devices.items()
+            for (owner, _), m in self._m.items()
+            if owner == name
+        )
+
+    def _add_capacity(self) -> None:
+        import mip
+
+        instance, model = self.instance, self.model
+        classes = range(len(instance.problem.classes))
+        for stage in instance.problem.stages:
+            total = sum(instance.calls_rps[k, stage] for k in classes) or 1.0
+            if not any(instance.skips(stage, choice) for choice in instance.choices(stage)):
+                # Follows from the rows below; said in one row it is a knapsack, which the solver knows cuts for.
+                own = [o for o in instance.options if o.stage == stage]
+                useful = [min(1.0, instance.useful_rps(o) / total) * self._n[o.name] for o in own]
+                model += mip.xsum(useful) >= 1
+            for choice in instance.choices(stage):
+                if instance.skips(stage, choice):
+                    continue
+                for tier in instance.places(0, stage, choice):
+                    load = [instance.calls_rps[k, stage] / total * self._x[k, stage, choice, tier] for k in classes]
+                    pool = instance.pool(stage, choice, tier)
+                    room = [instance.useful_rps(o) / total * self._n[o.name] for o in pool]
+                    model += mip.xsum(load) - mip.xsum(room) <= 0
+                    for k in classes:
+                        # A replica that could carry more than a class's calls is worth no more than all of them.
+                        most = instance.calls_rps[k, stage] or 1.0
+                        worth = [min(1.0, instance.useful_rps(o) / most) * self._n[o.name] for o in pool]
+                        model += self._x[k, stage, choice, tier] - mip.xsum(worth) <= 0
+
+    # Questions
+
+    def begin(self, question: Question) -> None:
+        """Set bounds and add rows for a question."""
+        import mip
+
+        instance, model = self.instance, self.model
+        model.remove(self._asked) if self._asked else None
+        self._asked = []
+        for option in instance.options:
+            self._n[option.name].ub = replicas_that_fit(instance, option, question.counts[option.device])
+        for name, count in question.counts.items():
+            if count is not None:
+                self._asked.append(model.add_constr(self._bought[name] <= count))
+        if self._accuracy is not None:
+            for k, need in enumerate(instance.problem.classes):
+                if self._floors.get(k, math.nan) != question.floors[need.name]:
+                    self._accuracy.set_floor(k, question.floors[need.name])
+                    self._floors[k] = question.floors[need.name]
+        limits = [limit for limit in (question.budget_usd_per_h, question.most_usd_per_h) if limit is not None]
+        if limits:
+            self._asked.append(model.add_constr(self._rent + self.flows.tolls <= min(limits) / self.scale))
+        if question.least_accuracy is not None:
+            self._asked.append(model.add_constr(self._worth("") >= question.least_accuracy))
+        for (k, stage), choice in (question.chosen or {}).items():
+            self._asked.append(model.add_constr(self._z[k, stage, choice] >= 1))
+        for together in question.forbidden:
+            chosen = mip.xsum(self._z[key] for key in sorted(together))
+            self._asked.append(model.add_constr(chosen <= len(together) - 1))
+
+    def _worth(self, who: str) -> Any:
+        """Accuracy of a class, or the mean of all weighted by rates."""
+        classes = [(k, need) for k, need in enumerate(self.instance.problem.classes) if who in ("", need.name)]
+        total = sum(need.rate_rps for _, need in classes)
+        assert self._accuracy is not None
+        return self._accuracy.total({k: need.rate_rps / total for k, need in classes})
+
+    def set_objective(self, objective: Objective) -> None:
+        """What to minimise."""
+        import mip
+
+        kind, who = objective
+        if kind == "cost":
+            expression = self._rent + self.flows.tolls
+        elif kind == "machines":
+            expression = 1.0 * self._bought[who]
+        else:
+            if self.instance.problem.workload.objective.maximize:
+                require_listed(self._accuracy, self.instance.problem)
+            expression = -1.0 * self._worth(who)
+        self.model.objective = mip.minimize(expression)
+
+    @property
+    def knows_accuracy(self) -> bool:
+        """Whether accuracy can be told."""
+        return self._accuracy is not None
+
+    # Solving
+
+    def solve(self, box: Box, deadline: float, gap: float) -> Node | None:
+        """The relaxation within a box, its replicas packed; None where there is nothing in it, or none was found in
+        time (`timed_out`)."""
+        import mip
+
+        status = mip.OptimizationStatus
+        model = self.model
+        self.timed_out = False
+        model.remove(self._boxed) if self._boxed else None
+        self._boxed = [model.add_constr(row) for row in self.flows.box_rows(box)]
+        model.max_mip_gap, model.max_mip_gap_abs = gap, 1e-10
+        while True:
+            outcome = model.optimize(max_seconds=max(deadline - time.monotonic(), 0.05))
+            if outcome not in (status.OPTIMAL, status.FEASIBLE):
+                self.timed_out = outcome == status.NO_SOLUTION_FOUND
+                return None
+            packings = self._packings()
+            if not self._cut(packings):
+                best = outcome == status.OPTIMAL
+                bound = min(float(model.objective_bound), float(model.objective_value))
+                return Node(float(model.objective_value), bound, self.flows.relaxed(), self._split(packings), best)
+            if time.monotonic() >= deadline:
+                self.timed_out = True
+                return None
+
+    def _packings(self) -> dict[tuple[str, str], Packing]:
+        items: dict[tuple[str, str], list[Item]] = {}
+        for option in self.instance.options:
+            count = round(self._n[option.name].x)
+            if count:
+                stage = option.stage if option.device in self.instance.exclusive else ""
+                assert option.need is not None
+                item = Item(option.name, option.need, count, most_together(option))
+                items.setdefault((option.device, stage), []).append(item)
+        devices = self.instance.problem.devices
+        apart = strangers({o.name: o for o in self.instance.options})
+        return {key: pack(found, devices[key[0]].capacity, apart) for key, found in sorted(items.items())}
+
+    def _cut(self, packings: Mapping[tuple[str, str], Packing]) -> bool:
+        """Add a cut wherever replicas need more machines than were bought."""
+        import mip
+
+        cut = False
+        for (device, stage), packing in packings.items():
+            needed = len(packing.machines)
+            if needed <= round(self._m[device, stage].x):
+                continue
+            cut = True
+            missing = [
+                1 - self._step(option, j)
+                for option in self.instance.options
+                if option.device == device and stage in ("", option.stage)
+                for j in range(1, round(self._n[option.name].x) + 1)
+            ]
+            self.model += self._m[device, stage] + mip.xsum(missing) >= needed
+        return cut
+
+    def _step(self, option: Option, j: int) -> Any:
+        """A binary that is 1 where there are j replicas or more."""
+        import mip
+
+        if (option.name, j) not in self._steps:
+            step = self._steps[option.name, j] = self.model.add_var(var_type=mip.BINARY)
+            self.model += self._n[option.name] - (j - 1) <= max(self.instance.most[option.name] - j + 1, 1) * step
+        return self._steps[option.name, j]
+
+    def _split(self, packings: Mapping[tuple[str, str], Packing]) -> Split:
+        """The plan behind a solution, its flows recomputed from its shares where routing is proportional."""
+        instance = self.instance
+        choices = {(k, stage): choice for (k, stage, choice), z in self._z.items() if z.x > 0.5}
+        shares = _normalised(
+            {
+                (k, stage, tier): float(x.x)
+                for (k, stage, choice, tier), x in self._x.items()
+                if choices[k, stage] == choice and x.x > NOTHING
+            }
+        )
+        replicas = {o.name: round(self._n[o.name].x) for o in instance.options if round(self._n[o.name].x)}
+        flows = self.flows.products(shares) if instance.proportional else present(self.flows.relaxed())
+        devices = instance.problem.devices
+        return Split(
+            choices,
+            replicas,
+            packings,
+            shares,
+            flows,
+            math.fsum(devices[device].price_usd_per_h * len(p.machines) for (device, _), p in packings.items()),
+            self.flows.tolls_usd_per_h(choices, flows),
+        )
+
+
+def _normalised(shares: dict[tuple[int, str, str], float]) -> dict[tuple[int, str, str], float]:
+    totals: dict[tuple[int, str], float] = {}
+    for (k, stage, _), share in shares.items():
+        totals[k, stage] = totals.get((k, stage), 0.0) + share
+    return {(k, stage, tier): share / totals[k, stage] for (k, stage, tier), share in sorted(shares.items())}
+
+
+def _scale(prices: Iterable[float]) -> float:
+    positive = [price for price in prices if price > 0]
+    return math.exp(math.fsum(math.log(price) for price in positive) / len(positive)) if positive else 1.0
