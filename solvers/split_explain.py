@@ -94,16 +94,19 @@ class Explained:
 
     def better(self, question: Question) -> bool:
         """Whether a question has a better plan than this one, by the workload's objective."""
-        if self.goals[0] == COST:
-            limit = self.found.split.cost_usd_per_h
-            asked = replace(question, most_usd_per_h=limit - max(BETTER * limit, 1e-9))
-        else:
-            worth = -self.found.value
-            asked = replace(question, least_accuracy=worth + max(BETTER * abs(worth), 2e-6))
         if time.monotonic() >= self.deadline:
             return False
-        # Whether there is one is all that is asked: the first will do.
-        return self.search.best(asked, self.goals[0], self.deadline, 1.0) is not None
+        # Plans as good are let in: that there are none better is proven sooner where there is one at all.
+        own = self.found.split.cost_usd_per_h if self.goals[0] == COST else self.found.value
+        if self.goals[0] == COST:
+            asked = replace(question, most_usd_per_h=own * (1 + GAP))
+        else:
+            asked = replace(question, least_accuracy=-own - GAP * max(1.0, abs(own)))
+        found = self.search.best(asked, self.goals[0], self.deadline, GAP)
+        if found is None:
+            return False
+        value = found.split.cost_usd_per_h if self.goals[0] == COST else found.value
+        return value < own - max(BETTER * abs(own), 2e-6)
 
 
 def binding(plan: Explained) -> list[Binding]:
