@@ -252,7 +252,9 @@ def _spent(stream: Stream, runs: Sequence[Digest]) -> tuple[dict[str, StageResul
         parts = [spending.stages[stage] for spending in seen]
         latency = np.concatenate([part.latencies_s for part in parts])
         p50, p90, p99 = np.quantile(latency, [0.5, 0.9, 0.99]).tolist() if len(latency) else (0.0, 0.0, 0.0)
-        per_call = np.sum([part.sums_s for part in parts], axis=0) / max(len(latency), 1)
+        network_s, join_s, queue_s, fill_s, service_s = np.sum([part.sums_s for part in parts], axis=0) / max(
+            len(latency), 1
+        )
         path = np.sum([part.path_sums_s for part in parts], axis=0) / max(answered, 1)
         stages[stage] = StageResult(
             sum(part.calls for part in parts),
@@ -262,7 +264,11 @@ def _spent(stream: Stream, runs: Sequence[Digest]) -> tuple[dict[str, StageResul
             p50,
             p90,
             p99,
-            *per_call.tolist(),
+            float(network_s),
+            float(join_s),
+            float(queue_s),
+            float(fill_s),
+            float(service_s),
             PathTime(*path.tolist()),
         )
     return stages, sum(spending.way_back_sum_s for spending in seen) / max(answered, 1)

@@ -132,10 +132,7 @@ class _Arriving:
 def _arriving(network: Network, stream: Stream, stage: str, run: Replication, chance: Randomness) -> _Arriving:
     sources = network.feeds[stage]
     if not sources:
-        times = run.entries_s[stream.name]
-        chosen = _choice(stream, stage, len(times), chance)
-        entry = np.array([network.entry_delay_s.get((stream.name, name), 0.0) for name, _ in stream.routes[stage]])
-        return _Arriving(np.arange(len(times)), None, _later(times, entry, chosen), chosen, True)
+        return _entering(network, stream, stage, run.entries_s[stream.name], chance)
     upstream = run.calls[stream.name, sources[0]]
     fan_out = _fan_out(network, stream, (sources[0], stage), upstream.station, chance)
     if fan_out is None:
@@ -157,8 +154,11 @@ def _arriving(network: Network, stream: Stream, stage: str, run: Replication, ch
     return _Arriving(owner, parent, times, chosen, upstream.one_each and fan_out is None)
 
 
-def _later(times_s: Floats, delays_s: Floats, chosen: Counts) -> Floats:
-    return times_s + delays_s[chosen] if delays_s.any() else times_s
+def _entering(network: Network, stream: Stream, stage: str, entries_s: Floats, chance: Randomness) -> _Arriving:
+    chosen = _choice(stream, stage, len(entries_s), chance)
+    delays = np.array([network.entry_delay_s.get((stream.name, name), 0.0) for name, _ in stream.routes[stage]])
+    times = entries_s + delays[chosen] if delays.any() else entries_s
+    return _Arriving(np.arange(len(entries_s)), None, times, chosen, True)
 
 
 def _choice(stream: Stream, stage: str, count: int, chance: Randomness) -> Counts:
@@ -168,7 +168,8 @@ def _choice(stream: Stream, stage: str, count: int, chance: Randomness) -> Count
         return np.zeros(count, dtype=np.int64)
     edges = np.cumsum([share for _, share in choices])
     drawn = chance.of("route", stream.name, stage).random(count) * edges[-1]
-    return np.minimum(np.searchsorted(edges, drawn, side="right"), len(choices) - 1).astype(np.int64)
+    chosen: Counts = np.minimum(np.searchsorted(edges, drawn, side="right"), len(choices) - 1).astype(np.int64)
+    return chosen
 
 
 def transfers_s(network: Network, stream: Stream, source: str, stage: str) -> Floats:

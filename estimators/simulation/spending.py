@@ -141,6 +141,7 @@ def _answered(run: Replication, stream: Stream) -> Counts:
     """Requests of the counted time that were answered; of a job, the one that was answered last."""
     entry, answered = run.entries_s[stream.name], run.answered_s[stream.name]
     size = stream.job_size
+    last: Counts
     if size > 1:
         last = np.arange(0, len(entry), size) + np.argmax(answered.reshape(-1, size), axis=1)
     else:
