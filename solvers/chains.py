@@ -83,6 +83,10 @@ def why_not(problem: Problem, columns: Sequence[Column]) -> str | None:
         return "plans must withstand more than their load"
     if any(adds_cost(problem, stage) for stage in problem.stages):
         return "replicas cost or draw something besides their machines"
+    if len(problem.ways.tiers) > 1:
+        return "calls go between tiers"
+    if problem.exclusive:
+        return "machines are exclusive to stages"
     if any(column.option.company for column in columns):
         return "replicas share GPUs"
     accuracy = problem.accuracy
