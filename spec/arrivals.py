@@ -111,8 +111,9 @@ def _renewals(shape: float, rate_rps: float, end_s: float, rng: np.random.Genera
 def _modulated(edges_s: Floats, expected: Floats, rng: np.random.Generator) -> Floats:
     """A Poisson process of which `expected` [n] arrive until each of `edges_s` [n], straight between them."""
     unit = _renewals(1.0, 1.0, float(expected[-1]), rng)
-    times: Floats = np.asarray(np.interp(unit, expected, edges_s), dtype=np.float64)
-    return times[times < edges_s[-1]]
+    times = np.asarray(np.interp(unit, expected, edges_s), dtype=np.float64)
+    before: Floats = times[times < edges_s[-1]]
+    return before
 
 
 @dataclass(frozen=True, slots=True)
