@@ -1,0 +1,139 @@
+"""Predicted beside measured: p50 and p99 by the analytic estimate and by simulation, and those of real runs.
+
+    python benchmarks/fidelity.py WORKLOAD PROFILE [--loads 0.3 0.6 0.85] [--runs 3] [--duration 20] [--plan FILE]
+
+Takes a plan (without --plan, the one that `solve` finds with the workload's own promises) and scales its traffic until
+its busiest replica is as loaded as asked. Then `run`s it on this machine, each time with another seed, and prints the
+median over the runs, their range, and what was predicted over it. What serving costs beyond service times is in the
+predictions where the profile has it (`inferplan profile` measures it last). Goal: simulation within 10 % for p50 and
+20 % for p99.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from inferplan.estimators.network import Network, network_of_plan
+from inferplan.estimators.queueing import Arrivals, Demand, estimate
+from inferplan.estimators.simulation import Effort, simulate
+from inferplan.runner.verify import run_plan
+from inferplan.solvers.planner import solve
+from inferplan.spec.document import load_workload
+from inferplan.spec.plan import LoadedPlan, load_plan, write_plan
+from inferplan.spec.profile import read_profile
+
+LEVELS = (50.0, 99.0)
+
+
+def scaled(network: Network, factor: float) -> Network:
+    """The same network with all rates multiplied."""
+    streams = tuple(dataclasses.replace(one, rate_rps=one.rate_rps * factor) for one in network.streams)
+    return dataclasses.replace(network, streams=streams)
+
+
+def busiest(network: Network) -> float:
+    """Load over capacity of the most loaded station."""
+    loads = network.loads_rps()
+    return max(loads[name] / station.capacity_rps for name, station in network.stations.items())
+
+
+def analytic_s(network: Network, level: float) -> float:
+    """Sum over the stages on the longest way of the estimated sojourn at a percentile (0..100), as for requests that
+    call every stage once."""
+    loads = network.loads_rps()
+    ends: dict[str, float] = {}
+    for stage in network.order:
+        before = max((ends[source] for source in network.feeds[stage]), default=0.0)
+        own = 0.0
+        for station in network.stations.values():
+            if station.stage == stage and station.service is not None:
+                demand = Demand(
+                    station.service, station.max_batch, station.max_queue_delay_s, (station.replicas,),
+                    Arrivals(loads[station.name]), level / 100,
+                )  # fmt: skip
+                own = max(own, float(estimate([demand]).quantile_s(level / 100)[0]))
+        ends[stage] = before + own
+    return max(ends.values()) + max(network.entry_delay_s.values(), default=0.0)
+
+
+def simulated_s(network: Network) -> dict[float, float]:
+    """Percentiles of the (only) class by simulation."""
+    (stream,) = simulate(network, effort=Effort(calls=1_000_000)).streams.values()
+    return {50.0: stream.latency_p50_s.value, 99.0: stream.latency_p99_s.value}
+
+
+def measured_s(loaded: LoadedPlan, factor: float, runs: int, duration_s: float) -> dict[float, list[float]]:
+    """Percentiles of the (only) class in real runs; NaN where a run cannot tell."""
+    found: dict[float, list[float]] = {level: [] for level in LEVELS}
+    for seed in range(runs):
+        report = run_plan(loaded, duration_s, seed, factor, oversubscribe=True)
+        (traffic,) = report.classes.values()
+        for level, compared in ((50.0, traffic.latency_p50_s), (99.0, traffic.latency_p99_s)):
+            value = compared.measured.value
+            found[level].append(float("nan") if value is None else value)
+    return found
+
+
+def line(load: float, level: float, analytic: float, simulated: float, measured: list[float]) -> str:
+    """One row of the table."""
+    middle = float(np.median(measured))
+    span = f"{1e3 * min(measured):.2f} .. {1e3 * max(measured):.2f}"
+    return (
+        f"  {load:5.0%} p{level:<3.0f} {1e3 * analytic:10.2f} {1e3 * simulated:10.2f} {1e3 * middle:10.2f}"
+        f" {span:>20} {simulated / middle:8.2f} {analytic / middle:8.2f}"
+    )
+
+
+def main() -> None:
+    """Print the table of one workload."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workload", type=Path)
+    parser.add_argument("profile", type=Path)
+    parser.add_argument("--plan", type=Path, help="a plan of this workload and profile")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="PATH=VALUE")
+    parser.add_argument("--loads", type=float, nargs="+", default=[0.3, 0.6, 0.85])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--duration", type=float, default=20.0, help="seconds per run")
+    options = parser.parse_args()
+    profile = read_profile(options.profile)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = options.plan
+        if path is None:
+            loaded = load_workload(options.workload, options.overrides)
+            path = Path(scratch) / "plan.yaml"
+            write_plan(solve(loaded, profile, plan_dir=path.parent), path)
+        compare(load_plan(path), profile_network(load_plan(path), options.profile), vars(options))
+
+
+def profile_network(loaded: LoadedPlan, profile: Path) -> Network:
+    """The network of a plan. Ends the program where there are several classes."""
+    network = network_of_plan(loaded.plan, loaded.workload.workload, read_profile(profile))
+    if len(network.streams) != 1:
+        sys.exit("this benchmark compares workloads with one class")
+    return network
+
+
+def compare(loaded: LoadedPlan, network: Network, options: Mapping[str, object]) -> None:
+    """Print predictions and runs at every load."""
+    loads, runs, duration_s = options["loads"], int(str(options["runs"])), float(str(options["duration"]))
+    assert isinstance(loads, list)
+    print(f"{loaded.plan.name}: {', '.join(loaded.plan.options)}; {runs} runs of {duration_s:g} s each")
+    head = f"{'analytic':>10} {'simulated':>10} {'measured':>10} {'runs':>20} {'sim/run':>8} {'ana/run':>8}"
+    print(f"  {'load':>5} {'':4} {head}   (ms)")
+    for load in loads:
+        factor = load / busiest(network)
+        here = scaled(network, factor)
+        simulated, measured = simulated_s(here), measured_s(loaded, factor, runs, duration_s)
+        for level in LEVELS:
+            print(line(load, level, analytic_s(here, level), simulated[level], measured[level]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What serving costs beyond service times: measured at a real replica, kept in the profile, believed by simulations."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from inferplan.estimators.points import ModelKey, read_points
+from inferplan.profilers.store import ProfileStore
+from inferplan.runner.handoff import LEAST_CALLS, QUANTILES, measure_handoff, stages_to_measure
+from inferplan.spec.modelfiles import model_sha256
+from inferplan.spec.plan import LoadedPlan
+from inferplan.spec.profile import Profile, read_profile
+from inferplan.spec.rows import HandoffRow, Measurement, PointKey, Quantiles
+from inferplan.spec.workload import Workload
+
+Deploy = Callable[..., LoadedPlan]
+
+
+def point(workload: Workload, stage: str, batch: int = 1, mean_s: float = 1e-4, machine: str = "f") -> Measurement:
+    key = PointKey(
+        stage, "only", "", model_sha256(workload, stage, "only"), "", "onnxruntime", "1", "{}", "cpu", "edge/cpu",
+        machine, batch, 1, "{}",
+    )  # fmt: skip
+    return Measurement(key, "ok", n=64, processes=3, service=Quantiles(mean_s=mean_s, std_s=0.0), measured_at=machine)
+
+
+def profile_of(*rows: Measurement, handoffs: tuple[HandoffRow, ...] = ()) -> Profile:
+    return Profile(Path("p"), rows, (), (), "", handoffs=handoffs)
+
+
+@pytest.mark.parametrize(("kind", "stage"), [("scale", "double"), ("graph", "split")])
+def test_a_stage_is_served_for_a_moment(deploy: Deploy, kind: str, stage: str) -> None:
+    workload = deploy(kind).workload.workload
+    row = measure_handoff(workload, point(workload, stage))
+    assert (row.status, row.reason) == ("ok", "")
+    assert row.n >= LEAST_CALLS
+    times = json.loads(row.handoffs_s)
+    assert times == sorted(times)
+    assert len(times) == min(row.n, QUANTILES)
+    # Two processes cannot pass anything on in less than a microsecond; how long it takes is the machine's affair.
+    assert 1e-6 < times[0] <= (row.handoff_mean_s or 0)
+    assert (row.entry_s or 0) > 0
+    assert (row.stage, row.variant, row.device, row.device_fingerprint) == (stage, "only", "edge/cpu", "f")
+
+
+def test_what_cannot_be_served_is_a_row_that_says_why(deploy: Deploy) -> None:
+    loaded = deploy("scale")
+    workload = loaded.workload.workload
+    wanted = point(workload, "double")
+    (loaded.path.parent / "double.onnx").write_bytes(b"no model")
+    row = measure_handoff(workload, wanted)
+    assert row.status == "failed"
+    assert "onnxruntime cannot load it" in row.reason
+
+
+def test_the_fastest_point_of_every_stage_stands_for_it_until_it_is_known(deploy: Deploy) -> None:
+    workload = deploy("graph").workload.workload
+    slow, fast = point(workload, "split", mean_s=0.2), point(workload, "split", mean_s=0.1, batch=1)
+    fast = dataclasses.replace(fast, key=dataclasses.replace(fast.key, threads=1, input_shape='{"x": [1]}'))
+    other = point(workload, "twice")
+    found = stages_to_measure(workload, profile_of(slow, fast, point(workload, "split", 4, 0.01), other), "edge/cpu")
+    assert found == {"split": fast, "twice": other}
+    known = HandoffRow("split", "only", "", "edge/cpu", "f")
+    assert set(stages_to_measure(workload, profile_of(slow, other, handoffs=(known,)), "edge/cpu")) == {"twice"}
+    moved = point(workload, "split", machine="g")
+    assert stages_to_measure(workload, profile_of(slow, moved, handoffs=(known,)), "edge/cpu") == {"split": moved}
+    assert stages_to_measure(workload, profile_of(slow), "edge/other") == {}
+
+
+def test_it_is_kept_and_believed_on_the_machine_it_was_measured_on(deploy: Deploy, tmp_path: Path) -> None:
+    workload = deploy("scale").workload.workload
+    row = HandoffRow("double", "only", "", "edge/cpu", "f", 3, 2e-4, "[1e-4, 2e-4, 3e-4]", 5e-5, measured_at="now")
+    with ProfileStore(tmp_path / "p", "scale") as store:
+        store.add_measurement(point(workload, "double"), None)
+        store.add_handoff(row)
+    profile = read_profile(tmp_path / "p")
+    assert profile.handoffs == (row,)
+    key = ModelKey("double", "only", "edge/cpu", "cpu", 1)
+    model = read_points(workload, profile).models[key]
+    assert model.mean_s(1) == pytest.approx(3e-4)
+    assert model.entry_s == 5e-5
+    elsewhere = profile_of(point(workload, "double"), handoffs=(dataclasses.replace(row, device_fingerprint="g"),))
+    failed = profile_of(point(workload, "double"), handoffs=(dataclasses.replace(row, status="failed"),))
+    for other in (elsewhere, failed):
+        assert read_points(workload, other).models[key].mean_s(1) == pytest.approx(1e-4)
