@@ -2,7 +2,8 @@
 
     python benchmarks/model_errors.py [WORKLOAD=PROFILE ...] [--set PATH=VALUE ...]
 
-Without arguments it profiles `digits` (batches 1 to 16) in a temporary folder, and `smartwatch` where it is prepared.
+Without arguments it profiles `digits` (batches 1 to 16) in a temporary folder, and `smartwatch` where it is prepared:
+on a machine that does nothing else, or the errors are those of the machine.
 Per workload: the errors of the model by where the left-out point stood, and with the fit chosen without it; the
 errors of every fit, also of those that are not part of the model because they were never the best; what part of the
 errors is noise of the means that predictions are compared with; and, of profiles that were measured twice
