@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from inferplan.estimators.accuracy import AccuracyEstimate
 from inferplan.solvers.assurance import assured_columns
+from inferplan.solvers.columns import Column
 from inferplan.solvers.explain import Chosen
 from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.problem import Problem
@@ -23,13 +24,17 @@ MOST = 3
 """Better plans that are looked for: what is measured of the first changes which come next."""
 
 
-def wanted(plan: Chosen) -> list[Wanted]:
-    """Combinations to measure, the most telling first."""
+def wanted(plan: Chosen, promises: Ask, rejected: tuple[tuple[Column, ...], ...]) -> list[Wanted]:
+    """Combinations to measure, the most telling first.
+
+    `promises` is what the workload asks, without the limits that certification tightened: those are guesses about plans
+    of other combinations. Plans that certification `rejected` are no better ones.
+    """
     problem = plan.problem
     if problem.accuracy is None or problem.accuracy.fitted is None:
         return []
     own = _predicted(problem, plan.solution, "the plan rests on it for class {}: predicted {}")
-    ask = replace(plan.ask, better_than=plan.solution.worth(plan.ask))
+    ask = replace(promises, rejected=rejected, better_than=plan.solution.worth(plan.ask))
     return _unique([*own, *hopes(problem, ask, plan.deadline)])
 
 

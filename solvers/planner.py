@@ -198,7 +198,7 @@ def _plan(
         traffic=assembly.network(problem, solution),
         binding=binding(chosen, tails),
         alternatives=alternatives(chosen),
-        to_measure=wanted(chosen),
+        to_measure=wanted(chosen, search.ask, question.rejected),
         story=[*fitted_line(problem), *search.story, *_closing(search, solution), *assembly.left_out(problem, profile)],
     )
 

@@ -62,3 +62,11 @@ class Traffic(Record):
     cost_usd_per_h: NonNegative
     links: dict[Name, LinkLoad] = Field(default={}, description="Links in use.")
     flows: dict[Name, list[Flow]] = Field(description="By class.")
+
+
+class Term(Record):
+    """A part of a weighted objective: weight x value / unit. Accuracy counts negatively."""
+
+    weight: PositiveNumber
+    value: float = Field(description="USD/h, watts, or the mean accuracy weighted by rates.")
+    unit: PositiveNumber = Field(description="The best that this goal reaches by itself.")

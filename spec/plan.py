@@ -21,6 +21,7 @@ from inferplan.spec.costs import Costs as Costs
 from inferplan.spec.costs import Energy as Energy
 from inferplan.spec.costs import Flow as Flow
 from inferplan.spec.costs import LinkLoad as LinkLoad
+from inferplan.spec.costs import Term as Term
 from inferplan.spec.costs import TierEnergy as TierEnergy
 from inferplan.spec.costs import Traffic as Traffic
 from inferplan.spec.document import LoadedWorkload, load_workload, read_document, validated
@@ -199,14 +200,6 @@ class Machines(Record):
         if len(self.packing) != self.count:
             raise ValueError(f"packing lists {len(self.packing)} machines; count is {self.count}")
         return self
-
-
-class Term(Record):
-    """A part of a weighted objective: weight x value / unit. Accuracy counts negatively."""
-
-    weight: PositiveNumber
-    value: float = Field(description="USD/h, watts, or the mean accuracy weighted by rates.")
-    unit: PositiveNumber = Field(description="The best that this goal reaches by itself.")
 
 
 class Binding(Record):

@@ -241,3 +241,19 @@ def test_two_values_of_one_combination_are_an_error_that_names_both(instances: A
         model_of(loaded, dataclasses.replace(profile, accuracy=(*profile.accuracy, other)))
     same = dataclasses.replace(row, combination=row.combination.replace(", ", ","))
     model_of(loaded, dataclasses.replace(profile, accuracy=(*profile.accuracy, same)))
+
+
+@pytest.mark.parametrize(("composition", "count"), [("response", 0), ("function", 0), ("fitted", 9)])
+def test_with_a_confidence_floors_hold_for_the_worse_bound(composition: str, count: int, instances: Any) -> None:
+    profile = profile_of(instances, count)
+    asked = {"robustness": {"confidence": 0.975}}
+    model = model_of(workload_of(instances, composition, None), profile)
+    lower = {tuple(c.values()): e.lower for c in EVERY if (e := model.of(c)) is not None and e.lower is not None}
+    floor = sorted(lower.values())[-4] - 1e-6
+    plan = solve(workload_of(instances, composition, floor, **asked), profile, plan_dir=instances.folder)
+    best = min(machines(c) for c in EVERY if lower[tuple(c.values())] >= floor)
+    assert machines(chosen_by(plan)) == best
+    assert lower[tuple(chosen_by(plan).values())] >= floor
+    said = plan.classes["web"].predicted.accuracy
+    assert said is not None
+    assert said.value > floor + 0.005, "what is shown is the estimate"
