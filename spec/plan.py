@@ -26,8 +26,6 @@ from inferplan.spec.costs import TierEnergy as TierEnergy
 from inferplan.spec.costs import Traffic as Traffic
 from inferplan.spec.document import LoadedWorkload, load_workload, read_document, validated
 from inferplan.spec.errors import InputError
-from inferplan.spec.evidence import file_sha256
-from inferplan.spec.modelfiles import model_sha256
 from inferplan.spec.stage import Choice as StageChoice
 from inferplan.spec.types import (
     Count,
@@ -403,46 +401,16 @@ def read_plan(path: Path | str) -> Plan:
 def load_plan(path: Path | str) -> LoadedPlan:
     """Read a plan and its workload, and check that they still belong together.
 
-    Raises InputError where the workload or one of its model files has changed since planning.
+    Raises InputError where the workload, a trace or a model file has changed since planning.
     """
+    # Here, as it needs what is defined above.
+    from inferplan.spec.plan_checks import check_against
+
     path = Path(path)
     plan = read_plan(path)
     workload_path = path.parent / plan.workload.path
     loaded = load_workload(workload_path, plan.workload.overrides)
     if loaded.sha256 != plan.workload.sha256:
         raise InputError(f"{path} was made for another version of {workload_path}: solve again")
-    _check_against(plan, loaded, path)
-    _check_models(plan, loaded, path)
+    check_against(plan, loaded, path)
     return LoadedPlan(plan, path, loaded)
-
-
-def _check_against(plan: Plan, loaded: LoadedWorkload, path: Path) -> None:
-    workload = loaded.workload
-    for name, option in plan.options.items():
-        stage = workload.pipeline.stages.get(option.stage)
-        known = stage is not None and option.choice in stage.choices()
-        if stage is None or not known or stage.variants[option.variant].runtime != option.runtime:
-            raise InputError(f"{path}: option {name} is of a variant the workload does not have: solve again")
-        if option.device not in workload.devices() and option.runtime != "skip":
-            raise InputError(f"{path}: option {name} is on device {option.device!r}, which the workload does not have")
-    for name, traffic in plan.classes.items():
-        if name not in workload.classes:
-            raise InputError(f"{path}: class {name} is not in the workload: solve again")
-        trace = workload.classes[name].trace
-        if trace is not None and file_sha256(workload.root / trace) != traffic.trace_sha256:
-            raise InputError(f"{path}: the trace of class {name} has changed since planning: solve again")
-        missing = set(workload.pipeline.stages) - set(traffic.routes)
-        if missing:
-            raise InputError(f"{path}: class {name} has no route for {', '.join(sorted(missing))}")
-
-
-def _check_models(plan: Plan, loaded: LoadedWorkload, path: Path) -> None:
-    """Models must be those that were measured and planned."""
-    hashes: dict[tuple[str, str], str] = {}
-    for name, option in plan.options.items():
-        key = (option.stage, option.choice)
-        if option.runtime != "skip" and key not in hashes:
-            hashes[key] = model_sha256(loaded.workload, *key)
-        if option.runtime != "skip" and hashes[key] != option.model_sha256:
-            model = loaded.workload.model_path(*key)
-            raise InputError(f"{path}: {model} of option {name} has changed since planning: profile and solve again")

@@ -47,6 +47,7 @@ def batches(
     limit: int,
     delay: float,
     factors: Numbers,
+    done: OutNumbers,
     starts: OutNumbers,
     sizes: OutWholes,
     services: OutNumbers,
@@ -75,7 +76,10 @@ def batches(
             beyond += 1
         size = beyond - first
         service = pools[at[size] + int(picks[batch] * (at[size + 1] - at[size]))] * factor
-        heapreplace(frees, (start + service, factor))
+        end = start + service
+        heapreplace(frees, (end, factor))
+        for call in range(first, beyond):
+            done[call] = end
         starts[batch] = start
         sizes[batch] = size
         services[batch] = service

@@ -110,7 +110,8 @@ def replicate(
         entry = run.entries_s[stream.name]
         answered = entry.copy()
         for stage in network.order:
-            _latest(answered, run.calls[stream.name, stage], way_back_s(network, run, stream, stage))
+            if not _followed(network, stream, stage):
+                _latest(answered, run.calls[stream.name, stage], way_back_s(network, run, stream, stage))
         run.answered_s[stream.name] = answered
         if stream.job_size > 1:
             entry, answered = entry[:: stream.job_size], answered.reshape(-1, stream.job_size).max(axis=1)
@@ -139,7 +140,8 @@ def _arriving(network: Network, stream: Stream, stage: str, run: Replication, ch
         parent, owner = None, upstream.owner
     else:
         parent = np.repeat(np.arange(len(fan_out)), fan_out)
-        owner = upstream.owner[parent]
+        # Where every request made one call, calls are numbered like requests.
+        owner = parent if upstream.one_each else upstream.owner[parent]
     chosen = _choice(stream, stage, len(owner), chance)
     times: Floats | None = None
     for source in sources:
@@ -328,6 +330,16 @@ def _together(arrays: list[NDArray[np.generic]]) -> Floats:
     if len(arrays) == 1:
         return arrays[0].astype(np.float64, copy=False)
     return np.concatenate(arrays).astype(np.float64, copy=False) if arrays else np.zeros(0)
+
+
+def _followed(network: Network, stream: Stream, stage: str) -> bool:
+    """Whether every call of a stage makes others, which are done no earlier than itself: it answers nothing."""
+    return any(
+        all(network.fan_outs.law((stage, below), network.stations[name].variant).counts[0] > 0
+            for name, _ in stream.routes[stage])
+        for below in network.order
+        if stage in network.feeds[below]
+    )  # fmt: skip
 
 
 def _latest(answered: Floats, calls: Calls, way_back: Floats | None) -> None:

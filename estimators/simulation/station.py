@@ -96,14 +96,14 @@ def _singles(arrivals_s: Floats, station: Station, uniforms: Floats, loops: Loop
 def _batches(arrivals_s: Floats, station: Station, uniforms: Floats, loops: Loops) -> Served:
     count = len(arrivals_s)
     pools, at = _pools(station)
-    results = _per_batch(count, loops)
+    done, results = _floats(count, loops), _per_batch(count, loops)
     factors = np.array(station.slowdowns or (1.0,) * station.replicas)
     batches = loops.batches(
         _given(arrivals_s, loops), _given(uniforms, loops), _given(pools, loops), _given(at, loops),
-        station.max_batch, station.max_queue_delay_s, _given(factors, loops), *results,
+        station.max_batch, station.max_queue_delay_s, _given(factors, loops), done, *results,
     )  # fmt: skip
     starts, sizes, services, ready = _cut(results, batches)
-    return Served(np.repeat(starts + services, sizes), _NO_FATES, _NO_FATES, starts, sizes, services, ready)
+    return Served(np.asarray(done, dtype=np.float64), _NO_FATES, _NO_FATES, starts, sizes, services, ready)
 
 
 def _disturbed(
