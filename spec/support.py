@@ -26,7 +26,7 @@ def _top(workload: Workload) -> Iterator[tuple[Path_, str]]:
     elif workload.max_utilisation != DEFAULT_UTILISATION:
         yield (
             ("max_utilisation",),
-            "max_utilisation is honoured with splitting only; robustness.headroom leaves capacity unused",
+            "max_utilisation is not honoured yet without splitting; robustness.headroom leaves capacity unused",
         )
 
 
@@ -36,21 +36,24 @@ def _with_splitting(workload: Workload) -> Iterator[tuple[Path_, str]]:
     if workload.splitting is True:
         yield ("splitting",), "splitting a class over variants is not honoured yet; splitting: devices"
     if objective.minimize != "cost" and objective.maximize != "accuracy":
-        yield ("objective",), "with splitting, minimize: cost and maximize: accuracy are honoured"
+        yield (
+            ("objective",),
+            "other objectives are not honoured yet with splitting; minimize: cost, or maximize: accuracy",
+        )
     if workload.robustness.asked:
-        yield ("robustness",), "robustness is not honoured with splitting; splitting: false"
+        yield ("robustness",), "robustness is not honoured yet with splitting; splitting: false"
     for tier, places in workload.tiers.items():
         if places.energy_price_usd_per_kwh > 0:
             yield (
                 ("tiers", tier, "energy_price_usd_per_kwh"),
-                "a price of electricity is not honoured with splitting; put it into the machines' prices",
+                "a price of electricity is not honoured yet with splitting; put it into the machines' prices",
             )
         for name, device in places.devices.items():
             at: Path_ = ("tiers", tier, "devices", name)
             if device.billing == "share":
-                yield (*at, "billing"), "with splitting machines are paid whole; billing: whole"
+                yield (*at, "billing"), "shares of machines are not honoured yet with splitting; billing: whole"
             if device.interruptions_per_h > 0:
-                yield (*at, "interruptions_per_h"), "interruptions are not honoured with splitting; buy on demand"
+                yield (*at, "interruptions_per_h"), "interruptions are not honoured yet with splitting; buy on demand"
 
 
 def _devices(workload: Workload) -> Iterator[tuple[Path_, str]]:
