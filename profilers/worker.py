@@ -39,7 +39,7 @@ from inferplan.spec.stagecode import load_class
 Command = Mapping[str, Any]
 _NOT_THE_USERS = tuple(str(Path(file).resolve().parent) + os.sep for file in (__file__, errors.__file__, os.__file__))
 """Folders of this package's rooms and of the standard library."""
-ALIKE = 16
+ALIKE = 8
 """Batches of one size after which more of them are taken to have it, too."""
 
 
