@@ -122,7 +122,7 @@ def test_merge_compact_export(workload: Path, capsys: pytest.CaptureFixture[str]
     assert run_command(["profile", "export", str(here / "one"), "--csv", "-"]) == 0
     assert capsys.readouterr().out.startswith("point,stage,variant,")
     assert run_command(["profile", "export", str(here / "one"), "--csv", str(here / "csv"), "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["files"]) == 4
+    assert len(json.loads(capsys.readouterr().out)["files"]) == 5
     assert run_command(["profile", "export", str(here / "one"), "--csv", "-", "--table", "nope"]) == 2
 
 

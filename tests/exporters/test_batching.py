@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferplan.estimators import station
 from inferplan.estimators.network import Station
 from inferplan.estimators.service import ServiceModel, ServicePoint
-from inferplan.estimators.station import Served
+from inferplan.estimators.simulation import station
+from inferplan.estimators.simulation.station import Served
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 

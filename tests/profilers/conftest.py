@@ -19,7 +19,16 @@ import yaml
 from onnx import TensorProto, helper
 
 from inferplan.spec.document import LoadedWorkload, load_workload
-from inferplan.spec.rows import AccuracyRow, FlowRow, InterferenceRow, Measurement, PointKey, Quantiles, Samples
+from inferplan.spec.rows import (
+    AccuracyRow,
+    FlowRow,
+    HandoffRow,
+    InterferenceRow,
+    Measurement,
+    PointKey,
+    Quantiles,
+    Samples,
+)
 from inferplan.spec.tables import AnyRow
 
 Shape = Sequence[int | str | None]
@@ -228,6 +237,7 @@ def some_rows() -> Callable[[int], list[AnyRow]]:
                 ),
                 FlowRow("s", f"t{index}", "v", "", 2.0, "[2]", 10.0, 1, "aa", when),
                 InterferenceRow(key, '[["s", "v", 1, 1]]', "bb", 1.2, 1.1, 1.3, 1.4, 8, 100, measured_at=when),
+                HandoffRow(f"s{index}", "v", "", "edge/box", "ff", 30, 1e-4, "[1e-4]", 1e-5, measured_at=when),
             ]
         return rows
 

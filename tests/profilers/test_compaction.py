@@ -15,7 +15,7 @@ from inferplan.profilers.compaction import compact
 from inferplan.profilers.store import ProfileStore
 from inferplan.spec.errors import InputError
 from inferplan.spec.profile import Profile, read_profile
-from inferplan.spec.rows import AccuracyRow, FlowRow, InterferenceRow, Measurement
+from inferplan.spec.rows import AccuracyRow, FlowRow, HandoffRow, InterferenceRow, Measurement
 from inferplan.spec.tables import ROWS, AnyRow
 
 Rows = Callable[..., list[AnyRow]]
@@ -49,6 +49,8 @@ def write(path: Path, rows: Sequence[AnyRow]) -> None:
                 store.add_measurement(row, None)
             elif isinstance(row, InterferenceRow):
                 store.add_interference(row)
+            elif isinstance(row, HandoffRow):
+                store.add_handoff(row)
             elif isinstance(row, AccuracyRow):
                 store.add_evaluation([row], [])
             else:
@@ -74,9 +76,9 @@ def test_what_is_measured_after_compaction_counts(tmp_path: Path, some_rows: Row
     newer = [dataclasses.replace(row, measured_at="2027-01-01") for row in rows]
     write(tmp_path, newer)
     profile = read_profile(tmp_path)
-    assert {row.measured_at for row in (*profile.measurements, *profile.accuracy, *profile.interference)} == {
-        "2027-01-01"
-    }
+    assert {
+        row.measured_at for row in (*profile.measurements, *profile.accuracy, *profile.interference, *profile.handoffs)
+    } == {"2027-01-01"}
     assert compact(tmp_path).superseded == len(newer)
     assert content(read_profile(tmp_path)) == content(profile)
 

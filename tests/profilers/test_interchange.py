@@ -329,7 +329,7 @@ def test_export_to_files_and_folders(tmp_path: Path) -> None:
     assert export_csv(tmp_path / "p", tmp_path / "m.csv", "accuracy", force=True) == {tmp_path / "m.csv": 0}
     export_csv(tmp_path / "p", tmp_path / "all")
     assert sorted(os.listdir(tmp_path / "all")) == [
-        "accuracy.csv", "columns.csv", "flows.csv", "interference.csv", "measurements.csv",
+        "accuracy.csv", "columns.csv", "flows.csv", "handoffs.csv", "interference.csv", "measurements.csv",
     ]  # fmt: skip
     with pytest.raises(InputError, match="no such table"):
         export_csv(tmp_path / "p", tmp_path / "x.csv", "samples")

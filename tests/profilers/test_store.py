@@ -18,6 +18,7 @@ from inferplan.spec.rows import (
     AccuracyRow,
     ExampleScores,
     FlowRow,
+    HandoffRow,
     InterferenceRow,
     Measurement,
     PointKey,
@@ -175,6 +176,9 @@ def fill(path: Path) -> None:
         flow = FlowRow("s", "t", "v", "", 2.0, "[2]", 10.0, 1, "aa", "2026-01-01")
         store.add_evaluation([accuracy("top1", 0.5)], [flow], *scores_and_predictions(accuracy("top1", 0.5)))
         store.add_interference(interference())
+        store.add_handoff(
+            HandoffRow("s", "v", "", "edge/box", "ff", 30, 1e-4, "[1e-4]", 1e-5, measured_at="2026-01-01")
+        )
 
 
 def test_scores_predictions_and_slow_downs_are_read_back(tmp_path: Path) -> None:
