@@ -53,6 +53,8 @@ class _Plan:
     warmup_s: float
     counted_s: float
     affordable: int
+    calls: float
+    """Stage calls of one replication, about."""
     anywhere_s: float | None = None
     faster_days: bool = False
     notes: tuple[str, ...] = ()
@@ -73,10 +75,11 @@ def simulate(
     unstable = network.unstable(at_peak=True) if plan.faster_days else ()
     if unstable:
         return SimulationResult(seed, 0, {}, {}, unstable)
-    fast = loops(effort.calls)
     runs: list[Digest] = []
     wanted = min(FIRST_REPLICATIONS, plan.affordable)
     while True:
+        # The first replications decide most plans, and are done before compiled loops would be loaded.
+        fast = loops(int((wanted - len(runs)) * plan.calls))
         for index in range(len(runs), wanted):
             chance = Chance(seed, index)
             clock = None if plan.anywhere_s is None else float(chance.of("clock").random()) * plan.anywhere_s
@@ -123,7 +126,7 @@ def _planned(network: Network, effort: Effort) -> tuple[Network, _Plan]:
     network, faster = _with_days(network, counted)
     notes += faster
     affordable = max(int(effort.calls / (rate * (warmup + counted))), FIRST_REPLICATIONS)
-    return network, _Plan(warmup, counted, affordable, anywhere, bool(faster), tuple(notes))
+    return network, _Plan(warmup, counted, affordable, rate * (warmup + counted), anywhere, bool(faster), tuple(notes))
 
 
 def _with_days(network: Network, counted_s: float) -> tuple[Network, list[str]]:
