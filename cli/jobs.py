@@ -133,7 +133,9 @@ def _data(jobs: Jobs, cells: list[Cell], verdicts: list[JobVerdict]) -> dict[str
 
 def _split(jobs: Jobs, split: Any, reason: str) -> dict[str, Any]:
     if split is None:
-        return {"split": None, "batches": None, "time_s": None, "mean_accuracy": None, "reason": reason}
+        empty = ("split", "batches", "time_s", "mean_accuracy", "mean_accuracy_lower", "mean_accuracy_upper", "source")
+        return {**dict.fromkeys(empty), "reason": reason}
+    estimate = jobs.accuracy(split)
     return {
         "split": dict(split.counts),
         "batches": {
@@ -142,5 +144,8 @@ def _split(jobs: Jobs, split: Any, reason: str) -> dict[str, Any]:
         },
         "time_s": split.time_s,
         "mean_accuracy": split.accuracy,
+        "mean_accuracy_lower": estimate.lower,
+        "mean_accuracy_upper": estimate.upper,
+        "source": estimate.source,
         "reason": reason,
     }

@@ -15,8 +15,9 @@ from functools import cached_property
 import numpy as np
 
 from inferplan.estimators.accuracy import AccuracyModel, accuracy_model, combination_text, stage_values
-from inferplan.estimators.composition import Turn
+from inferplan.estimators.composition import AccuracyEstimate, Turn
 from inferplan.estimators.fanout import FanOuts, fan_outs
+from inferplan.estimators.mixture import mixture
 from inferplan.estimators.points import ModelKey, Points, read_points
 from inferplan.estimators.service import ServiceModel
 from inferplan.estimators.splits import (
@@ -68,6 +69,8 @@ class Jobs:
     """Stage -> choice, by the configuration's name."""
     calls: Mapping[str, Mapping[str, float]] = field(repr=False)
     """Calls per request of every stage, by the configuration's name."""
+    estimates: Mapping[str, AccuracyEstimate] = field(repr=False)
+    """Accuracy with its interval, by the configuration's name."""
 
     @cached_property
     def fronts(self) -> list[list[Split]]:
@@ -82,6 +85,10 @@ class Jobs:
             if (service := self.services[stage, choice]) is not None
             and (count := _count(requests, self.calls[name][stage]))
         }
+
+    def accuracy(self, split: Split) -> AccuracyEstimate:
+        """Mean accuracy of a split, with its interval where every part has one."""
+        return mixture([(float(count), self.estimates[name]) for name, count in split.counts.items()])
 
     def tail_s(self, split: Split, percentile: float) -> float:
         """A percentile of a split's time: measured batch times drawn independently, the same draws every time."""
@@ -157,13 +164,14 @@ def read_jobs(
     calls: dict[str, Mapping[str, float]] = {}
     found: list[Configuration] = []
     cuts: dict[tuple[str, str, int], list[Cut]] = {}
-    for name, (variants, accuracy) in sorted(accuracies.items()):
+    for name, (variants, estimate) in sorted(accuracies.items()):
         named[name] = variants
         calls[name] = {s: 1.0 if stage is not None else laws.calls(s, variants).mean for s in variants}
-        found.append(Configuration(name, accuracy, _times(variants, calls[name], services, most, cuts)))
+        found.append(Configuration(name, estimate.value, _times(variants, calls[name], services, most, cuts)))
+    estimates = {name: estimate for name, (_, estimate) in accuracies.items()}
     if not found:
         raise InputError(f"nothing to split jobs over: run `inferplan profile` on workload {workload.name}", missing)
-    return Jobs(place, metric, turn, most, tuple(found), tuple(missing), services, named, calls)
+    return Jobs(place, metric, turn, most, tuple(found), tuple(missing), services, named, calls, estimates)
 
 
 def _place(workload: Workload, points: Points, stages: Sequence[str], device: str | None, threads: int | None) -> Place:
@@ -211,9 +219,9 @@ def _accuracies(
     stage: str | None,
     usable: Mapping[str, Sequence[str]],
     missing: list[str],
-) -> dict[str, tuple[Mapping[str, str], float]]:
+) -> dict[str, tuple[Mapping[str, str], AccuracyEstimate]]:
     """Usable configurations by name, with their accuracy; those without one are named."""
-    found: dict[str, tuple[Mapping[str, str], float]] = {}
+    found: dict[str, tuple[Mapping[str, str], AccuracyEstimate]] = {}
     if model is None or (stage is not None and len(workload.pipeline.stages) > 1):
         if stage is None and len(usable) > 1:
             raise InputError("jobs of a whole pipeline need the workload's 'accuracy'; add it, or give --stage")
@@ -221,7 +229,7 @@ def _accuracies(
         values = stage_values(workload, profile)
         for choice in choices:
             if (name, choice) in values:
-                found[choice] = ({name: choice}, values[name, choice].value)
+                found[choice] = ({name: choice}, values[name, choice])
             else:
                 missing.append(f"{name}/{choice}: its accuracy was neither measured nor declared")
         return found
@@ -236,7 +244,7 @@ def _accuracies(
         name = key[0] if len(key) == 1 else combination_text(variants)
         estimate = model.of(variants)
         if estimate is not None:
-            found[name] = (variants, estimate.value)
+            found[name] = (variants, estimate)
         elif len(key) == 1:
             missing.append(f"{model.stages[0]}/{name}: its accuracy was neither measured nor declared")
         else:

@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from inferplan.spec.accuracy import Accuracy as Accuracy
 from inferplan.spec.places import Device as Device
 from inferplan.spec.places import Likeness as Likeness
 from inferplan.spec.places import Link as Link
 from inferplan.spec.places import Tier as Tier
 from inferplan.spec.processes import Arrivals as Arrivals
-from inferplan.spec.response import StageResponse
-from inferplan.spec.stage import Choice, Metric, Stage, TensorSpec
+from inferplan.spec.stage import Choice, Stage, TensorSpec
 from inferplan.spec.types import (
     ChoiceName,
     CodeReference,
@@ -166,39 +166,6 @@ class TrafficClass(Record):
             raise ValueError("a trace says when requests arrive: remove 'arrivals'")
         if (self.kind == "jobs") != (self.job is not None):
             raise ValueError("'job' belongs to kind: jobs, and kind: jobs needs 'job'")
-        return self
-
-
-class Accuracy(Record):
-    """How end-to-end accuracy follows from the stages' choices.
-
-    product / mean / minimum combine the stages' measured metrics; `table` uses end-to-end measurements of
-    whole combinations of variants; `response` a curve per stage; `function` code of the user's; `fitted` predicts
-    the combinations that were not measured from those that were.
-    """
-
-    metric: Metric
-    composition: Literal["product", "mean", "minimum", "table", "response", "function", "fitted"] = "product"
-    function: CodeReference | None = Field(
-        None, description="composition function: module:function of a dict, stage -> its metric; returns the accuracy."
-    )
-    responses: dict[Name, StageResponse] = Field(
-        default={},
-        description="composition response: curves per stage. A last stage without any gets them from measured"
-        " combinations; another stage multiplies its own metric in.",
-    )
-    combinations: list[dict[Name, ChoiceName]] = Field(
-        default=[],
-        description="Combinations (stage: variant, or variant@modality+modality) to evaluate end to end; empty means"
-        " all of them (composition fitted: as many as show every choice once).",
-    )
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Accuracy:
-        if (self.function is not None) != (self.composition == "function"):
-            raise ValueError("'function' belongs to composition: function, and composition: function needs 'function'")
-        if self.responses and self.composition != "response":
-            raise ValueError("'responses' belongs to composition: response")
         return self
 
 

@@ -89,6 +89,8 @@ def test_the_table_is_one_json_object(workload: Path, capsys: pytest.CaptureFixt
     for cell in data["table"]:
         assert sum(cell["split"].values()) == cell["requests"]
         assert cell["mean_accuracy"] >= 0.75 - 1e-9
+        assert cell["mean_accuracy"] - cell["mean_accuracy_lower"] == pytest.approx(0.02)
+        assert cell["source"] == "measured"
         for name, count in cell["split"].items():
             assert sum(cell["batches"][name]["s"]) == count
     assert data["classes"][0]["verdict"] == "met"

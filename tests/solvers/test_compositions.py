@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from inferplan.estimators.accuracy import AccuracyModel, accuracy_model
+from inferplan.reports.plan_tables import basis_lines, measuring_lines
 from inferplan.solvers import combinations
 from inferplan.solvers.accuracy_check import end_to_end as recomputed
 from inferplan.solvers.checker import check_plan
 from inferplan.solvers.planner import solve
 from inferplan.spec.errors import CheckFailedError, DocumentError, InfeasibleError, InputError
-from inferplan.spec.plan import Plan
+from inferplan.spec.plan import Plan, load_plan, write_plan
 from inferplan.spec.profile import Profile
 
 STAGES = {"a": ["a0", "a1", "a2"], "b": ["b0", "b1"], "c": ["c0", "c1", "c2"]}
@@ -257,3 +259,16 @@ def test_with_a_confidence_floors_hold_for_the_worse_bound(composition: str, cou
     said = plan.classes["web"].predicted.accuracy
     assert said is not None
     assert said.value > floor + 0.005, "what is shown is the estimate"
+
+
+def test_what_is_to_measure_is_printed_with_the_command_that_does_it(instances: Any) -> None:
+    plan = solve(workload_of(instances, "fitted", 0.66), profile_of(instances, 3), plan_dir=instances.folder)
+    lines = measuring_lines(plan, Path("my work/workload.yaml"), Path("p"))
+    assert len(lines) == len(plan.to_measure) + 1
+    assert lines[-1].startswith("with: inferplan profile 'my work/workload.yaml' --profile p --combination a=")
+    assert lines[-1].count("--combination") == len(plan.to_measure)
+    chosen = ",".join(f"{stage}={choice}" for stage, choice in sorted(chosen_by(plan).items()))
+    assert any(line.startswith(f"{chosen}: the plan rests on it for class web: predicted 0.") for line in lines)
+    assert any(line.startswith("Accuracy of class web is predicted, not measured: 0.") for line in basis_lines(plan))
+    write_plan(plan, instances.folder / "plan.yaml")
+    assert load_plan(instances.folder / "plan.yaml").plan.to_measure == plan.to_measure
