@@ -20,7 +20,7 @@ from inferplan.solvers.objectives import normalised
 from inferplan.solvers.planner import solve
 from inferplan.solvers.problem import Problem, read_problem
 from inferplan.solvers.program import ACCURACY, COST, ENERGY, Ask, pack_columns
-from inferplan.spec.errors import InfeasibleError, InputError
+from inferplan.spec.errors import CheckFailedError, InfeasibleError, InputError
 from inferplan.spec.plan import Plan
 
 QUIET = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -392,3 +392,37 @@ def test_accuracy_is_not_lost_on_the_way() -> None:
     assert ranked(ACCURACY)[:2] == (ACCURACY, COST)
     assert ranked(ENERGY)[:3] == (ENERGY, COST, ACCURACY)
     assert math.prod(len(set(ranked(goal))) == len(ranked(goal)) for goal in (COST, ENERGY, ACCURACY))
+
+
+FORGERIES = {
+    "the plan costs": lambda data: data.update(cost_usd_per_h=data["cost_usd_per_h"] * 0.9),
+    "the energy costs": lambda data: data["costs"].update(energy_usd_per_h=0.0),
+    "the restarts cost": lambda data: data["costs"].update(restarts_usd_per_h=0.0),
+    "the power is": lambda data: data["energy"].update(power_w=1.0),
+    "the energy per request is": lambda data: data["energy"].update(energy_j_per_request=0.1),
+    "the carbon is": lambda data: data["energy"].update(carbon_g_per_h=1.0),
+    "its replicas use": lambda data: data["machines"]["edge/cpu"].update(share=0.01),
+    "interruptions per hour": lambda data: data["machines"]["edge/cpu"].update(interruptions_per_h=0.0),
+    "of its capacity is lost": lambda data: data["machines"]["edge/cpu"].update(lost_share=0.0),
+    "J per call is not between": lambda data: [o["predicted"].update(energy_j=9.0) for o in data["options"].values()],
+    "which no row of it says": lambda data: [o.update(load_s=1.0) for o in data["options"].values()],
+}
+
+
+@pytest.mark.parametrize("finding", FORGERIES)
+def test_a_forged_bill_is_found_out(finding: str, instances: Any) -> None:
+    helpers = __import__("sys").modules[type(instances).__module__]
+    device = {**FRUGAL, "billing": "share", "purchase": "spot", "interruptions_per_h": 1.0, "start_s": 60.0}
+    loaded = instances.workload(
+        {"a": ["s"]},
+        tiers={
+            "edge": {"devices": {"cpu": device}, "energy_price_usd_per_kwh": 0.3, "carbon_g_per_kwh": 400.0},
+        },
+    )
+    rows = [helpers.measurement("a", "s", 1, 0.01, load_s=5.0)]
+    profile = instances.profile({}, {("a", "s"): 0.9}, rows=rows)
+    data = solve(loaded, profile, plan_dir=instances.folder).model_dump(by_alias=True)
+    FORGERIES[finding](data)
+    with pytest.raises(CheckFailedError) as caught:
+        check_plan(Plan.model_validate(data), loaded.workload, profile)
+    assert any(finding in line for line in caught.value.details), caught.value.details
