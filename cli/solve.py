@@ -136,6 +136,8 @@ def print_plan(plan: Plan, output: Path | None, workload: Path, profile: Path | 
             heading(title)
             show(table, indent=2)
     none = ["no single promise or limit: without any one of them this would still be the plan"]
+    if plan.assurance is not None and (plan.assurance.extra_usd_per_h or 0.0) > 0:
+        none = [f"robustness: {money(plan.assurance.extra_usd_per_h)} of it are what it withstands"]
     _lines("What holds it there", binding_lines(plan) or none)
     if plan.alternatives:
         say()

@@ -100,7 +100,6 @@ def exhaustive(problem: Problem, columns: list[Column], ask: Ask) -> float | Non
     """The cheapest cost over every choice of columns, by enumeration."""
     classes = range(len(problem.classes))
     best: float | None = None
-    partitions = [[c] for c in columns if len(c.classes) == len(problem.classes)]
     by_stage: dict[str, list[list[Column]]] = {stage: [] for stage in problem.stages}
     for column in columns:
         if len(column.classes) == len(problem.classes):
@@ -109,7 +108,6 @@ def exhaustive(problem: Problem, columns: list[Column], ask: Ask) -> float | Non
             by_stage[column.stage] += [
                 [column, other] for other in columns if other.stage == column.stage and other.classes == (1,)
             ]
-    assert partitions or len(classes) > 1
     for choice in itertools.product(*by_stage.values()):
         picked = [column for group in choice for column in group]
         chosen = {(k, column.stage): column for column in picked for k in column.classes}
