@@ -85,8 +85,11 @@ def column_usd_per_h(problem: Problem, column: Column) -> float:
     """What a column costs besides its share of machines: reloads after interruptions, electricity of its work."""
     if column.option.need is None:
         return 0.0
-    electricity = problem.devices[column.option.device].tariff.electricity_usd_per_h(column_w(column) or 0.0)
-    return reloads_usd_per_h(problem, column) + electricity
+    tariff = problem.devices[column.option.device].tariff
+    # There may be a hundred thousand columns: nothing is worked out that costs nothing.
+    priced = tariff.energy_price_usd_per_kwh > 0
+    electricity = tariff.electricity_usd_per_h(column_w(column) or 0.0) if priced else 0.0
+    return reloads_usd_per_h(problem, column) + electricity if tariff.interruptions_per_h > 0 else electricity
 
 
 def reloads_usd_per_h(problem: Problem, column: Column) -> float:

@@ -203,11 +203,11 @@ class Program:
                 1 / self.price_scale * self._tiers.tolls,
             ]
         )
-        watts = [column_w(column) for column in self.columns]
+        # Powers are known of every device and column where the objective is about energy.
         self._power: Any = None
-        if all(tariff.idle_w is not None for tariff in tariffs.values()) and None not in watts:
+        if "energy" in problem.workload.objective.terms:
             idle = [(tariffs[name].idle_w or 0.0) / self.power_scale * m for name, m in self._billed.items()]
-            work = [(w or 0.0) / self.power_scale * y for w, y in zip(watts, self._y, strict=True)]
+            work = [(column_w(c) or 0.0) / self.power_scale * y for c, y in zip(self.columns, self._y, strict=True)]
             self._power = mip.xsum([*idle, *work])
 
     def _add_latencies(self) -> None:
