@@ -16,6 +16,8 @@ def unsupported(workload: Workload) -> Iterator[tuple[Path_, str]]:
     yield from _devices(workload)
     for name, traffic in workload.classes.items():
         at: Path_ = ("classes", name)
+        if traffic.trace is not None and set(workload.robustness.load_levels) - {1.0}:
+            yield (*at, "trace"), "load levels are not honoured for traces; give rate_rps, or a trace of that load"
         if traffic.accuracy.goal is not None:
             yield (*at, "accuracy", "goal"), "goals are not honoured yet; use floor"
 

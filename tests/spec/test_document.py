@@ -94,6 +94,14 @@ def test_what_nothing_honours_yet_is_refused(write_workload: Write, old: str, ne
     assert any(field in problem and "not honoured" in problem for problem in found), found
 
 
+def test_load_levels_do_not_scale_traces_and_say_so(write_workload: Write) -> None:
+    path = write_workload(
+        ("rate_rps: 40", "trace: t.csv"), ("name: shop", "name: shop\nrobustness: {load_levels: [1, 2]}")
+    )
+    (path.parent / "t.csv").write_text("time_s\n0.5\n1.5\n2.5\n")
+    assert any("load levels are not honoured for traces" in problem for problem in problems(path))
+
+
 def test_overrides_reach_any_field_and_are_checked(write_workload: Write) -> None:
     path = write_workload()
     loaded = load_workload(path, ["classes.web.rate_rps=12.5", "classes.web.slo.latency_s=0.05"])
