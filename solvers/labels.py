@@ -21,6 +21,8 @@ Indices = NDArray[np.int64]
 MAX_LABELS = 60_000
 """Labels kept after a stage; beyond it another method is faster."""
 MAX_CANDIDATES = 12_000_000
+MAX_COMPARISONS = 500_000_000
+"""Pairs of rows compared where there are more than three criteria."""
 _BLOCK = 2048
 ROUNDING = 1e-9
 
@@ -134,7 +136,11 @@ def _staircase(ordered: Floats) -> Indices:
 def _blocks(ordered: Floats) -> Indices:
     """Undominated rows of many columns in lexicographic order: a row can only be dominated by an earlier one."""
     kept = np.zeros(0, dtype=np.int64)
+    compared = 0
     for start in range(0, len(ordered), _BLOCK):
+        compared += _BLOCK * (len(kept) + _BLOCK)
+        if compared > MAX_COMPARISONS:
+            raise TooManyLabels(f"{len(ordered)} candidates")
         block = np.arange(start, min(start + _BLOCK, len(ordered)))
         for before in range(0, len(kept), _BLOCK):
             earlier = ordered[kept[before : before + _BLOCK]]
