@@ -60,7 +60,8 @@ def analytic_s(network: Network, level: float) -> float:
                 )  # fmt: skip
                 own = max(own, float(estimate([demand]).quantile_s(level / 100)[0]))
         ends[stage] = before + own
-    return max(ends.values()) + max(network.entry_delay_s.values(), default=0.0)
+    overheads = [float(np.quantile(times, level / 100)) for times in network.overheads_s.values()]
+    return max(ends.values()) + max(overheads, default=0.0)
 
 
 def simulated_s(network: Network) -> dict[float, float]:

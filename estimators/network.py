@@ -124,7 +124,8 @@ class Network:
     - `exit_delay_s[stream, station]`: the way back to where the requests come from, after a call that makes no
       further calls (at a last stage, or where a fan-out drew none).
 
-    A delay holds up the call and occupies nothing: links do not queue.
+    A delay holds up the call and occupies nothing: links do not queue. So does what requests take on their way in
+    and out of the server: `overheads_s[stream, station]`, times as likely each as the others.
     """
 
     order: tuple[str, ...]
@@ -135,6 +136,7 @@ class Network:
     entry_delay_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
     transfer_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
     exit_delay_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    overheads_s: Mapping[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
 
     def loads_rps(self) -> dict[str, float]:
         """Calls per second that reach every station."""
@@ -225,20 +227,21 @@ def build_network(
         for stage in pipeline.stages
     }
     known = {station.name: station for station in sorted(stations, key=lambda s: s.name)}
-    return Network(tuple(stage_order(workload)), feeds, laws, known, tuple(streams), _entries_s(feeds, known, streams))
+    overheads_s = _overheads_s(feeds, known, streams)
+    return Network(tuple(stage_order(workload)), feeds, laws, known, tuple(streams), overheads_s=overheads_s)
 
 
-def _entries_s(
+def _overheads_s(
     feeds: Mapping[str, Sequence[str]], stations: Mapping[str, Station], streams: Sequence[Stream]
-) -> dict[tuple[str, str], float]:
+) -> dict[tuple[str, str], tuple[float, ...]]:
     """What requests take on their way in and out of the server, by class and station of an entry stage."""
-    found: dict[tuple[str, str], float] = {}
+    found: dict[tuple[str, str], tuple[float, ...]] = {}
     for stream in streams:
         for stage, choices in stream.routes.items():
             for name, _ in choices if not feeds[stage] else ():
                 service = stations[name].service
-                if service is not None and service.entry_s > 0:
-                    found[stream.name, name] = service.entry_s
+                if service is not None and service.entry:
+                    found[stream.name, name] = service.entry
     return found
 
 

@@ -184,14 +184,15 @@ def _aged(kept: dict[Place, list[Measurement]]) -> dict[Place, str]:
     return found
 
 
-def _handoff(profile: Profile, key: PointKey) -> tuple[tuple[float, ...], float]:
+def _handoff(profile: Profile, key: PointKey) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """What serving a stage costs beyond service times on the machine that a point was measured on: times that a
-    replica is taken, and seconds per request beside; nothing where it was not measured there."""
+    replica is taken, and times that a request takes beside; nothing where it was not measured there."""
     place = (key.stage, key.device, key.device_fingerprint)
     for row in profile.handoffs:
         if (row.stage, row.device, row.device_fingerprint) == place and row.status == "ok":
-            return tuple(float(t) for t in json.loads(row.handoffs_s)), row.entry_s or 0.0
-    return (), 0.0
+            handoffs, entries = (tuple(map(float, json.loads(text))) for text in (row.handoffs_s, row.entries_s))
+            return handoffs, entries
+    return (), ()
 
 
 def _models(

@@ -65,15 +65,15 @@ class ServiceModel:
     a gamma law of the point's mean and standard deviation.
 
     `handoff` has times, as likely each as the others, that a replica is taken by a batch beyond its service: handing
-    it over and back. Every mean, deviation and draw has it in it; nothing slows it down. `entry_s` is what a request
-    takes beyond that on its way in and out: it occupies nothing.
+    it over and back. Every mean, deviation and draw has it in it; nothing slows it down. `entry` has times that a request
+    takes beyond that on its way in and out: they occupy nothing, and no figure here has them in it.
     """
 
     points: tuple[ServicePoint, ...]
     slowdown: float = 1.0
     source: SampleSource | None = None
     handoff: tuple[float, ...] = ()
-    entry_s: float = 0.0
+    entry: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         batches = [point.batch for point in self.points]

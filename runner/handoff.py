@@ -101,14 +101,21 @@ def measure_handoff(workload: Workload, point: Measurement) -> HandoffRow:
     handoffs = np.array([call.back_s - call.sent_s - call.service_s for call in calls])
     waits = np.array([call.sent_s - call.arrived_s for call in calls])
     entries = latencies_s - waits - np.array([call.back_s - call.sent_s for call in calls])
-    levels = (np.arange(min(QUANTILES, len(calls))) + 0.5) / min(QUANTILES, len(calls))
     return _with(
         row,
         n=len(calls),
         handoff_mean_s=float(handoffs.mean()),
-        handoffs_s=json.dumps([round(float(time), 9) for time in np.quantile(np.maximum(handoffs, 0.0), levels)]),
+        handoffs_s=_quantiles(handoffs),
         entry_s=max(float(np.median(entries)), 0.0),
+        entries_s=_quantiles(entries),
     )
+
+
+def _quantiles(times_s: Floats) -> str:
+    """Evenly spaced quantiles as JSON; what came out below 0 is noise of the clock."""
+    count = min(QUANTILES, len(times_s))
+    levels = (np.arange(count) + 0.5) / count
+    return json.dumps([round(float(time), 9) for time in np.quantile(np.maximum(times_s, 0.0), levels)])
 
 
 def _with(row: HandoffRow, **fields: Any) -> HandoffRow:

@@ -264,6 +264,7 @@ class HandoffRow:
     entry_s: float | None = column(
         "Median latency of a request beyond its wait and the time a replica is taken", "s", default=None
     )
+    entries_s: str = column("JSON list: quantiles of that latency, evenly spaced", "s", default="[]")
     status: Status = column("ok, or how measuring failed", default="ok")
     reason: str = column("Why it failed; empty when ok", default="")
     measured_at: str = column("When measuring ended, UTC, ISO 8601", default="")

@@ -160,6 +160,11 @@ def _entering(network: Network, stream: Stream, stage: str, entries_s: Floats, c
     chosen = _choice(stream, stage, len(entries_s), chance)
     delays = np.array([network.entry_delay_s.get((stream.name, name), 0.0) for name, _ in stream.routes[stage]])
     times = entries_s + delays[chosen] if delays.any() else entries_s
+    for index, (name, _) in enumerate(stream.routes[stage]):
+        draws = np.array(network.overheads_s.get((stream.name, name), ()))
+        if len(draws):
+            uniforms = chance.of("overhead", stream.name, name).random(len(times))
+            times = times + np.where(chosen == index, draws[(uniforms * len(draws)).astype(np.int64)], 0.0)
     return _Arriving(np.arange(len(entries_s)), None, times, chosen, True)
 
 

@@ -206,6 +206,18 @@ def test_the_network_delays_calls_and_answers(station: MakeStation, chain: Make)
     assert sorted(set(np.round(run.latencies_s["c"], 6))) == [2.875, 5.25]
 
 
+def test_overheads_are_drawn_and_occupy_nothing(station: MakeStation, single: Make) -> None:
+    quiet = single(station("s", "s", [(1, 0.001)]), 0.01)
+    network = dataclasses.replace(quiet, overheads_s={("c", "s"): (0.002, 0.004, 0.004, 0.008)})
+    run = replicate(network, Chance(0, 0), 400_000.0, 0.0)
+    values, counts = np.unique(np.round(run.latencies_s["c"], 6), return_counts=True)
+    assert values.tolist() == [0.003, 0.005, 0.009]
+    assert counts / counts.sum() == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+    # Beyond what a replica could serve one after the other they would queue; here none waits for another.
+    busy = dataclasses.replace(single(station("s", "s", [(1, 0.001)]), 100.0), overheads_s={("c", "s"): (1.0,)})
+    assert simulate(busy, effort=Effort(50_000)).streams["c"].latency_p50_s.value == pytest.approx(1.001, abs=0.001)
+
+
 def test_a_bounded_queue_sheds_as_erlang_says(station: MakeStation, single: Make) -> None:
     """M/M/1/K with K - 1 places to wait: what finds K in the system is shed."""
     rho, places = 0.9, 4

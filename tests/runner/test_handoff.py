@@ -45,6 +45,7 @@ def test_a_stage_is_served_for_a_moment(deploy: Deploy, kind: str, stage: str) -
     # Two processes cannot pass anything on in less than a microsecond; how long it takes is the machine's affair.
     assert 1e-6 < times[0] <= (row.handoff_mean_s or 0)
     assert (row.entry_s or 0) > 0
+    assert len(json.loads(row.entries_s)) == len(times)
     assert (row.stage, row.variant, row.device, row.device_fingerprint) == (stage, "only", "edge/cpu", "f")
 
 
@@ -74,7 +75,9 @@ def test_the_fastest_point_of_every_stage_stands_for_it_until_it_is_known(deploy
 
 def test_it_is_kept_and_believed_on_the_machine_it_was_measured_on(deploy: Deploy, tmp_path: Path) -> None:
     workload = deploy("scale").workload.workload
-    row = HandoffRow("double", "only", "", "edge/cpu", "f", 3, 2e-4, "[1e-4, 2e-4, 3e-4]", 5e-5, measured_at="now")
+    row = HandoffRow(
+        "double", "only", "", "edge/cpu", "f", 3, 2e-4, "[1e-4, 2e-4, 3e-4]", 5e-5, "[4e-5, 6e-5]", measured_at="now"
+    )
     with ProfileStore(tmp_path / "p", "scale") as store:
         store.add_measurement(point(workload, "double"), None)
         store.add_handoff(row)
@@ -83,7 +86,7 @@ def test_it_is_kept_and_believed_on_the_machine_it_was_measured_on(deploy: Deplo
     key = ModelKey("double", "only", "edge/cpu", "cpu", 1)
     model = read_points(workload, profile).models[key]
     assert model.mean_s(1) == pytest.approx(3e-4)
-    assert model.entry_s == 5e-5
+    assert model.entry == (4e-5, 6e-5)
     elsewhere = profile_of(point(workload, "double"), handoffs=(dataclasses.replace(row, device_fingerprint="g"),))
     failed = profile_of(point(workload, "double"), handoffs=(dataclasses.replace(row, status="failed"),))
     for other in (elsewhere, failed):
