@@ -65,7 +65,7 @@ class ServiceModel:
     a gamma law of the point's mean and standard deviation.
 
     `handoff` has times, as likely each as the others, that a replica is taken by a batch beyond its service: handing
-    it over and back. Every mean, deviation and draw has it in it; nothing slows it down. `entry` has times that a request
+    it over and back. Every mean, deviation and draw has it in it; nothing slows it down. `entry` has times a request
     takes beyond that on its way in and out: they occupy nothing, and no figure here has them in it.
     """
 
