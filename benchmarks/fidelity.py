@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from inferplan.estimators.network import Network, network_of_plan
+from inferplan.estimators.network import Network, Stream, network_of_plan
 from inferplan.estimators.queueing import Arrivals, Demand, estimate
 from inferplan.estimators.simulation import Effort, simulate
 from inferplan.runner.verify import run_plan
@@ -44,50 +43,52 @@ def busiest(network: Network) -> float:
     return max(loads[name] / station.capacity_rps for name, station in network.stations.items())
 
 
-def analytic_s(network: Network, level: float) -> float:
-    """Sum over the stages on the longest way of the estimated sojourn at a percentile (0..100), as for requests that
-    call every stage once."""
+def analytic_s(network: Network, traffic: Stream, level: float) -> float:
+    """Sum over the stages on the longest way of the estimated sojourn of a class at a percentile (0..100), as for
+    requests that call every stage once."""
     loads = network.loads_rps()
     ends: dict[str, float] = {}
     for stage in network.order:
         before = max((ends[source] for source in network.feeds[stage]), default=0.0)
         own = 0.0
-        for station in network.stations.values():
-            if station.stage == stage and station.service is not None:
+        for station in (network.stations[name] for name, _ in traffic.routes[stage]):
+            if station.service is not None:
                 demand = Demand(
                     station.service, station.max_batch, station.max_queue_delay_s, (station.replicas,),
                     Arrivals(loads[station.name]), level / 100,
                 )  # fmt: skip
                 own = max(own, float(estimate([demand]).quantile_s(level / 100)[0]))
         ends[stage] = before + own
-    overheads = [float(np.quantile(times, level / 100)) for times in network.overheads_s.values()]
+    mine = [times for (name, _), times in network.overheads_s.items() if name == traffic.name]
+    overheads = [float(np.quantile(times, level / 100)) for times in mine]
     return max(ends.values()) + max(overheads, default=0.0)
 
 
-def simulated_s(network: Network) -> dict[float, float]:
-    """Percentiles of the (only) class by simulation."""
-    (stream,) = simulate(network, effort=Effort(calls=1_000_000)).streams.values()
-    return {50.0: stream.latency_p50_s.value, 99.0: stream.latency_p99_s.value}
+def simulated_s(network: Network) -> dict[tuple[str, float], float]:
+    """Percentiles of every class by simulation."""
+    streams = simulate(network, effort=Effort(calls=1_000_000)).streams
+    p50 = {(name, 50.0): stream.latency_p50_s.value for name, stream in streams.items()}
+    return p50 | {(name, 99.0): stream.latency_p99_s.value for name, stream in streams.items()}
 
 
-def measured_s(loaded: LoadedPlan, factor: float, runs: int, duration_s: float) -> dict[float, list[float]]:
-    """Percentiles of the (only) class in real runs; NaN where a run cannot tell."""
-    found: dict[float, list[float]] = {level: [] for level in LEVELS}
+def measured_s(loaded: LoadedPlan, factor: float, runs: int, duration_s: float) -> dict[tuple[str, float], list[float]]:
+    """Percentiles of every class in real runs; NaN where a run cannot tell."""
+    found: dict[tuple[str, float], list[float]] = {}
     for seed in range(runs):
         report = run_plan(loaded, duration_s, seed, factor, oversubscribe=True)
-        (traffic,) = report.classes.values()
-        for level, compared in ((50.0, traffic.latency_p50_s), (99.0, traffic.latency_p99_s)):
-            value = compared.measured.value
-            found[level].append(float("nan") if value is None else value)
+        for name, traffic in report.classes.items():
+            for level, compared in ((50.0, traffic.latency_p50_s), (99.0, traffic.latency_p99_s)):
+                value = compared.measured.value
+                found.setdefault((name, level), []).append(float("nan") if value is None else value)
     return found
 
 
-def line(load: float, level: float, analytic: float, simulated: float, measured: list[float]) -> str:
+def line(load: float, name: str, level: float, analytic: float, simulated: float, measured: list[float]) -> str:
     """One row of the table."""
     middle = float(np.median(measured))
     span = f"{1e3 * min(measured):.2f} .. {1e3 * max(measured):.2f}"
     return (
-        f"  {load:5.0%} p{level:<3.0f} {1e3 * analytic:10.2f} {1e3 * simulated:10.2f} {1e3 * middle:10.2f}"
+        f"  {load:5.0%} {name:8} p{level:<3.0f} {1e3 * analytic:10.2f} {1e3 * simulated:10.2f} {1e3 * middle:10.2f}"
         f" {span:>20} {simulated / middle:8.2f} {analytic / middle:8.2f}"
     )
 
@@ -110,15 +111,9 @@ def main() -> None:
             loaded = load_workload(options.workload, options.overrides)
             path = Path(scratch) / "plan.yaml"
             write_plan(solve(loaded, profile, plan_dir=path.parent), path)
-        compare(load_plan(path), profile_network(load_plan(path), options.profile), vars(options))
-
-
-def profile_network(loaded: LoadedPlan, profile: Path) -> Network:
-    """The network of a plan. Ends the program where there are several classes."""
-    network = network_of_plan(loaded.plan, loaded.workload.workload, read_profile(profile))
-    if len(network.streams) != 1:
-        sys.exit("this benchmark compares workloads with one class")
-    return network
+        planned = load_plan(path)
+        network = network_of_plan(planned.plan, planned.workload.workload, profile)
+        compare(planned, network, vars(options))
 
 
 def compare(loaded: LoadedPlan, network: Network, options: Mapping[str, object]) -> None:
@@ -127,13 +122,16 @@ def compare(loaded: LoadedPlan, network: Network, options: Mapping[str, object])
     assert isinstance(loads, list)
     print(f"{loaded.plan.name}: {', '.join(loaded.plan.options)}; {runs} runs of {duration_s:g} s each")
     head = f"{'analytic':>10} {'simulated':>10} {'measured':>10} {'runs':>20} {'sim/run':>8} {'ana/run':>8}"
-    print(f"  {'load':>5} {'':4} {head}   (ms)")
+    print(f"  {'load':>5} {'class':8} {'':4} {head}   (ms)")
     for load in loads:
         factor = load / busiest(network)
         here = scaled(network, factor)
         simulated, measured = simulated_s(here), measured_s(loaded, factor, runs, duration_s)
-        for level in LEVELS:
-            print(line(load, level, analytic_s(here, level), simulated[level], measured[level]), flush=True)
+        for traffic in here.streams:
+            for level in LEVELS:
+                key = (traffic.name, level)
+                analytic = analytic_s(here, traffic, level)
+                print(line(load, *key, analytic, simulated[key], measured[key]), flush=True)
 
 
 if __name__ == "__main__":
