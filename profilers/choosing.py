@@ -171,16 +171,18 @@ class _Deciding:
                     later.append((_plain_order(candidate, cell, index), wanted))
         last = [wanted for _, wanted in sorted(later, key=lambda pair: pair[0])]
         needs: list[_Need] = []
+        settled: list[_Need] = []
         interpolated: list[tuple[str, Prediction]] = []
         for candidate in begun:
             for cell in self._used(candidate):
                 prediction = self.rows[candidate.series.name].get(cell)
                 if prediction is not None and prediction.error_90 <= self._allowed(candidate, prediction):
                     interpolated.append((candidate.series.name, prediction))
+                    settled.append(_Need(candidate, cell, prediction))
                 else:
                     needs.append(_Need(candidate, cell, prediction))
         misled = {c.series.pool for c in begun if interpolator.misleads(c.series.pool, self.tolerance)}
-        wanted_all = (*smallest, *self._glances(needs, misled), *self._ordered(needs), *last)
+        wanted_all = (*smallest, *self._glances(needs, misled), *self._ordered(needs, settled), *last)
         return Decision(wanted_all, tuple(interpolated), tuple(self.unused))
 
     def _used(self, candidate: Candidate) -> list[Cell]:
@@ -254,25 +256,34 @@ class _Deciding:
                     found.append(Wanted(candidate.series.name, threads, None, "a glance at every batch"))
         return sorted(found, key=lambda wanted: wanted.threads)
 
-    def _ordered(self, needs: Sequence[_Need]) -> list[Wanted]:
-        """Those that settle most per second first; then what they may settle."""
+    def _ordered(self, needs: Sequence[_Need], settled: Sequence[_Need]) -> list[Wanted]:
+        """Those that settle most per second first; then what they may settle. A cell that is settled itself is
+        measured where that tells more per second of how wrong others may be."""
         rows: dict[tuple[str, int], list[_Need]] = {}
         for need in needs:
             rows.setdefault((need.candidate.series.name, need.cell.threads), []).append(need)
         order = {candidate.series.name: index for index, candidate in enumerate(self.candidates)}
+        open_ones = {id(need) for need in needs}
 
         def merit(need: _Need) -> tuple[float, int, Cell]:
             name = need.candidate.series.name
-            gain = len(rows[name, need.cell.threads]) + sum(_teaches(need, other) for other in needs) / LEAST_CASES
+            own = len(rows[name, need.cell.threads]) if id(need) in open_ones else 0
+            gain = own + sum(_teaches(need, other) for other in needs) / LEAST_CASES
             return -gain / max(need.candidate.open[need.cell], 1e-9), order[name], need.cell
 
         first = sorted((_most_telling(row) for row in rows.values() if row[0].prediction is not None), key=merit)
+        teachers = [need for need in settled if any(_teaches(need, other) for other in needs)]
+        best = min(teachers, key=merit, default=None)
+        if best is not None and first and first[0].unknown and merit(best) < merit(first[0]):
+            first.insert(0, best)
         chosen = {(need.candidate.series.name, need.cell) for need in first}
         rest = [need for need in needs if (need.candidate.series.name, need.cell) not in chosen]
         rest.sort(key=lambda need: _plain_order(need.candidate, need.cell, order[need.candidate.series.name]))
         return [need.wanted(self._reason(need)) for need in (*first, *rest)]
 
     def _reason(self, need: _Need) -> str:
+        if need.prediction is not None and need.prediction.error_90 <= self._allowed(need.candidate, need.prediction):
+            return "it tells how well glances predict such batches of others"
         if need.prediction is None:
             return "it was not glanced at"
         if need.unknown:

@@ -235,6 +235,24 @@ def test_glances_that_mislead_are_given_up() -> None:
     assert len(outcome.steps) - len(glances) == len(cells(machine))
 
 
+def test_cheap_points_tell_how_wrong_dear_ones_may_be() -> None:
+    """Of slow choices nothing but the smallest batch is measured, where quicker ones tell of them for less."""
+    items_s = {f"f{i}": 0.003 for i in range(4)} | {f"m{i}": 0.012 for i in range(5)} | {f"s{i}": 0.1 for i in range(3)}
+    rng = np.random.default_rng(1)
+    truth = {name: {Cell(b, 1): item_s * b for b in (1, 4, 16)} for name, item_s in items_s.items()}
+    glanced = {
+        name: {c: mean_s * math.exp(rng.normal(0, 0.01)) for c, mean_s in row.items()} for name, row in truth.items()
+    }
+    outcome = profiled(Machine(truth, truth, glanced, least_n=20))
+    measured = [(w.series[0], w.batch) for w in outcome.steps if w.batch not in (None, 1)]
+    assert measured.count(("s", 16)) == 0
+    assert measured.count(("m", 16)) >= 1
+    assert any("it tells" in wanted.reason for wanted in outcome.steps)
+    assert {prediction.cell for name, prediction in outcome.decision.interpolated if name == "s0"} == {
+        Cell(4, 1), Cell(16, 1),
+    }  # fmt: skip
+
+
 def test_what_takes_longer_than_every_promise_is_of_no_use() -> None:
     machine = made_up(3)
     limit_s = float(np.quantile([s for row in machine.truth.values() for s in row.values()], 0.8))
