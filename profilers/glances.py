@@ -77,17 +77,24 @@ def take_glances(
     first = ordered[0][0]
     with contextlib.suppress(WorkerFailure), point_process(first, pinned(first, 0)) as worker:
         open_point(worker, first)
+        differ = True
         for index, (task, limit_s) in enumerate(ordered):
             begin_batches(worker, task, _PROCESS)
             calls, peak = _look(worker, limit_s)
             if not np.all(np.isfinite(calls.times_s) & (calls.times_s > 0)):
                 break
-            sizes = worker.call(
-                "sizes", "sizes", batch=task.key.batch, seed=[_PROCESS], most=SIZES, most_s=SIZES_S
-            ).arrays["elements"]
-            found[task.key.id()] = Glance.of(calls, sizes.tolist(), peak)
+            sizes = _sizes(worker, task.key.batch) if differ else []
+            # Where single inputs are alike, batches of them are.
+            differ = differ and (index > 0 or len(set(sizes)) > 1 or task.key.batch > 1)
+            found[task.key.id()] = Glance.of(calls, sizes, peak)
             progress((index + 1) / len(ordered))
     return found
+
+
+def _sizes(worker: WorkerProcess, batch: int) -> list[int]:
+    """Elements of further batches, which are prepared and not run."""
+    frame = worker.call("sizes", "sizes", batch=batch, seed=[_PROCESS], most=SIZES, most_s=SIZES_S)
+    return [int(size) for size in frame.arrays["elements"]]
 
 
 def _look(worker: WorkerProcess, limit_s: float) -> tuple[Calls, int | None]:
