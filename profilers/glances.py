@@ -85,7 +85,7 @@ def take_glances(
                 break
             sizes = _sizes(worker, task.key.batch) if differ else []
             # Where single inputs are alike, batches of them are.
-            differ = differ and (index > 0 or len(set(sizes)) > 1 or task.key.batch > 1)
+            differ = differ and not (task.key.batch == 1 and len(set(sizes)) == 1)
             found[task.key.id()] = Glance.of(calls, sizes, peak)
             progress((index + 1) / len(ordered))
     return found
