@@ -24,7 +24,7 @@ from inferplan.profilers.store import GLANCES
 from inferplan.spec.evidence import combined_sha256
 
 LEAST_N = 8
-LEAST_S = 0.1
+LEAST_S = 0.2
 MOST_S = 2.0
 SIZES = 256
 SIZES_S = 0.1
@@ -69,7 +69,7 @@ def take_glances(
 ) -> dict[str, Glance]:
     """Glance at points that differ in batch size only, smallest first, in one fresh process: by point id.
 
-    Each gets at least eight calls and 0.1 s, but no more than its `most_s` and always two calls, of which the first
+    Each gets at least eight calls and 0.2 s, but no more than its `most_s` and always two calls, of which the first
     does not count. A point that cannot be run ends it: it and larger ones are missing then.
     """
     found: dict[str, Glance] = {}
