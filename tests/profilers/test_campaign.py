@@ -283,8 +283,8 @@ def test_a_time_budget_measures_the_most_telling_first(make_workload: MakeWorklo
     # A machine that is faster than expected reaches further; what is left out is always the least telling.
     left_out = [left.name for left in summary.left_out]
     assert left_out == names[len(names) - len(left_out) :]
+    # One that is faster still need not cut anything short; the next test has no choice.
     cut_short = [row for row in read_profile(tmp_path / "p").measurements if row.stopped_by == "budget"]
-    assert cut_short
     # Without a budget, what was cut short is measured again; with one it counts as done.
     again = {job.name for job in plan_campaign(loaded, tmp_path / "p").jobs}
     assert {f"s={row.key.variant} batch {row.key.batch}" for row in cut_short} <= again
