@@ -110,26 +110,32 @@ def options(solution: Solution, result: SimulationResult, slowdowns: Slowdowns) 
     deployed: dict[str, DeployedOption] = {}
     for name, column in column_names(solution.columns).items():
         option = column.option
-        chosen = StageChoice.parse(option.variant)
-        deployed[name] = DeployedOption(
-            stage=option.stage,
-            variant=chosen.variant,
-            modalities=list(chosen.modalities),
-            runtime=option.runtime,
-            provider=option.provider,
-            device=option.device,
-            model_sha256=option.model_sha256,
-            threads=option.threads,
-            max_batch=option.max_batch,
-            max_queue_delay_s=option.max_queue_delay_s,
-            replicas=column.replicas,
-            memory_bytes=option.memory_bytes,
-            gpu_memory_bytes=option.gpu_memory_bytes,
-            shares_gpu=bool(option.company),
-            load_s=option.load_s,
-            predicted=_option_prediction(column, result.stations[name], slowdowns.get(name, ())),
-        )
+        predicted = _option_prediction(column, result.stations[name], slowdowns.get(name, ()))
+        deployed[name] = deployed_option(option, column.replicas, predicted)
     return deployed
+
+
+def deployed_option(option: Option, replicas: int, predicted: OptionPrediction) -> DeployedOption:
+    """An option as the plan states it."""
+    chosen = StageChoice.parse(option.variant)
+    return DeployedOption(
+        stage=option.stage,
+        variant=chosen.variant,
+        modalities=list(chosen.modalities),
+        runtime=option.runtime,
+        provider=option.provider,
+        device=option.device,
+        model_sha256=option.model_sha256,
+        threads=option.threads,
+        max_batch=option.max_batch,
+        max_queue_delay_s=option.max_queue_delay_s,
+        replicas=replicas,
+        memory_bytes=option.memory_bytes,
+        gpu_memory_bytes=option.gpu_memory_bytes,
+        shares_gpu=bool(option.company),
+        load_s=option.load_s,
+        predicted=predicted,
+    )
 
 
 def _option_prediction(column: Column, seen: StationResult, factors: Sequence[float]) -> OptionPrediction:

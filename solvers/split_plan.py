@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from inferplan.estimators.accuracy import AccuracyEstimate
 from inferplan.estimators.interference import Tenant, measured_on
 from inferplan.estimators.transport import Crossing, traffic
+from inferplan.solvers.assembly import deployed_option
 from inferplan.solvers.options import Option
 from inferplan.solvers.split_instance import SplitInstance
 from inferplan.solvers.split_program import Split
@@ -28,7 +29,6 @@ from inferplan.spec.plan import (
     Placement,
     Traffic,
 )
-from inferplan.spec.stage import Choice as StageChoice
 
 PASSES = 20
 SETTLED = 1e-9
@@ -121,10 +121,10 @@ def option_plans(instance: SplitInstance, split: Split, loads: Loads) -> dict[st
     for option in (o for stage in problem.stages for o in problem.options(stage)):
         users = [k for k in range(len(problem.classes)) if split.choices[k, option.stage] == option.variant]
         if option.name in split.replicas:
-            deployed[option.name] = _option(option, split.replicas[option.name], _prediction(option, loads))
+            deployed[option.name] = deployed_option(option, split.replicas[option.name], _prediction(option, loads))
         elif option.service is None and users:
             load = math.fsum(instance.calls_rps[k, option.stage] for k in users)
-            deployed[option.name] = _option(option, 0, OptionPrediction(load_rps=load, utilisation=0.0))
+            deployed[option.name] = deployed_option(option, 0, OptionPrediction(load_rps=load, utilisation=0.0))
     return deployed
 
 
@@ -135,28 +135,6 @@ def _prediction(option: Option, loads: Loads) -> OptionPrediction:
         capacity_rps=loads.capacity_rps[name],
         utilisation=loads.utilisation(name),
         interference=loads.interference(name),
-    )
-
-
-def _option(option: Option, replicas: int, predicted: OptionPrediction) -> DeployedOption:
-    chosen = StageChoice.parse(option.variant)
-    return DeployedOption(
-        stage=option.stage,
-        variant=chosen.variant,
-        modalities=list(chosen.modalities),
-        runtime=option.runtime,
-        provider=option.provider,
-        device=option.device,
-        model_sha256=option.model_sha256,
-        threads=option.threads,
-        max_batch=option.max_batch,
-        max_queue_delay_s=option.max_queue_delay_s,
-        replicas=replicas,
-        memory_bytes=option.memory_bytes,
-        gpu_memory_bytes=option.gpu_memory_bytes,
-        shares_gpu=bool(option.company),
-        load_s=option.load_s,
-        predicted=predicted,
     )
 
 
