@@ -133,6 +133,14 @@ class Agenda:
         fixed = any(job is other for other in self._fixed)
         return fixed or not isinstance(job, PointJob) or not self._can_be_predicted(job)
 
+    def companion(self, job: PointJob) -> GlanceJob | None:
+        """The glance to take by the way in a process that measures a point; None where there is none to take."""
+        key, name = job.task.key, _series_name(job)
+        for wanted in self.decision.wanted:
+            if wanted.glance and (wanted.series, wanted.cell) == (name, Cell(key.batch, key.threads)):
+                return self._glance_job(self._series[name], key.threads, fresh=False)
+        return None
+
     def finish(
         self, job: Job, row: Measurement | None = None, seen: Mapping[str, Glance] | None = None,
         accuracies: Iterable[AccuracyRow] = (),
@@ -144,9 +152,10 @@ class Agenda:
             if row is not None:
                 self._rows[row.key.id()] = row
                 self._calls.pop(row.key.id(), None)
-        if isinstance(job, GlanceJob):
+        if isinstance(job, GlanceJob) or seen is not None:
             self._glances.update(seen or {})
-            self._blind.add((_series_name(job), job.tasks[0].key.threads))
+            threads = (job.task if isinstance(job, PointJob) else job.tasks[0]).key.threads
+            self._blind.add((_series_name(job), threads))
             self._refine()
         self._accuracy += accuracies
         self._decision = self._order = None
@@ -245,9 +254,10 @@ class Agenda:
         job = row.jobs[wanted.cell]
         return None if any(job is fixed for fixed in self._fixed) else job
 
-    def _glance_job(self, row: _Row, threads: int) -> GlanceJob:
+    def _glance_job(self, row: _Row, threads: int, fresh: bool = True) -> GlanceJob:
+        """A glance at one thread count of a series, in a `fresh` process or in one that is there."""
         jobs = [job for cell, job in sorted(row.jobs.items()) if cell.threads == threads and not self._has_failed(job)]
-        start_s = jobs[0].overhead_s / self._outlook.rule.processes
+        start_s = jobs[0].overhead_s / self._outlook.rule.processes if fresh else 0.0
         most_s = tuple(most_glance_s(job.full_s) for job in jobs)
         estimate_s = glance_s(start_s, [job.service_s for job in jobs], most_s)
         return GlanceJob(tuple(job.task for job in jobs), most_s, _POINTS_LEVEL, estimate_s)

@@ -12,7 +12,7 @@ from time import monotonic
 from inferplan.profilers import accuracy
 from inferplan.profilers.agenda import Agenda, Outlook
 from inferplan.profilers.fingerprint import Machine
-from inferplan.profilers.glances import read_glances, take_glances, write_glances
+from inferplan.profilers.glances import Glance, look_around, read_glances, take_glances, write_glances
 from inferplan.profilers.inspection import Inspection
 from inferplan.profilers.interference import measure_interference
 from inferplan.profilers.jobs import (
@@ -34,6 +34,7 @@ from inferplan.profilers.jobs import (
 )
 from inferplan.profilers.planning import JobList, Planner
 from inferplan.profilers.points import Progress, failed_point, measure_point
+from inferplan.profilers.process import WorkerProcess
 from inferplan.profilers.progress import BUDGET, Done, Fit, Pace, combination_name, fit, least_time_s
 from inferplan.profilers.stopping import StoppingRule
 from inferplan.profilers.store import ProfileStore
@@ -261,8 +262,9 @@ class _Run:
         self._finished += 1
 
     def _do(self, job: Job, fitted: Fit) -> None:
-        expected_s = fitted.duration_s(job)
-        after_s = sum(fitted.duration_s(other) for other in fitted.kept) - expected_s
+        glance = self._agenda.companion(job) if isinstance(job, PointJob) else None
+        expected_s = fitted.duration_s(job) + (glance.estimate_s if glance else 0.0)
+        after_s = sum(fitted.duration_s(other) for other in fitted.kept if other is not job)
         self._on_event(JobStarted(job.name, self._finished, self._total, (expected_s + after_s) * self._pace.factor))
         start = monotonic()
 
@@ -274,7 +276,7 @@ class _Run:
             self._on_event(JobProgress(job.name, share, self._finished, self._total, left_s))
 
         if isinstance(job, PointJob):
-            failures = self._measure(job, fitted.limit_s, progress)
+            failures = self._measure(job, glance, fitted.limit_s, progress)
         elif isinstance(job, AccuracyJob):
             failures = self._evaluate(job, progress)
         elif isinstance(job, InterferenceJob):
@@ -294,14 +296,22 @@ class _Run:
         left_s = sum(fitted.duration_s(job) for job in fitted.kept) * self._pace.factor
         self._on_event(JobFinished(name, status, reason, seconds, self._finished, self._total, left_s))
 
-    def _measure(self, job: PointJob, limit_s: float, progress: Progress) -> list[Failed]:
+    def _measure(self, job: PointJob, glance: GlanceJob | None, limit_s: float, progress: Progress) -> list[Failed]:
+        """Measure a point, and glance at others by the way."""
         settings = self._campaign.settings
         within_budget = limit_s < settings.max_time_s
         rule = StoppingRule.of(settings, max(limit_s, least_time_s(job)) if within_budget else math.inf)
         cut_short_by = BUDGET if within_budget else "time"
-        row, samples = measure_point(job.task, rule, cut_short_by, progress)
+        seen: dict[str, Glance] = {}
+
+        def look(worker: WorkerProcess) -> None:
+            if glance is not None:
+                seen.update(look_around(worker, glance.tasks, glance.most_s, lambda share: None))
+
+        row, samples = measure_point(job.task, rule, cut_short_by, progress, look)
         self._store.add_measurement(row, samples)
-        self._agenda.finish(job, row)
+        write_glances(self._campaign.path, seen)
+        self._agenda.finish(job, row, None if glance is None else seen)
         self._measured += row.status == "ok"
         return [] if row.status == "ok" else [Failed(job.name, row.status, row.reason)]
 

@@ -12,7 +12,7 @@ goes on later finds the same points interpolated.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from inferplan.profilers.interpolation import (
@@ -58,12 +58,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A cell to measure, and why; without a batch a glance at all open cells of that thread count."""
+    """A cell to measure, and why; without a batch a glance at all open cells of that thread count. `glance` asks
+    for one by the way, in a process that measures the cell."""
 
     series: str
     threads: int
     batch: int | None
     reason: str
+    glance: bool = False
 
     @property
     def cell(self) -> Cell | None:
@@ -158,12 +160,15 @@ class _Deciding:
         begun = [candidate for candidate in self.candidates if candidate.is_begun]
         interpolator = Interpolator([candidate.series for candidate in begun])
         self.rows = {c.series.name: interpolator.row(c.series, c.open) for c in begun}
+        misled = {c.series.pool for c in begun if interpolator.misleads(c.series.pool, self.tolerance)}
+        learning = self._learning(misled)
         smallest: list[Wanted] = []
         later: list[tuple[tuple[int, ...], Wanted]] = []
         for index, candidate in enumerate(self.candidates):
             if not candidate.is_begun:
                 first, *rest = sorted(candidate.open, key=_threads_first)
-                smallest.append(Wanted(candidate.series.name, first.threads, first.batch, "smallest batch"))
+                glance = self._is_worth_a_glance(candidate, first.threads, rest, learning)
+                smallest.append(Wanted(candidate.series.name, first.threads, first.batch, "smallest batch", glance))
                 for cell in rest:
                     wanted = Wanted(
                         candidate.series.name, cell.threads, cell.batch, "nothing is known of its series yet"
@@ -181,8 +186,7 @@ class _Deciding:
                     settled.append(_Need(candidate, cell, prediction))
                 else:
                     needs.append(_Need(candidate, cell, prediction))
-        misled = {c.series.pool for c in begun if interpolator.misleads(c.series.pool, self.tolerance)}
-        wanted_all = (*smallest, *self._glances(needs, misled), *self._ordered(needs, settled), *last)
+        wanted_all = (*smallest, *self._glances(needs, learning), *self._ordered(needs, settled), *last)
         return Decision(wanted_all, tuple(interpolated), tuple(self.unused))
 
     def _used(self, candidate: Candidate) -> list[Cell]:
@@ -234,27 +238,34 @@ class _Deciding:
         prediction = self.rows.get(candidate.series.name, {}).get(cell)
         return (0.0, math.inf) if prediction is None else (prediction.lower_s, prediction.upper_s)
 
-    def _glances(self, needs: Sequence[_Need], misled: Collection[str]) -> list[Wanted]:
-        """Rows to glance at: where enough is left to measure, enough series to learn from, and where glances have
-        not proved to mislead."""
-        if not self.glances:
-            return []
-        learning: dict[str, set[str]] = {}
+    def _learning(self, misled: Collection[str]) -> set[str]:
+        """Pools with enough series to learn from, in which glances have not proved to mislead."""
+        pools: dict[str, set[str]] = {}
         for candidate in self.candidates:
             if not candidate.timeless:
-                learning.setdefault(candidate.series.pool, set()).add(candidate.series.name)
-        for pool in misled:
-            learning.pop(pool, None)
+                pools.setdefault(candidate.series.pool, set()).add(candidate.series.name)
+        return {pool for pool, names in pools.items() if len(names) >= LEAST_SERIES and pool not in misled}
+
+    def _glances(self, needs: Sequence[_Need], learning: Collection[str]) -> list[Wanted]:
+        """Rows to glance at."""
         found = []
         for candidate in self.candidates:
-            for threads, cost_s in sorted(candidate.unseen.items()):
-                left_s = sum(
-                    n.candidate.open[n.cell] for n in needs if n.candidate is candidate and n.cell[1] == threads
-                )
-                enough = len(learning.get(candidate.series.pool, ())) >= LEAST_SERIES and not candidate.timeless
-                if enough and left_s >= WORTH_A_GLANCE * cost_s:
+            cells = [need.cell for need in needs if need.candidate is candidate]
+            for threads in sorted(candidate.unseen):
+                if self._is_worth_a_glance(candidate, threads, cells, learning):
                     found.append(Wanted(candidate.series.name, threads, None, "a glance at every batch"))
         return sorted(found, key=lambda wanted: wanted.threads)
+
+    def _is_worth_a_glance(
+        self, candidate: Candidate, threads: int, cells: Iterable[Cell], learning: Collection[str]
+    ) -> bool:
+        """Whether to glance at a row of which these cells would have to be measured: enough is left of it, and there
+        are others to learn from."""
+        cost_s = candidate.unseen.get(threads)
+        if not self.glances or cost_s is None or candidate.timeless or candidate.series.pool not in learning:
+            return False
+        left_s = sum(candidate.open[cell] for cell in cells if cell.threads == threads)
+        return left_s >= WORTH_A_GLANCE * cost_s
 
     def _ordered(self, needs: Sequence[_Need], settled: Sequence[_Need]) -> list[Wanted]:
         """Those that settle most per second first; then what they may settle. A cell that is settled itself is

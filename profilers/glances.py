@@ -67,17 +67,28 @@ class Glance:
 def take_glances(
     tasks: Sequence[PointTask], most_s: Sequence[float], progress: Callable[[float], None]
 ) -> dict[str, Glance]:
-    """Glance at points that differ in batch size only, smallest first, in one fresh process: by point id.
+    """Glance at points that differ in batch size only in a fresh process, as `look_around` does."""
+    found: dict[str, Glance] = {}
+    first = tasks[0]
+    with contextlib.suppress(WorkerFailure), point_process(first, pinned(first, 0)) as worker:
+        open_point(worker, first)
+        found = look_around(worker, tasks, most_s, progress)
+    return found
+
+
+def look_around(
+    worker: WorkerProcess, tasks: Sequence[PointTask], most_s: Sequence[float], progress: Callable[[float], None]
+) -> dict[str, Glance]:
+    """Glance at points that differ in batch size only, smallest first, in a process that has one of them open: by
+    point id.
 
     Each gets at least eight calls and 0.2 s, but no more than its `most_s` and always two calls, of which the first
     does not count. A point that cannot be run ends it: it and larger ones are missing then.
     """
     found: dict[str, Glance] = {}
     ordered = sorted(zip(tasks, most_s, strict=True), key=lambda pair: pair[0].key.batch)
-    first = ordered[0][0]
-    with contextlib.suppress(WorkerFailure), point_process(first, pinned(first, 0)) as worker:
-        open_point(worker, first)
-        differ = True
+    differ = True
+    with contextlib.suppress(WorkerFailure):
         for index, (task, limit_s) in enumerate(ordered):
             begin_batches(worker, task, _PROCESS)
             calls, peak = _look(worker, limit_s)

@@ -27,6 +27,8 @@ _SHORTEST_WINDOW_S = 0.2
 Floats = NDArray[np.float64]
 Progress = Callable[[float], None]
 """Called with the share of a job that is done, 0 to 1."""
+Afterwards = Callable[[WorkerProcess], None]
+"""Called with a process that has measured its share, before it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,12 @@ class ProcessRun:
 
 
 def measure_point(
-    task: PointTask, rule: StoppingRule, cut_short_by: str, progress: Progress
+    task: PointTask, rule: StoppingRule, cut_short_by: str, progress: Progress, afterwards: Afterwards | None = None
 ) -> tuple[Measurement, Samples | None]:
     """Measure a point. A failure is a measurement too: status and reason say so, and there are no samples.
 
-    `cut_short_by` is what to call it when the rule's time limit comes first: "time" or "budget".
+    `cut_short_by` is what to call it when the rule's time limit comes first: "time" or "budget". `afterwards` gets
+    the first process.
     """
     runs: list[ProcessRun] = []
     try:
@@ -91,7 +94,7 @@ def measure_point(
             def told(share: float, done: int = process) -> None:
                 progress((done + share) / rule.processes)
 
-            runs.append(run_process(task, rule.share(process), process, told))
+            runs.append(run_process(task, rule.share(process), process, told, afterwards if process == 0 else None))
     except WorkerFailure as failure:
         return failed_point(task, failure.status, failure.reason), None
     return summary(task, runs, rule, cut_short_by)
@@ -102,7 +105,9 @@ def failed_point(task: PointTask, status: Status, reason: str) -> Measurement:
     return Measurement(task.key, status, reason, measured_at=now(), lineage=task.lineage)
 
 
-def run_process(task: PointTask, share: StoppingRule, process: int, progress: Progress) -> ProcessRun:
+def run_process(
+    task: PointTask, share: StoppingRule, process: int, progress: Progress, afterwards: Afterwards | None = None
+) -> ProcessRun:
     """One fresh process: load, first batch, then slices until its share of the rule is met.
 
     Raises WorkerFailure.
@@ -116,6 +121,8 @@ def run_process(task: PointTask, share: StoppingRule, process: int, progress: Pr
         progress(0.0)
         while not _finished(run, share, progress):
             _take_slice(worker, watch, run, share)
+        if afterwards is not None:
+            afterwards(worker)
     return run
 
 

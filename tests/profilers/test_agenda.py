@@ -13,7 +13,7 @@ import pytest
 
 from inferplan.profilers.agenda import Agenda, Outlook
 from inferplan.profilers.campaign import plan_campaign, run_campaign
-from inferplan.profilers.glances import Glance
+from inferplan.profilers.glances import Glance, read_glances
 from inferplan.profilers.jobs import Event, GlanceJob, Job, JobFinished, PointJob
 from inferplan.profilers.points import PointTask
 from inferplan.profilers.process import Limits
@@ -62,14 +62,19 @@ def profile(*rows: Measurement, accuracy: tuple[AccuracyRow, ...] = ()) -> Profi
     return Profile(Path("p"), rows, accuracy, (), "")
 
 
-def work(agenda: Agenda, seen: dict[str, Glance] | None = None) -> list[Job]:
-    """Do everything: the jobs that were done."""
+def work(agenda: Agenda, seen: dict[str, Glance] | None = None, by_the_way: bool = True) -> list[Job]:
+    """Do everything: the jobs that were done, glances that were taken by the way after their points."""
     done: list[Job] = []
     while remaining := agenda.remaining():
         job = remaining[0]
         done.append(job)
         if isinstance(job, PointJob):
-            agenda.finish(job, measured(job))
+            beside = agenda.companion(job) if by_the_way else None
+            agenda.finish(job, measured(job), None if beside is None else glances(beside))
+            if beside is not None:
+                done.append(beside)
+                if seen is not None:
+                    seen.update(glances(beside))
         elif isinstance(job, GlanceJob):
             found = glances(job)
             agenda.finish(job, seen=found)
@@ -87,11 +92,37 @@ def test_smallest_batches_then_glances_then_what_they_leave_open() -> None:
     everything = agenda.remaining()
     assert len(everything) == 12
     assert [agenda.is_certain(job) for job in everything] == [True] * 4 + [False] * 8
-    done = work(agenda)
+    done = work(agenda, by_the_way=False)
     assert [job.name for job in done[:4]] == [f"s={v} batch 1" for v in "abcd"]
     assert [job.name for job in done[4:8]] == [f"s={v} a glance" for v in "abcd"]
     assert {job.name for job in done[8:]} == {f"s={v} batch 8" for v in "abcd"}
     assert agenda.interpolated_names() == {f"s={v} batch 2" for v in "abcd"}
+
+
+def test_glances_are_taken_by_the_way_where_smallest_batches_are_measured() -> None:
+    agenda = Agenda(OUTLOOK, grid(), nothing_done, None, {})
+    fresh = Agenda(OUTLOOK, grid(), nothing_done, None, {})
+    work_of_its_own = [job for job in work(fresh, by_the_way=False) if isinstance(job, GlanceJob)]
+    done = work(agenda)
+    taken = [job for job in done if isinstance(job, GlanceJob)]
+    assert [job.name for job in done[:8]] == [f"s={v} {what}" for v in "abcd" for what in ("batch 1", "a glance")]
+    assert {job.name for job in done[8:]} == {f"s={v} batch 8" for v in "abcd"}
+    # No process has to be started for them.
+    assert all(a.estimate_s < b.estimate_s for a, b in zip(taken, work_of_its_own, strict=True))
+    assert agenda.interpolated_names() == fresh.interpolated_names()
+
+
+def test_nothing_is_glanced_at_by_the_way_that_would_not_be_glanced_at_alone() -> None:
+    def companions(outlook: Outlook, jobs: list[PointJob]) -> list[GlanceJob | None]:
+        agenda = Agenda(outlook, jobs, nothing_done, None, {})
+        return [agenda.companion(job) for job in jobs]
+
+    assert not any(companions(dataclasses.replace(OUTLOOK, glances=False), grid()))
+    assert not any(companions(dataclasses.replace(OUTLOOK, tolerance=0.0), grid()))
+    assert not any(companions(OUTLOOK, grid((1,))))
+    assert not any(companions(OUTLOOK, [job for job in grid() if job.task.key.variant in "ab"]))
+    found = companions(OUTLOOK, grid())
+    assert [one is not None for one in found] == [job.task.key.batch == 1 for job in grid()]
 
 
 def test_without_glances_points_come_most_telling_first_and_what_was_seen_still_counts() -> None:
@@ -237,7 +268,9 @@ def test_a_campaign_interpolates_and_a_stricter_one_measures_the_rest(
     summary = run_campaign(campaign, tell)
     assert summary.measured + summary.interpolated == 12
     assert summary.interpolated >= 2
-    assert "s=a a glance" in names
+    # Glances were taken in the processes of the smallest batches.
+    assert not [name for name in names if "glance" in name]
+    assert len(read_glances(path)) == 12
     assert summary.left_out == campaign.left_out
     rows = read_profile(path).measurements
     predicted = [row for row in rows if row.origin == "interpolated"]
