@@ -152,7 +152,7 @@ class Agenda:
             if row is not None:
                 self._rows[row.key.id()] = row
                 self._calls.pop(row.key.id(), None)
-        if isinstance(job, GlanceJob) or seen is not None:
+        if isinstance(job, GlanceJob) or (isinstance(job, PointJob) and seen is not None):
             self._glances.update(seen or {})
             threads = (job.task if isinstance(job, PointJob) else job.tasks[0]).key.threads
             self._blind.add((_series_name(job), threads))
