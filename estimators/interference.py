@@ -9,6 +9,10 @@ Of several measured rows the one nearest in batches, threads and number of neigh
 neighbours do together is shared out evenly (s = S^(1/k)), so that k busy ones do again what was measured. Where a
 pair was not measured, the choice's slow-down beside copies of itself stands in, else the largest one that was
 measured of it, else none. A slow-down below 1 is noise and counts as none.
+
+Above 1 much of it may be noise, too: with x the logarithm of what was measured and e its standard error (from its 95 %
+interval), what counts is x max(0, 1 - (e / x)^2), the positive-part James-Stein estimate (Efron and Morris 1973): none
+where it is no more than its error, nearly all where it is many times that. Rows without an interval count whole.
 """
 
 from __future__ import annotations
@@ -23,6 +27,9 @@ from inferplan.estimators.points import changed_since
 from inferplan.spec.profile import Profile
 from inferplan.spec.rows import InterferenceRow
 from inferplan.spec.workload import Device, Workload
+
+_NORMAL_95 = 1.96
+"""Standard errors from the middle of a 95 % interval to its end."""
 
 Machine = Mapping[str, int]
 """Replicas on one machine, by name of the option."""
@@ -55,11 +62,14 @@ class Disturbance:
     neighbour: Tenant
     copies: int
     slowdown: float
+    error: float = 0.0
+    """Standard error of its logarithm."""
 
     @property
     def each(self) -> float:
-        """The slow-down that one of the neighbours accounts for."""
-        return float(self.slowdown ** (1 / self.copies))
+        """The slow-down that one of the neighbours accounts for, as far as it is more than noise; at least 1."""
+        log = math.log(self.slowdown)
+        return math.exp((log - self.error**2 / log) / self.copies) if log > self.error else 1.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class Interference:
     @property
     def matters(self) -> bool:
         """Whether anything was measured to slow anything down."""
-        return any(row.slowdown > 1.0 for row in self.measured)
+        return any(row.each > 1.0 for row in self.measured)
 
     def known(self, subject: Tenant) -> bool:
         """Whether this choice was measured beside anything on this device."""
@@ -107,7 +117,7 @@ class Interference:
         for wanted in (neighbour, subject):
             found = [row for row in mine if row.neighbour.same_choice(wanted)]
             if found:
-                return max(1.0, min(found, key=lambda row: _distance(row, subject, wanted, copies)).each)
+                return min(found, key=lambda row: _distance(row, subject, wanted, copies)).each
         return max([1.0, *(row.each for row in mine)])
 
     def on_machine(
@@ -166,7 +176,7 @@ def read_interference(workload: Workload, profile: Profile, hashes: Mapping[tupl
     `hashes`: hash of every (stage, choice)'s model. Rows with neighbours of several choices say nothing of any one
     of them and are not used.
     """
-    found: dict[tuple[Tenant, Tenant, int], tuple[str, float]] = {}
+    found: dict[tuple[Tenant, Tenant, int], tuple[str, float, float]] = {}
     stale: Counter[str] = Counter()
     for row in profile.interference:
         key = row.key
@@ -182,9 +192,17 @@ def read_interference(workload: Workload, profile: Profile, hashes: Mapping[tupl
             continue
         subject = Tenant(key.stage, row.choice, key.device, key.threads, key.batch)
         identity = (subject, neighbours[0], len(neighbours))
-        found[identity] = max(found.get(identity, ("", 0.0)), (row.measured_at, row.slowdown))
-    rows = [Disturbance(*identity, slowdown) for identity, (_, slowdown) in sorted(found.items()) if slowdown > 0]
+        found[identity] = max(found.get(identity, ("", 0.0, 0.0)), (row.measured_at, row.slowdown, _error(row)))
+    rows = [Disturbance(*identity, slow, error) for identity, (_, slow, error) in sorted(found.items()) if slow > 0]
     return Interference(tuple(rows), tuple(text.format(count) for text, count in sorted(stale.items())))
+
+
+def _error(row: InterferenceRow) -> float:
+    """Standard error of a slow-down's logarithm, from its 95 % interval; 0 where it has none."""
+    lower, upper = row.slowdown_lower, row.slowdown_upper
+    if lower is None or upper is None or not 0 < lower <= upper:
+        return 0.0
+    return math.log(upper / lower) / (2 * _NORMAL_95)
 
 
 def _neighbours(row: InterferenceRow, hashes: Mapping[tuple[str, str], str]) -> list[Tenant] | None:

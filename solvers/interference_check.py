@@ -88,7 +88,7 @@ def _extra(option: DeployedOption, other: DeployedOption, beside: int, workload:
                 order = (row.key.threads, row.key.batch, first[3], first[2], copies)
                 found.append((apart, order, _each(row)))
         if found:
-            return max(min(found)[2] - 1, 0.0)
+            return min(found)[2] - 1
     return max([_each(row) - 1 for row in rows] + [0.0])
 
 
@@ -119,8 +119,12 @@ def _counts(row: InterferenceRow, option: DeployedOption, device: str, workload:
 
 
 def _each(row: InterferenceRow) -> float:
-    """The share of a row's slow-down that one of its neighbours accounts for."""
-    return math.exp(math.log(row.slowdown or 1.0) / len(json.loads(row.neighbours)))
+    """The share of a row's slow-down that one of its neighbours accounts for, without what noise explains."""
+    log, squared = math.log(row.slowdown or 1.0), 0.0
+    if row.slowdown_lower is not None and row.slowdown_upper is not None and row.slowdown_lower > 0:
+        squared = (math.log(row.slowdown_upper / row.slowdown_lower) / 3.92) ** 2
+    kept = max(0.0, 1 - squared / log**2) if log > 0 else 0.0
+    return math.exp(kept * log / len(json.loads(row.neighbours)))
 
 
 def _ratio(one: int, other: int) -> float:

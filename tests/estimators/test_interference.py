@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,19 @@ def test_the_nearest_in_batch_and_threads_counts() -> None:
     assert known.slowdown(Tenant("s", "a", "t/d", 1, 2), B) == pytest.approx(1.1)
     assert known.slowdown(Tenant("s", "a", "t/d", 1, 8), B) == pytest.approx(1.8)
     assert known.slowdown(Tenant("s", "a", "t/other", 1, 8), B) == 1.0
+
+
+@given(slowdown=st.floats(0.5, 3.0), error=st.floats(0.0, 0.5), copies=st.integers(1, 4))
+def test_what_noise_explains_does_not_count(slowdown: float, error: float, copies: int) -> None:
+    known = Interference((Disturbance(A, B, copies, slowdown, error),))
+    found, x = known.slowdown(A, B, copies) ** copies, math.log(slowdown)
+    assert 1.0 <= found <= max(slowdown, 1.0) * (1 + 1e-12)
+    if x <= error:
+        assert found == 1.0
+        assert not known.matters
+    else:
+        # What is left of it is as if its variance had been x^2 - e^2: x (x^2 - e^2) / x^2.
+        assert math.log(found) == pytest.approx(x * (x * x - error * error) / (x * x), abs=1e-12)
 
 
 def test_who_shares_a_machine_unmeasured_is_named() -> None:
@@ -99,7 +113,9 @@ def row(neighbours: list[list[Any]], slowdown: float | None, model: str = "m", *
 def test_rows_are_read_if_fresh_ok_and_of_one_kind_of_neighbour(spec: Workload) -> None:
     rows = (
         row([["s", "b", 4, 1]], 1.1, measured_at="2026-01-01"),
-        row([["s", "b", 4, 1]], 1.2, measured_at="2026-01-02"),
+        row(
+            [["s", "b", 4, 1]], 1.2, measured_at="2026-01-02", slowdown_lower=1.1, slowdown_upper=1.1 * math.exp(0.392)
+        ),
         row([["s", "a", 2, 1]] * 2, 1.44),
         row([["s", "a", 2, 1], ["s", "b", 2, 1]], 9.0),
         row([["s", "gone", 2, 1]], 9.0),
@@ -109,7 +125,7 @@ def test_rows_are_read_if_fresh_ok_and_of_one_kind_of_neighbour(spec: Workload) 
     known = read_interference(spec, Profile(spec.root, (), (), (), "", (), rows), {("s", "a"): "m", ("s", "b"): "m"})
     assert known.measured == (
         Disturbance(A, Tenant("s", "a", "t/d", 1, 2), 2, 1.44),
-        Disturbance(A, B, 1, 1.2),
+        Disturbance(A, B, 1, 1.2, pytest.approx(0.1, rel=1e-3)),
     )
     assert known.measured[0].each == pytest.approx(1.2)
     assert known.stale == ("s/a: 1 rows of interference of another model file",)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -80,6 +82,25 @@ def test_a_slow_down_that_is_borne_is_said(instances: Any, slowed: Slowed) -> No
         capacity = option.predicted.capacity_rps
         assert capacity == pytest.approx(100 / option.predicted.interference)
     assert plan.profile.alone == []
+
+
+def test_of_a_slow_down_what_noise_explains_is_not_planned_with(instances: Any, slowed: Slowed) -> None:
+    """Interval of exp(+-1.96 e): what is over 1 counts by 1 - (e / ln s)^2, in plan and checker alike."""
+
+    def told(error: float) -> list[InterferenceRow]:
+        half = math.exp(1.96 * error)
+        return [
+            dataclasses.replace(row, slowdown_lower=1.2 / half, slowdown_upper=1.2 * half)
+            for row in strong(slowed, 1.2)
+        ]
+
+    for error in (0.05, 0.3):
+        plan = plan_of(instances, told(error), rate=30.0, limit=0.2)
+        kept = 1.2 ** max(0.0, 1 - (error / math.log(1.2)) ** 2)
+        for option in plan.options.values():
+            busy = next(o.predicted.utilisation for o in plan.options.values() if o.stage != option.stage)
+            assert option.predicted.interference == pytest.approx(1 + (kept - 1) * busy, rel=0.02)
+            assert (option.predicted.interference == 1) == (error == 0.3)
 
 
 def test_without_measurements_the_plan_says_so(instances: Any) -> None:
