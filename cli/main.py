@@ -14,6 +14,7 @@ from inferplan.cli import (
     compare,
     devices,
     diff,
+    explain,
     export,
     frontier,
     jobs,
@@ -37,8 +38,8 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input or usage, 3 infeasible, 4 und
 """
 
 VERBS = (
-    "validate", "schema", "devices", "profile", "variants", "models", "solve", "jobs", "diff", "simulate",
-    "frontier", "compare", "export", "lint", "run", "serve",
+    "validate", "schema", "devices", "profile", "variants", "models", "solve", "explain", "jobs", "diff",
+    "simulate", "frontier", "compare", "export", "lint", "run", "serve",
 )  # fmt: skip
 
 
@@ -86,6 +87,7 @@ app.add_typer(profile_group.app, name="profile", short_help="Measure every varia
 app.command("variants", short_help="Make variants of variants: int8, fp16, other sizes.")(variants.variants)
 app.command("models", short_help="Show what is predicted, how wrong it is, and what would help.")(models.models)
 app.command("solve", short_help="Decide the deployment.")(solve.solve)
+app.command("explain", short_help="Why a plan is what it is, and what more would be worth.")(explain.explain)
 app.command("jobs", short_help="Split jobs over variants and modalities.")(jobs.jobs)
 app.command("simulate", short_help="Simulate a plan: bursts, traces, failures.")(simulate.simulate)
 app.command("diff", short_help="What it takes to go from one plan to another.")(diff.diff)

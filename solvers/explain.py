@@ -17,6 +17,7 @@ from inferplan.solvers.story import duration, variants_text
 from inferplan.spec.plan import Alternative, Binding
 
 NEXT_BEST = 2
+TIED = "no better, and ties prefer the chosen plan"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,18 @@ def _variants(solution: Solution) -> frozenset[tuple[int, str, str]]:
     return frozenset((k, stage, column.option.variant) for (k, stage), column in solution.chosen().items())
 
 
-def _alternative(plan: Chosen, solution: Solution, label: str) -> Alternative:
+@dataclass(frozen=True)
+class Verdict:
+    """What another plan would be like: worst accuracy over classes, largest simulated latency at their percentiles,
+    and where it is worse than the plan or breaks a promise; no reason where ties alone decide."""
+
+    accuracy: float | None
+    latency_s: float | None
+    reasons: tuple[str, ...]
+
+
+def verdict(plan: Chosen, solution: Solution) -> Verdict:
+    """Why another plan is not the better one."""
     problem = plan.problem
     result = plan.judge.judge(solution, GLANCE)
     tails = {
@@ -145,12 +157,17 @@ def _alternative(plan: Chosen, solution: Solution, label: str) -> Alternative:
     why = [*_broken(plan, accuracies, tails), *_dearer(plan, solution)]
     if result.unstable:
         why.insert(0, "its replicas slow one another down too much to keep up")
+    return Verdict(worst(values) if values else None, max(tails.values(), default=None), tuple(why))
+
+
+def _alternative(plan: Chosen, solution: Solution, label: str) -> Alternative:
+    found = verdict(plan, solution)
     return Alternative(
-        variants=variants_text(problem, solution),
+        variants=variants_text(plan.problem, solution),
         cost_usd_per_h=solution.cost_usd_per_h,
-        accuracy=worst(values) if values else None,
-        latency_s=max(tails.values(), default=None),
-        reason=f"{label}: {'; '.join(why) or 'no better, and ties prefer the chosen plan'}",
+        accuracy=found.accuracy,
+        latency_s=found.latency_s,
+        reason=f"{label}: {'; '.join(found.reasons) or TIED}",
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from inferplan.solvers.assurance import assured_columns
+from inferplan.solvers.enquiry import promised_s
 from inferplan.solvers.judge import Judge
 from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.neighbours import arranged
@@ -139,11 +140,7 @@ def _latency(judge: Judge, best: Solution, name: str) -> str | None:
     result = judge.certain(best)
     if result.unstable:
         return None
-    latency = result.streams[name].latency_slo_s
-    assert latency is not None
-    reached = latency.upper if latency.upper is not None else latency.value
-    digits = 10.0 ** (math.floor(math.log10(reached)) - 2)
-    return duration(math.ceil(reached / digits - 1e-9) * digits)
+    return duration(promised_s(result, name))
 
 
 def _accuracy(problem: Problem, best: Solution, name: str) -> str:

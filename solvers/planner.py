@@ -72,17 +72,70 @@ class _Limits:
     samples: SampleSource | None
 
 
+@dataclass(frozen=True)
+class Decided:
+    """How a search ended: the best plan it certified, else the best it found, and what the simulation says of it.
+
+    `proven`: all goals but the last were.
+    """
+
+    search: Search
+    solution: Solution
+    result: SimulationResult
+    proven: bool
+
+    @property
+    def chosen(self) -> Chosen:
+        """The plan with the question it answers."""
+        search = self.search
+        question = search.question(search.scales)
+        return Chosen(
+            search.problem,
+            search.program,
+            search.judge,
+            question if search.problem.interference.matters else replace(question, rejected=()),
+            self.solution,
+            search.deadline,
+            search.gap,
+            tuple(search.unstable),
+        )
+
+    @property
+    def tails_s(self) -> dict[str, float]:
+        """Simulated latency of every class with a promise, at its percentile."""
+        limits = limits_s(self.search.problem)
+        return {name: ratio * limits[name] for name, ratio in measured(self.result, limits).items()}
+
+
+def decided(
+    loaded: LoadedWorkload,
+    profile: Profile,
+    *,
+    time_limit_s: float = 60.0,
+    gap: float = 0.0,
+    seed: int = 0,
+    samples: SampleSource | None = None,
+) -> Decided:
+    """What `solve` decides for classes that do not spread, with the search that led there. Raises as `solve` does."""
+    return _searched_enough(loaded.workload, profile, _Limits(time_limit_s, gap, seed, samples))
+
+
 def _assured(loaded: LoadedWorkload, profile: Profile, plan_dir: Path, limits: _Limits) -> Plan:
-    """The plan that withstands what is asked; beside it, the cost of one that need not.
+    """The plan that withstands what is asked; beside it, the cost of one that need not."""
+    plain = None
+    if loaded.workload.robustness.asked:
+        plain = _plain_cost(loaded.workload, profile, limits)
+    return _plan(_searched_enough(loaded.workload, profile, limits), loaded, profile, plan_dir, plain)
+
+
+def _searched_enough(workload: Workload, profile: Profile, limits: _Limits) -> Decided:
+    """The search for a plan that withstands what is asked.
 
     Spares for a share of availability depend on how many machines there are: as long as the plan has more machines
     than its spares suffice for, it is made again with one spare more.
     """
     deadline = time.monotonic() + limits.time_s
-    problem = read_problem(loaded.workload, profile, limits.samples)
-    plain = None
-    if problem.workload.robustness.asked:
-        plain = _plain_cost(loaded.workload, profile, limits)
+    problem = read_problem(workload, profile, limits.samples)
     for _ in range(MAX_SPARES):
         search, proven = _searched(problem, limits, deadline)
         try:
@@ -94,7 +147,7 @@ def _assured(loaded: LoadedWorkload, profile: Profile, plan_dir: Path, limits: _
             raise InfeasibleError(error.message, [*error.details, *more]) from error
         spares = enough_spares(problem, solution)
         if spares == problem.assurance.spares:
-            return _plan(search, solution, result, loaded, profile, plan_dir, proven, plain)
+            return Decided(search, solution, result, proven)
         problem = replace(problem, assurance=replace(problem.assurance, spares=spares))
     raise InfeasibleError(
         f"robustness.availability ({problem.workload.robustness.availability:g}) needs more than {MAX_SPARES} spares",
@@ -149,30 +202,12 @@ def _believed_limits(search: Search, solution: Solution, result: SimulationResul
 
 
 def _plan(
-    search: Search,
-    solution: Solution,
-    result: SimulationResult,
-    loaded: LoadedWorkload,
-    profile: Profile,
-    plan_dir: Path,
-    proven: bool,
-    plain_usd_per_h: float | None,
+    found: Decided, loaded: LoadedWorkload, profile: Profile, plan_dir: Path, plain_usd_per_h: float | None
 ) -> Plan:
-    problem = search.problem
+    search, solution = found.search, found.solution
+    problem, chosen = search.problem, found.chosen
     seen = search.judge.nominal(solution)
-    question = search.question(search.scales)
-    chosen = Chosen(
-        problem,
-        search.program,
-        search.judge,
-        question if problem.interference.matters else replace(question, rejected=()),
-        solution,
-        search.deadline,
-        search.gap,
-        tuple(search.unstable),
-    )
     accuracies = chosen.accuracies(solution, problem.estimated)
-    tails = {name: ratio * limits_s(problem)[name] for name, ratio in measured(result, limits_s(problem)).items()}
     return Plan(
         apiVersion="inferplan/v1",
         name=assembly.safe_name(loaded.workload.name),
@@ -189,16 +224,16 @@ def _plan(
         costs=statement.costs(problem, solution),
         energy=statement.energy(problem, solution),
         prices=statement.prices(loaded, solution),
-        proof=_proof(search, solution, proven),
-        certificate=assembly.certificate(problem, seen, result.verdict),
+        proof=_proof(search, solution, found.proven),
+        certificate=assembly.certificate(problem, seen, found.result.verdict),
         assurance=statement.assurance(problem, solution, search.judge, plain_usd_per_h),
         classes=assembly.class_plans(problem, solution, seen, accuracies),
         options=assembly.options(solution, seen, search.judge.slowdowns(solution)),
         machines=statement.machines(problem, solution),
         traffic=assembly.network(problem, solution),
-        binding=binding(chosen, tails),
+        binding=binding(chosen, found.tails_s),
         alternatives=alternatives(chosen),
-        to_measure=wanted(chosen, search.ask, question.rejected),
+        to_measure=wanted(chosen, search.ask, tuple(search.rejected)),
         story=[*fitted_line(problem), *search.story, *_closing(search, solution), *assembly.left_out(problem, profile)],
     )
 

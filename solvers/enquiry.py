@@ -1,0 +1,88 @@
+"""Questions about a plan that was decided: what the best plan would be if something were different.
+
+Each is answered by the program and then by the simulation: a plan that does not keep, in the simulation, what is
+promised is left out, and the next best one is tried, a few times.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+
+from inferplan.estimators.simulation import SimulationResult
+from inferplan.solvers.columns import Column
+from inferplan.solvers.explain import Chosen
+from inferplan.solvers.milp import Solution
+from inferplan.solvers.program import Ask
+
+TRIES = 6
+"""Plans that are tried for one question, before it counts as not answered."""
+FIGURES = 3
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A plan that the simulation certified for all classes, or for all but the one whose limit is in question."""
+
+    solution: Solution
+    result: SimulationResult
+
+
+@dataclass
+class Enquiry:
+    """Asks about one plan, as long as there is time. `left_out` says what there was no answer for."""
+
+    plan: Chosen
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def worth(self) -> float:
+        """The plan's objective, to be minimised."""
+        return self.plan.solution.worth(self.plan.ask)
+
+    @property
+    def seconds_left(self) -> float:
+        """Time that is left for questions."""
+        return self.plan.deadline - time.monotonic()
+
+    def answer(self, about: str, ask: Ask, free: str | None = None) -> Answer | None:
+        """The best plan for a question. The latency of the class `free` may be whatever it is.
+
+        None where there is none; also where time ran out, or no plan of `TRIES` was certified: `about` is then added
+        to `left_out`.
+        """
+        rejected: list[tuple[Column, ...]] = []
+        for _ in range(TRIES):
+            found = self.plan.best(replace(ask, rejected=(*ask.rejected, *rejected)))
+            if found is None:
+                break
+            result = self.plan.judge.certain(found)
+            if not result.unstable and all(
+                stream.verdict in ("met", None) for name, stream in result.streams.items() if name != free
+            ):
+                return Answer(found, result)
+            rejected.append(found.columns)
+        if self.seconds_left <= 0 or self.plan.program.timed_out:
+            self.left_out.append(f"{about}: out of time")
+        elif len(rejected) == TRIES:
+            self.left_out.append(f"{about}: the simulation certified none of the {TRIES} best plans")
+        return None
+
+    def better(self, ask: Ask) -> Ask:
+        """A question for plans that are better than this one only."""
+        return replace(ask, better_than=self.worth)
+
+    def no_worse(self, ask: Ask) -> Ask:
+        """A question for plans that are as good as this one."""
+        slack = 1e-6 * max(abs(self.worth), 1e-12)
+        return replace(ask, limits=(*ask.limits, (ask.objective, self.worth + slack)))
+
+
+def promised_s(result: SimulationResult, name: str) -> float:
+    """The limit that a plan could promise to a class: the upper end of its simulated latency, rounded up."""
+    latency = result.streams[name].latency_slo_s
+    assert latency is not None
+    reached = latency.upper if latency.upper is not None else latency.value
+    digits = 10.0 ** (math.floor(math.log10(reached)) - FIGURES + 1)
+    return math.ceil(reached / digits - 1e-9) * digits
