@@ -39,7 +39,6 @@ def explain(
     found = explain_plan(loaded.plan, loaded.workload, store, time_limit_s=limit_s, gap=gap, seed=seed)
     if json:
         data = asdict(found)
-        data["load_factor"] = data.pop("carried")
         for rival in data["rivals"]:
             rival["class"] = rival.pop("traffic")
         emit_json({"status": "partial" if found.left_out else "ok", "plan": str(plan), **data})
@@ -56,8 +55,6 @@ def _show(name: str, found: Explanation) -> None:
     heading(f"Plan {name}: {money(found.cost_usd_per_h)}, {found.objective}")
     if found.differs:
         say(found.differs)
-    if found.carried is not None:
-        say(f"By simulation it carries {found.carried:.3g} times its load with every promise kept")
     if found.slacks:
         say()
         heading("What it has to keep")

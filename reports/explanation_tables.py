@@ -72,6 +72,17 @@ class RivalLike(Protocol):
     def reason(self) -> str: ...
 
 
+_CHANGES = {
+    ("as it is", ""): "for nothing",
+    ("looser", "machines"): "more",
+    ("tighter", "machines"): "fewer",
+    ("looser", "USD/h"): "more",
+    ("tighter", "USD/h"): "less",
+    ("tighter", "times"): "more",
+}
+"""What a step means for a promise of a unit."""
+
+
 def slack_table(slacks: Sequence[SlackLike]) -> Table:
     """One row per promise or limit."""
     columns = [*left("promise"), *right("needed", "limit"), *left("without it")]
@@ -86,7 +97,7 @@ def steps_table(steps: Sequence[StepLike]) -> Table:
     rows = [
         [
             step.promise,
-            {"as it is": "for nothing"}.get(step.way, step.way),
+            _CHANGES.get((step.way, step.unit), _CHANGES.get((step.way, ""), step.way)),
             quantity(step.value, step.unit),
             money(step.cost_usd_per_h),
             difference(step.extra_usd_per_h),
@@ -130,6 +141,8 @@ def quantity(value: float, unit: str) -> str:
         return seconds(value)
     if unit == "USD/h":
         return money(value)
+    if unit == "times":
+        return f"x {value:.3g}"
     return f"{value:g}" if unit == "machines" else share(value)
 
 

@@ -1,7 +1,8 @@
 """Questions about a plan that was decided: what the best plan would be if something were different.
 
-Each is answered by the program and then by the simulation: a plan that does not keep, in the simulation, what is
-promised is left out, and the next best one is tried, a few times.
+Two kinds of questions. *What would be decided* if promises were others: the whole search answers, as it did for the
+plan. *How far a promise can go* in some set of plans: the program answers, then the simulation; a plan that does not
+keep what else is promised is left out, and the next one is tried, a few times.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ import time
 from dataclasses import dataclass, field, replace
 
 from inferplan.estimators.simulation import SimulationResult
+from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.columns import Column
 from inferplan.solvers.explain import Chosen
-from inferplan.solvers.milp import Solution
+from inferplan.solvers.judge import Judge
+from inferplan.solvers.milp import Solution, Solver
+from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import Ask
+from inferplan.solvers.search import Search
 
 TRIES = 6
 """Plans that are tried for one question, before it counts as not answered."""
@@ -67,6 +72,23 @@ class Enquiry:
             self.left_out.append(f"{about}: out of time")
         elif len(rejected) == TRIES:
             self.left_out.append(f"{about}: the simulation certified none of the {TRIES} best plans")
+        return None
+
+    def decide(self, about: str, ask: Ask, problem: Problem | None = None) -> Answer | None:
+        """What would be decided, under the promises of a question, or for another `problem`; else as `answer`."""
+        plan = self.plan
+        if self.seconds_left <= 0:
+            self.left_out.append(f"{about}: out of time")
+            return None
+        program, judge = plan.program, plan.judge
+        if problem is not None:
+            program, judge = Solver(problem, assured_columns(problem, lifted=True)), Judge(problem, judge.seed)
+        search = Search(problem or plan.problem, program, judge, ask, plan.gap, plan.deadline)
+        search.run()
+        if search.incumbent is not None:
+            return Answer(search.incumbent, judge.certain(search.incumbent))
+        if self.seconds_left <= 0 or program.timed_out:
+            self.left_out.append(f"{about}: out of time")
         return None
 
     def better(self, ask: Ask) -> Ask:

@@ -14,7 +14,7 @@ from inferplan.solvers.milp import Solver
 from inferplan.solvers.planner import Decided, decided
 from inferplan.solvers.program import column_names
 from inferplan.solvers.rivals import Rival, rivals
-from inferplan.solvers.steps import Step, carried, steps
+from inferplan.solvers.steps import Step, steps
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import Plan
@@ -41,8 +41,6 @@ class Explanation:
     slacks: tuple[Slack, ...]
     rivals: tuple[Rival, ...]
     steps: tuple[Step, ...]
-    carried: float | None
-    """How many times its load the plan carries by simulation; None where that cannot be said."""
     left_out: tuple[str, ...]
     differs: str = ""
     """How the plan that was explained differs from the one in the file, if it does."""
@@ -77,7 +75,6 @@ def explain(
     held = binding(chosen, found.tails_s)
     enquiry = Enquiry(replace(chosen, program=_free(chosen)))
     values = tuple(steps(enquiry))
-    level = carried(enquiry)
     instead = tuple(rivals(enquiry))
     return Explanation(
         cost_usd_per_h=chosen.solution.cost_usd_per_h,
@@ -85,7 +82,6 @@ def explain(
         slacks=tuple(_slacks(found, {entry.constraint for entry in held})),
         rivals=instead,
         steps=values,
-        carried=level,
         left_out=tuple(enquiry.left_out),
         differs=_difference(plan, chosen),
     )

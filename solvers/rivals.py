@@ -7,7 +7,7 @@ promises: what the simulation says of that one is the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,7 +15,7 @@ from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.columns import Column, build_columns
 from inferplan.solvers.enquiry import Enquiry
 from inferplan.solvers.explain import TIED, verdict
-from inferplan.solvers.milp import Solution, Solver
+from inferplan.solvers.milp import Solver
 from inferplan.solvers.options import Option
 from inferplan.solvers.program import COST, Ask
 
@@ -44,93 +44,104 @@ class Rival:
 def rivals(enquiry: Enquiry) -> Iterator[Rival]:
     """Everything that could stand elsewhere: variants first, then device, batch and replicas of the chosen one."""
     plan = enquiry.plan
+    worthwhile, every = assured_columns(plan.problem), _every_column(enquiry)
     for (k, stage), column in sorted(plan.solution.chosen().items(), key=lambda item: _place(enquiry, *item[0])):
+        fixed = [c for c in worthwhile if c.stage != stage] + [
+            c for c in every if c.stage == stage and k not in c.classes
+        ]
+        free = [c for c in every if c.stage == stage and k in c.classes]
+        spot = _Spot(enquiry, k, stage, column, fixed, free)
         for variant in plan.problem.variants(stage):
             if variant != column.option.variant:
-                yield from _variant(enquiry, k, stage, column, variant)
+                yield from spot.variant(variant)
         if column.option.need is not None:
-            yield from _aspects(enquiry, k, stage, column)
+            yield from spot.aspects()
 
 
 def _place(enquiry: Enquiry, k: int, stage: str) -> tuple[int, int]:
     return enquiry.plan.problem.stages.index(stage), k
 
 
-def _variant(enquiry: Enquiry, k: int, stage: str, column: Column, variant: str) -> Iterator[Rival]:
-    plan = enquiry.plan
-    others = [other for other in plan.problem.variants(stage) if other != variant]
-    forced = tuple(frozenset({(k, stage, other)}) for other in others)
-    ask = replace(plan.ask, forbidden=(*plan.ask.forbidden, *forced))
-    kept = plan.best(ask)
-    found = kept or plan.best(_whatever(ask))
-    about = f"{stage}: {variant} instead of {column.option.variant}"
-    if found is None and _cut_short(enquiry, plan.program, about):
-        return
-    reason = "no device carries the load with it"
-    yield _rival(enquiry, k, stage, "variant", column.option.variant, variant, kept, found, reason)
+@dataclass(frozen=True)
+class _Spot:
+    """A class's stage with what stands there; `fixed` are columns elsewhere, `free` those that could stand there."""
 
+    enquiry: Enquiry
+    k: int
+    stage: str
+    column: Column
+    fixed: Sequence[Column]
+    free: Sequence[Column]
 
-def _aspects(enquiry: Enquiry, k: int, stage: str, column: Column) -> Iterator[Rival]:
-    """The same variant on another device, at another batch, with fewer replicas."""
-    option = column.option
-    others = _columns(enquiry, stage, lambda c: k not in c.classes)
-    same = _columns(enquiry, stage, lambda c: k in c.classes and c.option.variant == option.variant)
-    questions: list[tuple[Aspect, str, Callable[[Column], bool], Callable[[Column], str], str]] = [
-        ("device", option.device, lambda c: c.option.device != option.device, lambda c: c.option.device, ""),
-        (
-            "batch",
-            _batch(option),
-            lambda c: c.option.device == option.device and _batch(c.option) != _batch(option),
-            lambda c: _batch(c.option),
-            "",
-        ),
-        (
-            "replicas",
-            str(column.replicas),
-            lambda c: c.option == option and c.replicas < column.replicas,
-            lambda c: str(c.replicas),
-            f"{column.replicas - 1} cannot carry {column.load_rps:.4g} calls/s",
-        ),
-    ]
-    for aspect, own, wanted, said, impossible in questions:
-        few = [c for c in same if wanted(c)]
-        if not few:
-            if impossible and column.replicas > 1:
-                fewer = str(column.replicas - 1)
-                yield _rival(enquiry, k, stage, aspect, own, fewer, None, None, impossible)
-            continue
-        program = Solver(enquiry.plan.problem, [*_rest(enquiry, stage), *others, *few])
-        kept = _best(enquiry, program, enquiry.plan.ask)
-        found = kept or _best(enquiry, program, _whatever(enquiry.plan.ask))
+    def variant(self, variant: str) -> Iterator[Rival]:
+        """Another variant."""
+        own = self.column.option.variant
+        wanted = [c for c in self.free if c.option.variant == variant]
+        yield from self._rival("variant", own, variant, wanted, "no device carries the load with it")
+
+    def aspects(self) -> Iterator[Rival]:
+        """The same variant on another device, at another batch, with fewer replicas."""
+        option, replicas = self.column.option, self.column.replicas
+        same = [c for c in self.free if c.option.variant == option.variant]
+        for device in sorted({c.option.device for c in same} - {option.device}):
+            yield from self._rival("device", option.device, device, [c for c in same if c.option.device == device], "")
+        here = [c for c in same if c.option.device == option.device]
+        others = [c for c in here if batch_text(c.option) != batch_text(option)]
+        if others:
+            yield from self._rival("batch", batch_text(option), None, others, "")
+        if replicas > 1:
+            fewer = [c for c in here if c.option == option and c.replicas < replicas]
+            fewest = f"{replicas - 1} cannot carry {self.column.load_rps:.4g} calls/s"
+            yield from self._rival("replicas", str(replicas), None if fewer else str(replicas - 1), fewer, fewest)
+
+    def _rival(
+        self, aspect: Aspect, own: str, other: str | None, columns: Sequence[Column], impossible: str
+    ) -> Iterator[Rival]:
+        """The best plan with one of these columns; without `other` the plan says what it has."""
+        plan, name = self.enquiry.plan, self.enquiry.plan.problem.classes[self.k].name
+        if not columns:
+            yield Rival(name, self.stage, aspect, own, other or "", None, None, None, None, False, impossible)
+            return
+        program = Solver(plan.problem, [*self.fixed, *columns])
+        asking = replace(plan, program=program)
+        kept = asking.best(plan.ask)
+        found = kept or asking.best(_whatever(plan.ask))
         if found is None:
-            _cut_short(enquiry, program, f"{stage}: another {aspect} of {option.variant}")
-            continue
-        there = found.chosen()[k, stage]
-        yield _rival(enquiry, k, stage, aspect, own, said(there), kept, found, "")
+            if self.enquiry.seconds_left <= 0 or program.timed_out:
+                self.enquiry.left_out.append(f"{self.stage}: another {aspect} than {own}: out of time")
+            elif other is not None:
+                why = "not with the machines there are"
+                yield Rival(name, self.stage, aspect, own, other, None, None, None, None, False, why)
+            return
+        said, there = verdict(plan, found), found.chosen()[self.k, self.stage]
+        yield Rival(
+            name, self.stage, aspect, own, other or _said(aspect, there), found.cost_usd_per_h,
+            found.cost_usd_per_h - plan.solution.cost_usd_per_h,
+            said.accuracy, said.latency_s, kept is not None, "; ".join(said.reasons) or self._tied(said.accuracy),
+        )  # fmt: skip
+
+    def _tied(self, accuracy: float | None) -> str:
+        own = verdict(self.enquiry.plan, self.enquiry.plan.solution).accuracy
+        if accuracy is not None and own is not None and abs(accuracy - own) > 1e-9:
+            return "no better, and less accurate"
+        return TIED
 
 
-def _batch(option: Option) -> str:
+def _said(aspect: Aspect, column: Column) -> str:
+    return str(column.replicas) if aspect == "replicas" else batch_text(column.option)
+
+
+def batch_text(option: Option) -> str:
+    """Largest batch, delay and threads of an option, in words."""
     delay = f" within {option.max_queue_delay_s * 1e3:g} ms" if option.max_queue_delay_s else ""
     threads = f", {option.threads} threads" if option.threads > 1 else ""
     return f"{option.max_batch}{delay}{threads}"
 
 
-def _columns(enquiry: Enquiry, stage: str, wanted: Callable[[Column], bool]) -> list[Column]:
-    """Columns of one stage, also those that others dominate, as far as nothing must be withstood."""
+def _every_column(enquiry: Enquiry) -> Sequence[Column]:
+    """All columns, also those that others dominate, as far as nothing must be withstood."""
     problem = enquiry.plan.problem
-    if problem.assurance.shapes_columns:
-        found: Sequence[Column] = assured_columns(problem)
-    else:
-        found = build_columns(problem, prune=False)
-    return [column for column in found if column.stage == stage and wanted(column)]
-
-
-def _rest(enquiry: Enquiry, stage: str) -> list[Column]:
-    return [column for column in assured_columns(enquiry.plan.problem) if column.stage != stage]
-
-
-def _best(enquiry: Enquiry, program: Solver, ask: Ask) -> Solution | None:
-    return replace(enquiry.plan, program=program).best(ask)
+    return assured_columns(problem) if problem.assurance.shapes_columns else build_columns(problem, prune=False)
 
 
 def _whatever(ask: Ask) -> Ask:
@@ -138,29 +149,4 @@ def _whatever(ask: Ask) -> Ask:
     return replace(
         ask, goals=(COST,), scales=dict.fromkeys(ask.scales), floors=dict.fromkeys(ask.floors), budget_usd_per_h=None,
         limits=(), rejected=(),
-    )  # fmt: skip
-
-
-def _cut_short(enquiry: Enquiry, program: Solver, about: str) -> bool:
-    """Whether there was no answer for want of time; that is noted."""
-    short = enquiry.seconds_left <= 0 or program.timed_out
-    if short:
-        enquiry.left_out.append(f"{about}: out of time")
-    return short
-
-
-def _rival(
-    enquiry: Enquiry, k: int, stage: str, aspect: Aspect, own: str, other: str,
-    kept: Solution | None, found: Solution | None, reason: str,
-) -> Rival:  # fmt: skip
-    plan = enquiry.plan
-    name = plan.problem.classes[k].name
-    if found is None:
-        return Rival(name, stage, aspect, own, other, None, None, None, None, False, reason)
-    said = verdict(plan, found)
-    why = "; ".join(said.reasons) or (TIED if kept is not None else "it keeps none of the promises by the program")
-    return Rival(
-        name, stage, aspect, own, other, found.cost_usd_per_h,
-        found.cost_usd_per_h - plan.solution.cost_usd_per_h,
-        said.accuracy, said.latency_s, kept is not None, why,
     )  # fmt: skip

@@ -5,34 +5,36 @@ there are two steps, each found by asking for a plan, not by moving the promise 
 
 - *looser*: of all plans that are better than this one, and keep every other promise, the one that breaks this promise
   least. What it reaches is the first value at which something is gained;
-- *tighter*: how far the promise can go at the same objective (of all plans as good as this one, the one that keeps it
-  best), and the best plan beyond that.
+- *as it is*, for nothing: how far the promise can go at the same objective, of all plans as good as this one the one
+  that keeps it best;
+- *tighter*: what would be decided beyond that.
 
 Latencies are simulated, at the upper end of their interval; which plans are compared is the program's view of them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from inferplan.estimators.accuracy import AccuracyEstimate
-from inferplan.solvers.assurance import Case
+from inferplan.solvers.assurance import Case, at_level
 from inferplan.solvers.columns import MAX_UTILISATION
 from inferplan.solvers.enquiry import Answer, Enquiry, promised_s
-from inferplan.solvers.judge import believed
-from inferplan.solvers.problem import ClassNeed
+from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import ACCURACY, COST, Goal
 
 BARELY = 1e-3
-"""How much tighter than what is reached a limit is asked for, to see what lies beyond it."""
+"""How much less than what a plan costs a budget is, to see what lies below it."""
 FINER = (1e-5, 1e-4, 1e-3)
 """Likewise for accuracies, from the finest that the program can tell apart."""
 ROUNDS = 12
+NEAREST = 6
 PRECISION = 0.01
-"""How exactly the load that a plan carries is found, relative."""
-NEAREST = 4
+"""How exactly loads and limits that a plan keeps are found, relative."""
+RATES, TIMES = "classes.*.rate_rps", "times"
 
 Way = Literal["as it is", "looser", "tighter"]
 
@@ -57,7 +59,7 @@ class Step:
 
 
 def steps(enquiry: Enquiry) -> Iterator[Step]:
-    """The steps of every promise: latency limits, accuracy floors, machines, budget."""
+    """The steps of every promise: latency limits, accuracy floors, machines, budget, rates."""
     for need in enquiry.plan.problem.classes:
         if need.limit_s is not None:
             yield from _of_limit(enquiry, need)
@@ -65,6 +67,7 @@ def steps(enquiry: Enquiry) -> Iterator[Step]:
     for device in enquiry.plan.problem.devices:
         yield from _of_count(enquiry, device)
     yield from _of_budget(enquiry)
+    yield from _of_rates(enquiry)
 
 
 def _of_limit(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
@@ -75,24 +78,39 @@ def _of_limit(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
     free = replace(ask, scales={**ask.scales, need.name: None}, rejected=plan.unstable, goals=(least, *ask.goals[:1]))
     looser = enquiry.answer(f"{path}, looser", enquiry.better(free), free=need.name)
     if looser is not None and promised_s(looser.result, need.name) > need.limit_s:
-        yield _step(enquiry, path, "looser", promised_s(looser.result, need.name), "s", looser)
+        then_s = promised_s(looser.result, need.name)
+        best = enquiry.decide(f"{path}, looser", ask, _limited(plan.problem, need, then_s)) or looser
+        yield _step(enquiry, path, "looser", then_s, "s", best if _gains(enquiry, best) else looser)
     own = Answer(plan.solution, plan.judge.certain(plan.solution))
     alike = enquiry.answer(f"{path}, as it is", enquiry.no_worse(replace(ask, goals=(least, *ask.goals[:1]))))
     # The program ranks by its own latencies: the plan itself may be the faster one.
-    best = min([one for one in (own, alike) if one is not None], key=lambda one: promised_s(one.result, need.name))
-    reached = promised_s(best.result, need.name)
-    if reached < need.limit_s:
-        yield _step(enquiry, path, "as it is", reached, "s", best)
-    says = believed(plan.problem, best.solution)[need.name]
+    fastest = min([one for one in (own, alike) if one is not None], key=lambda one: promised_s(one.result, need.name))
+    reached, limit_s = promised_s(fastest.result, need.name), math.inf
+    beyond: Answer | None = None
     for _ in range(NEAREST):
-        says *= 1 - BARELY
-        beyond = enquiry.answer(f"{path}, tighter", replace(ask, scales={**ask.scales, need.name: says}))
-        if beyond is None:
-            return
-        if promised_s(beyond.result, need.name) < reached:
-            yield _step(enquiry, path, "tighter", promised_s(beyond.result, need.name), "s", beyond)
-            return
-        says = believed(plan.problem, beyond.solution)[need.name]
+        # Whether a promise is met is decided by the share of late requests, a little before the interval says so.
+        limit_s = min(reached, limit_s) * (1 - PRECISION)
+        beyond = enquiry.decide(f"{path}, tighter", ask, _limited(plan.problem, need, limit_s))
+        if beyond is None or _loses(enquiry, beyond):
+            break
+        fastest, reached = beyond, min(promised_s(beyond.result, need.name), limit_s)
+    if reached < need.limit_s:
+        yield _step(enquiry, path, "as it is", reached, "s", fastest)
+    if beyond is not None and _loses(enquiry, beyond):
+        yield _step(enquiry, path, "tighter", min(promised_s(beyond.result, need.name), limit_s), "s", beyond)
+
+
+def _limited(problem: Problem, need: ClassNeed, limit_s: float) -> Problem:
+    """The same instance with another latency limit of a class."""
+    workload = problem.workload
+    traffic = workload.classes[need.name]
+    assert traffic.slo is not None
+    promised = traffic.model_copy(update={"slo": traffic.slo.model_copy(update={"latency_s": limit_s})})
+    return replace(
+        problem,
+        workload=workload.model_copy(update={"classes": {**workload.classes, need.name: promised}}).at(workload.root),
+        classes=tuple(replace(one, limit_s=limit_s) if one == need else one for one in problem.classes),
+    )
 
 
 def _of_floor(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
@@ -101,29 +119,68 @@ def _of_floor(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
     if own is None or plan.problem.accuracy is None:
         return
     metric, turn = plan.problem.accuracy.metric, plan.problem.accuracy.turn
-    path, most = f"classes.{need.name}.accuracy.floor", ("accuracy", need.name)
-    goal: Goal = most  # type: ignore[assignment]
+    path = f"classes.{need.name}.accuracy.floor"
     if need.floor is not None:
-        free = replace(ask, floors={**ask.floors, need.name: None}, goals=(goal, *ask.goals[:1]))
-        looser = enquiry.answer(f"{path}, looser", enquiry.better(free))
-        reached = None if looser is None else plan.accuracies(looser.solution)[need.name]
-        if looser is not None and reached is not None:
-            yield _step(enquiry, path, "looser", reached.value, metric, looser)
+        yield from _lower_floor(enquiry, need, own.value)
         if turn.keeps(own.value, need.floor) and own.value != need.floor:
             same = Answer(plan.solution, plan.judge.certain(plan.solution))
             yield _step(enquiry, path, "as it is", own.value, metric, same)
     if ask.objective == ACCURACY:
         return
+    beyond = _above(enquiry, need, own.value)
+    if beyond is not None:
+        yield _step(enquiry, path, "tighter", beyond[1], metric, beyond[0])
+
+
+def _lower_floor(enquiry: Enquiry, need: ClassNeed, own: float) -> Iterator[Step]:
+    """The most accurate of the plans that a lower floor would make better.
+
+    Found by the program; then it is decided what would be with a floor just above it, until nothing is gained."""
+    plan, ask = enquiry.plan, enquiry.plan.ask
+    assert plan.problem.accuracy is not None
+    path = f"classes.{need.name}.accuracy.floor"
+    goal: Goal = ("accuracy", need.name)
+    free = replace(ask, floors={**ask.floors, need.name: None}, goals=(goal, *ask.goals[:1]))
+    found = enquiry.answer(f"{path}, looser", enquiry.better(free))
+    if found is None:
+        found = enquiry.decide(f"{path}, looser", replace(ask, floors={**ask.floors, need.name: None}))
+        if found is None or not _gains(enquiry, found):
+            return
+    reached = plan.accuracies(found.solution)[need.name]
+    for _ in range(ROUNDS):
+        above = None if reached is None else _above(enquiry, need, reached.value)
+        if above is None or not _gains(enquiry, above[0]):
+            break
+        found, reached = above[0], plan.accuracies(above[0].solution)[need.name]
+    if reached is not None:
+        yield _step(enquiry, path, "looser", reached.value, plan.problem.accuracy.metric, found)
+
+
+def _gains(enquiry: Enquiry, found: Answer) -> bool:
+    worth = found.solution.worth(enquiry.plan.ask)
+    return worth < enquiry.worth - 1e-6 * max(abs(enquiry.worth), 1e-12)
+
+
+def _loses(enquiry: Enquiry, found: Answer) -> bool:
+    worth = found.solution.worth(enquiry.plan.ask)
+    return worth > enquiry.worth + 1e-6 * max(abs(enquiry.worth), 1e-12)
+
+
+def _above(enquiry: Enquiry, need: ClassNeed, value: float) -> tuple[Answer, float] | None:
+    """What would be decided with a floor just above an accuracy (below, where lower is better), and what it reaches."""
+    plan, ask = enquiry.plan, enquiry.plan.ask
+    assert plan.problem.accuracy is not None
+    turn, path = plan.problem.accuracy.turn, f"classes.{need.name}.accuracy.floor"
     sign = 1.0 if turn.direction == "maximize" else -1.0
     for finer in FINER:
-        floor = own.value + sign * finer * max(abs(own.value), 1e-6)
-        beyond = enquiry.answer(f"{path}, tighter", replace(ask, floors={**ask.floors, need.name: floor}))
-        if beyond is None:
-            return
-        reached = plan.accuracies(beyond.solution)[need.name]
-        if reached is not None and not turn.keeps(own.value, reached.value):
-            yield _step(enquiry, path, "tighter", reached.value, metric, beyond)
-            return
+        floor = value + sign * finer * max(abs(value), 1e-6)
+        found = enquiry.decide(f"{path}, tighter", replace(ask, floors={**ask.floors, need.name: floor}))
+        if found is None:
+            return None
+        reached = plan.accuracies(found.solution)[need.name]
+        if reached is not None and not turn.keeps(value, reached.value):
+            return found, reached.value
+    return None
 
 
 def _of_count(enquiry: Enquiry, device: str) -> Iterator[Step]:
@@ -140,7 +197,7 @@ def _of_count(enquiry: Enquiry, device: str) -> Iterator[Step]:
             machines = len(looser.solution.packings[device].machines) if device in looser.solution.packings else 0
             yield _step(enquiry, path, "looser", float(machines), "machines", looser)
     if used:
-        tighter = enquiry.answer(f"{path}, tighter", replace(ask, counts={**ask.counts, device: used - 1}))
+        tighter = enquiry.decide(f"{path}, tighter", replace(ask, counts={**ask.counts, device: used - 1}))
         if tighter is not None:
             left = tighter.solution.packings.get(device)
             yield _step(enquiry, path, "tighter", float(len(left.machines) if left else 0), "machines", tighter)
@@ -155,11 +212,27 @@ def _of_budget(enquiry: Enquiry) -> Iterator[Step]:
         free = replace(ask, budget_usd_per_h=None, goals=(COST, *ask.goals[:1]))
         looser = enquiry.answer(f"{path}, looser", enquiry.better(free))
         if looser is not None and looser.solution.cost_usd_per_h > ask.budget_usd_per_h:
-            yield _step(enquiry, path, "looser", looser.solution.cost_usd_per_h, "USD/h", looser)
+            enough = looser.solution.cost_usd_per_h
+            best = enquiry.decide(f"{path}, looser", replace(ask, budget_usd_per_h=enough)) or looser
+            yield _step(enquiry, path, "looser", enough, "USD/h", best)
         below = plan.solution.cost_usd_per_h * (1 - BARELY)
-        tighter = enquiry.answer(f"{path}, tighter", replace(ask, budget_usd_per_h=below))
+        tighter = enquiry.decide(f"{path}, tighter", replace(ask, budget_usd_per_h=below))
         if tighter is not None:
             yield _step(enquiry, path, "tighter", tighter.solution.cost_usd_per_h, "USD/h", tighter)
+
+
+def _of_rates(enquiry: Enquiry) -> Iterator[Step]:
+    """How much more traffic, of all classes alike, the plan carries; and the best plan for a little more than that."""
+    plan = enquiry.plan
+    level = carried(enquiry)
+    if level is None:
+        return
+    own = Answer(plan.solution, plan.judge.certain(plan.solution))
+    yield _step(enquiry, RATES, "as it is", level, TIMES, own)
+    more = level * (1 + 2 * PRECISION)
+    beyond = enquiry.decide(f"{RATES}, tighter", plan.ask, at_level(plan.problem, more))
+    if beyond is not None:
+        yield _step(enquiry, RATES, "tighter", more, TIMES, beyond)
 
 
 def carried(enquiry: Enquiry) -> float | None:
