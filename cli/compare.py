@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,9 +18,13 @@ from inferplan.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from inferplan.reports.results import ComparisonRow
     from inferplan.solvers.contest import Entry
     from inferplan.solvers.problem import Problem
+    from inferplan.spec.document import LoadedWorkload
+    from inferplan.spec.profile import Profile
 
 
 def compare(
@@ -33,6 +38,9 @@ def compare(
     gap: Annotated[float, typer.Option(min=0.0, max=1.0, help="Relative gap that counts as optimal.")] = 1e-6,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
     parquet: ParquetOption = None,
+    plans: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write every strategy's plan, DIR/STRATEGY.yaml.")
+    ] = None,
     json: JsonOption = False,
 ) -> int:
     """Let strategies decide, each as its system does; price, simulate and check all of them alike."""
@@ -52,6 +60,7 @@ def compare(
     problem = read_problem(loaded.workload, store)
     entries = contest(problem, names, seed=seed, time_limit_s=limit_s, gap=gap)
     rows = [_row(problem, entry) for entry in entries]
+    written = [] if plans is None else _written(problem, entries, loaded, store, plans)
     if parquet is not None:
         write_parquet(rows, ComparisonRow, parquet)
     if json:
@@ -62,7 +71,27 @@ def compare(
         if parquet is not None:
             say()
             say(f"Written to {parquet}")
+        if plans is not None:
+            say()
+            say(f"Plans written to {plans}: {', '.join(written) or 'none'}")
     return ExitCode.DONE
+
+
+def _written(
+    problem: Problem, entries: Sequence[Entry], loaded: LoadedWorkload, store: Profile, folder: Path
+) -> list[str]:
+    """Write the plans of those that have one; returns whose."""
+    from inferplan.solvers.contest import plan_of
+    from inferplan.spec.plan import write_plan
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for entry in entries:
+        plan = plan_of(problem, entry, loaded, store, plan_dir=folder)
+        if plan is not None:
+            write_plan(plan, folder / f"{entry.strategy}.yaml")
+            written.append(entry.strategy)
+    return written
 
 
 def _row(problem: Problem, entry: Entry) -> ComparisonRow:

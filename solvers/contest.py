@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 from inferplan.estimators.accuracy import AccuracyEstimate
 from inferplan.estimators.simulation import SimulationResult
+from inferplan.solvers.checker import check_plan
+from inferplan.solvers.document import accuracies, plan_document
 from inferplan.solvers.judge import Judge
-from inferplan.solvers.milp import Solution
+from inferplan.solvers.milp import Solution, promises
 from inferplan.solvers.neighbours import arranged
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.strategies.tools import Proposer, Tools
-from inferplan.spec.document import closest
+from inferplan.solvers.tier_flows import crossings
+from inferplan.spec.document import LoadedWorkload, closest
 from inferplan.spec.errors import InferplanError, InputError
+from inferplan.spec.plan import Assurance, Plan, Proof
+from inferplan.spec.profile import Profile
+from inferplan.spec.workload import Robustness, Workload
 
 STRATEGIES = (
     "optimal",
@@ -41,6 +48,8 @@ class Entry:
     decision_s: float
     solution: Solution | None = None
     result: SimulationResult | None = None
+    judge: Judge | None = None
+    """The simulator that it was judged by."""
     accuracy: float | None = None
     """In the user's direction; of several classes the mean weighted by rates."""
     broken: tuple[str, ...] = ()
@@ -65,7 +74,15 @@ def strategies(named: str) -> list[str]:
 def compare(
     problem: Problem, names: Sequence[str], *, seed: int = 0, time_limit_s: float = 60.0, gap: float = 1e-6
 ) -> list[Entry]:
-    """Let every strategy decide. Decision times are of single runs, each with a simulator that has seen nothing."""
+    """Let every strategy decide. Decision times are of single runs, each with a simulator that has seen nothing.
+
+    Raises InputError where the workload asks for what no strategy but `solve` itself can answer.
+    """
+    if problem.workload.robustness.availability is not None:
+        raise InputError(
+            "robustness.availability: how many spares it takes depends on the plan, so strategies cannot be compared"
+            " by it; give robustness.spare_machines"
+        )
     entries = []
     for name in names:
         judge = Judge(problem, seed)
@@ -89,29 +106,20 @@ def load(name: str) -> Proposer:
 
 def _judged(problem: Problem, name: str, seconds: float, solution: Solution, judge: Judge) -> Entry:
     result = judge.certain(solution)
-    chosen = solution.chosen()
-    accuracies: list[AccuracyEstimate | None] = []
-    for k in range(len(problem.classes)):
-        variants = {stage: chosen[k, stage].option.variant for stage in problem.stages}
-        accuracies.append(problem.accuracy.of(variants) if problem.accuracy is not None else None)
-    return Entry(
-        name,
-        seconds,
-        solution,
-        result,
-        _mean(problem, accuracies),
-        tuple(_broken(problem, solution, result, accuracies)),
-    )
+    found = accuracies(problem, solution, problem.accuracy)
+    broken = tuple(_broken(problem, solution, result, found))
+    return Entry(name, seconds, solution, result, judge, _mean(problem, found), broken)
 
 
-def _mean(problem: Problem, accuracies: Sequence[AccuracyEstimate | None]) -> float | None:
+def _mean(problem: Problem, found: Mapping[str, AccuracyEstimate | None]) -> float | None:
     total = sum(need.rate_rps for need in problem.classes)
-    known = [(need.rate_rps, a.value) for need, a in zip(problem.classes, accuracies, strict=True) if a is not None]
+    estimates = [(need.rate_rps, found[need.name]) for need in problem.classes]
+    known = [(rate, estimate.value) for rate, estimate in estimates if estimate is not None]
     return sum(rate * value for rate, value in known) / total if len(known) == len(problem.classes) else None
 
 
 def _broken(
-    problem: Problem, solution: Solution, result: SimulationResult, accuracies: Sequence[AccuracyEstimate | None]
+    problem: Problem, solution: Solution, result: SimulationResult, found: Mapping[str, AccuracyEstimate | None]
 ) -> list[str]:
     """Promises that a deployment does not keep; undecided ones are not broken, but not kept either."""
     broken = []
@@ -119,16 +127,99 @@ def _broken(
         broken.append("capacity")
     elif result.verdict != "met":
         broken.append("slo" if result.verdict == "missed" else "slo (undecided)")
-    for need, accuracy in zip(problem.classes, accuracies, strict=True):
+    for need in problem.classes:
         if need.floor is None or problem.accuracy is None:
             continue
+        accuracy = found[need.name]
         if accuracy is None or not problem.accuracy.turn.keeps(accuracy.value, need.floor):
             broken.append("accuracy" if len(problem.classes) == 1 else f"accuracy of {need.name}")
     for device, packing in sorted(solution.packings.items()):
         count = problem.devices[device].count
         if count is not None and len(packing.machines) > count:
             broken.append(f"machines of {device}")
+    broken += _links(problem, solution)
     budget = problem.budget_usd_per_h
     if budget is not None and solution.cost_usd_per_h > budget * (1 + 1e-9):
         broken.append("budget")
     return broken
+
+
+def _links(problem: Problem, solution: Solution) -> list[str]:
+    """Links that are missing, or carry more than their bandwidth."""
+    loads: dict[tuple[str, str], float] = {}
+    for crossing in crossings(problem, solution.columns) if len(problem.ways.tiers) > 1 else ():
+        pair = crossing.source_tier, crossing.target_tier
+        loads[pair] = loads.get(pair, 0.0) + crossing.bytes_per_s
+    broken = []
+    for (source, target), load in sorted(loads.items()):
+        if not problem.ways.open(source, target):
+            broken.append(f"no link from {source} to {target}")
+        elif (width := problem.ways.bandwidth(source, target)) is not None and load > width * (1 + 1e-6):
+            broken.append(f"bandwidth from {source} to {target}")
+    return broken
+
+
+def plan_of(problem: Problem, entry: Entry, loaded: LoadedWorkload, profile: Profile, *, plan_dir: Path) -> Plan | None:
+    """What a strategy decided as a plan document, to be run and exported like any other; None where it decided
+    nothing, its queues grow without bound, or calls would go where there is no link.
+
+    It is priced and counted anew by the checker; promises that it does not keep are left out of that, `entry.broken`
+    names them. Raises CheckFailedError where anything else does not add up.
+    """
+    solution, result, judge = entry.solution, entry.result, entry.judge
+    if solution is None or result is None or judge is None or result.unstable:
+        return None
+    if any(line.startswith("no link") for line in entry.broken):
+        return None
+    cost = solution.cost_usd_per_h
+    plan = plan_document(
+        problem,
+        judge,
+        promises(problem),
+        solution,
+        result.verdict,
+        # A rule of thumb bounds nothing: any plan may cost as little as nothing.
+        Proof(
+            solver=f"strategy {entry.strategy}", status="feasible", objective=cost, bound=0.0, gap=1.0 if cost else 0.0
+        ),
+        loaded=loaded,
+        profile=profile,
+        plan_dir=plan_dir,
+        story=[f"decided by strategy {entry.strategy}", *(f"not kept: {promise}" for promise in entry.broken)],
+    )
+    if entry.broken:
+        check_plan(_unassured(plan), without_promises(loaded.workload), profile)
+    else:
+        check_plan(plan, loaded.workload, profile)
+    return plan
+
+
+def _unassured(plan: Plan) -> Plan:
+    """A plan that is not said to withstand anything, though planned with the same bounds."""
+    confidence = None if plan.assurance is None else plan.assurance.confidence
+    return plan.model_copy(update={"assurance": None if confidence is None else Assurance(confidence=confidence)})
+
+
+def without_promises(workload: Workload) -> Workload:
+    """A workload that promises no accuracy and asks for no robustness, with any budget, bandwidth and number of
+    machines."""
+    tiers = {
+        name: tier.model_copy(
+            update={"devices": {d: one.model_copy(update={"count": None}) for d, one in tier.devices.items()}}
+        )
+        for name, tier in workload.tiers.items()
+    }
+    classes = {
+        name: traffic.model_copy(update={"accuracy": traffic.accuracy.model_copy(update={"floor": None})})
+        for name, traffic in workload.classes.items()
+    }
+    links = {name: link.model_copy(update={"bandwidth_bytes_per_s": None}) for name, link in workload.links.items()}
+    objective = workload.objective.model_copy(update={"budget_usd_per_h": None})
+    changes = {
+        "tiers": tiers,
+        "classes": classes,
+        "links": links,
+        "objective": objective,
+        "robustness": Robustness(confidence=workload.robustness.confidence),
+    }
+    return workload.model_copy(update=changes).at(workload.root)

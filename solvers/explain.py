@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from inferplan.estimators.accuracy import AccuracyEstimate, AccuracyModel
+from inferplan.estimators.accuracy import AccuracyEstimate
 from inferplan.solvers.columns import Column
+from inferplan.solvers.document import accuracies
 from inferplan.solvers.judge import GLANCE, Judge, limits_s
 from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.neighbours import arranged
@@ -43,16 +44,9 @@ class Chosen:
         found = self.program.ask(ask, left, self.gap) if left > 0 else None
         return None if found is None else arranged(self.problem, found)
 
-    def accuracies(self, solution: Solution, model: AccuracyModel | None = None) -> dict[str, AccuracyEstimate | None]:
-        """Accuracy of every class: by default what it was planned on."""
-        chosen = solution.chosen()
-        model = model or self.problem.accuracy
-        return {
-            need.name: None
-            if model is None
-            else model.of({s: chosen[k, s].option.variant for s in self.problem.stages})
-            for k, need in enumerate(self.problem.classes)
-        }
+    def accuracies(self, solution: Solution) -> dict[str, AccuracyEstimate | None]:
+        """Accuracy of every class, as it was planned on."""
+        return accuracies(self.problem, solution, self.problem.accuracy)
 
 
 def binding(plan: Chosen, tails_s: Mapping[str, float]) -> list[Binding]:

@@ -9,15 +9,14 @@ from pathlib import Path
 from inferplan.estimators.accuracy import combination_text
 from inferplan.estimators.service import SampleSource
 from inferplan.estimators.simulation import SimulationResult
-from inferplan.solvers import assembly, statement
 from inferplan.solvers.asking import fitted_line, hopes, wanted
 from inferplan.solvers.assurance import assured_columns, enough_spares
 from inferplan.solvers.checker import check_plan
+from inferplan.solvers.document import plan_document
 from inferplan.solvers.explain import Chosen, alternatives, binding
 from inferplan.solvers.infeasible import disturbed, infeasible
 from inferplan.solvers.judge import Judge, believed, limits_s, measured
 from inferplan.solvers.milp import Solution, Solver, promises
-from inferplan.solvers.neighbours import machines_of, tenants
 from inferplan.solvers.objectives import decide, normalised
 from inferplan.solvers.problem import Problem, read_problem
 from inferplan.solvers.program import ACCURACY, Ask
@@ -206,35 +205,21 @@ def _plan(
 ) -> Plan:
     search, solution = found.search, found.solution
     problem, chosen = search.problem, found.chosen
-    seen = search.judge.nominal(solution)
-    accuracies = chosen.accuracies(solution, problem.estimated)
-    return Plan(
-        apiVersion="inferplan/v1",
-        name=assembly.safe_name(loaded.workload.name),
-        workload=assembly.workload_source(loaded, plan_dir),
-        profile=assembly.profile_source(
-            profile,
-            problem,
-            [column.option for column in solution.columns],
-            problem.interference.unmeasured(tenants(problem, solution.columns), machines_of(solution)),
-        ),
-        objective=assembly.objective_text(loaded.workload.objective),
-        terms=statement.terms(problem, solution, search.ask),
-        cost_usd_per_h=solution.cost_usd_per_h,
-        costs=statement.costs(problem, solution),
-        energy=statement.energy(problem, solution),
-        prices=statement.prices(loaded, solution),
-        proof=_proof(search, solution, found.proven),
-        certificate=assembly.certificate(problem, seen, found.result.verdict),
-        assurance=statement.assurance(problem, solution, search.judge, plain_usd_per_h),
-        classes=assembly.class_plans(problem, solution, seen, accuracies),
-        options=assembly.options(solution, seen, search.judge.slowdowns(solution)),
-        machines=statement.machines(problem, solution),
-        traffic=assembly.network(problem, solution),
+    return plan_document(
+        problem,
+        search.judge,
+        search.ask,
+        solution,
+        found.result.verdict,
+        _proof(search, solution, found.proven),
+        loaded=loaded,
+        profile=profile,
+        plan_dir=plan_dir,
+        story=[*fitted_line(problem), *search.story, *_closing(search, solution)],
+        plain_usd_per_h=plain_usd_per_h,
         binding=binding(chosen, found.tails_s),
         alternatives=alternatives(chosen),
         to_measure=wanted(chosen, search.ask, tuple(search.rejected)),
-        story=[*fitted_line(problem), *search.story, *_closing(search, solution), *assembly.left_out(problem, profile)],
     )
 
 

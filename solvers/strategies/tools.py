@@ -3,6 +3,10 @@
 The published systems know one stream of requests with one latency limit and one accuracy. Where a workload has
 several classes they are told the sum of the rates, the strictest limit and the strictest floor. Where the fan-out of
 a stage depends on its variant they count on that of the most accurate one; what is deployed meets the real load.
+
+They know no robustness either. Of what the workload asks they are told what they can make use of: the load of the
+highest level, with the headroom on top, and times and accuracies at their bounds. Machines that may be lost they do
+not plan for.
 """
 
 from __future__ import annotations
@@ -50,8 +54,9 @@ def deploy(problem: Problem, picks: Mapping[str, Pick]) -> Solution:
 
 
 def loads_rps(problem: Problem) -> dict[str, float]:
-    """Calls per second of every stage, below the most accurate variants."""
-    total = sum(need.rate_rps for need in problem.classes)
+    """Calls per second of every stage, below the most accurate variants, that capacity is planned for."""
+    assured = problem.assurance
+    total = sum(need.rate_rps for need in problem.classes) * max(assured.levels) / (1 - assured.headroom)
     best = {stage: heaviest(problem, stage) for stage in problem.stages}
     return {stage: total * problem.laws.calls(stage, best).mean for stage in problem.stages}
 

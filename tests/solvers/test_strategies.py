@@ -146,12 +146,12 @@ def test_jellybean_takes_one_worker_that_carries_the_rate_or_the_best_price_per_
         "old": {"price_usd_per_h": 0.06, "cores": 1, "like": {"device": "edge/cpu", "slowdown": 2.0}},
     }
     problem = problem_of(instances, stages=1, devices=devices)
-    alone = jellybean.workers(problem, "a", "s", 20.0)
+    alone = jellybean.workers(problem, "a", "s", 20.0, "edge")
     assert (alone.option.device, alone.replicas) == ("edge/old", 1)
-    only_new = jellybean.workers(problem, "a", "s", 80.0)
+    only_new = jellybean.workers(problem, "a", "s", 80.0, "edge")
     assert (only_new.option.device, only_new.replicas) == ("edge/cpu", 1)
     # 0.1 x 10 ms a call beats 0.06 x 20 ms.
-    many = jellybean.workers(problem, "a", "s", 500.0)
+    many = jellybean.workers(problem, "a", "s", 500.0, "edge")
     assert (many.option.device, many.replicas) == ("edge/cpu", 5)
 
 

@@ -1,0 +1,80 @@
+"""The plan document of a deployment, whoever decided it: the planner, or a strategy that it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from inferplan.estimators.accuracy import AccuracyEstimate, AccuracyModel
+from inferplan.solvers import assembly, statement
+from inferplan.solvers.judge import Judge
+from inferplan.solvers.milp import Solution
+from inferplan.solvers.neighbours import machines_of, tenants
+from inferplan.solvers.problem import Problem
+from inferplan.solvers.program import Ask
+from inferplan.spec.document import LoadedWorkload
+from inferplan.spec.plan import Alternative, Binding, Plan, Proof, Verdict, Wanted
+from inferplan.spec.profile import Profile
+
+
+def accuracies(problem: Problem, solution: Solution, model: AccuracyModel | None) -> dict[str, AccuracyEstimate | None]:
+    """Accuracy of every class by a model; None where it is not known."""
+    chosen = solution.chosen()
+    return {
+        need.name: None
+        if model is None
+        else model.of({stage: chosen[k, stage].option.variant for stage in problem.stages})
+        for k, need in enumerate(problem.classes)
+    }
+
+
+def plan_document(
+    problem: Problem,
+    judge: Judge,
+    ask: Ask,
+    solution: Solution,
+    verdict: Verdict,
+    proof: Proof,
+    *,
+    loaded: LoadedWorkload,
+    profile: Profile,
+    plan_dir: Path,
+    story: Sequence[str],
+    plain_usd_per_h: float | None = None,
+    binding: Sequence[Binding] = (),
+    alternatives: Sequence[Alternative] = (),
+    to_measure: Sequence[Wanted] = (),
+) -> Plan:
+    """A deployment as a document: `verdict` is that on all that it must withstand, `ask` the question it answers.
+
+    Its queues must be stable: nothing can be said of latencies that grow without bound.
+    """
+    seen = judge.nominal(solution)
+    return Plan(
+        apiVersion="inferplan/v1",
+        name=assembly.safe_name(loaded.workload.name),
+        workload=assembly.workload_source(loaded, plan_dir),
+        profile=assembly.profile_source(
+            profile,
+            problem,
+            [column.option for column in solution.columns],
+            problem.interference.unmeasured(tenants(problem, solution.columns), machines_of(solution)),
+        ),
+        objective=assembly.objective_text(loaded.workload.objective),
+        terms=statement.terms(problem, solution, ask),
+        cost_usd_per_h=solution.cost_usd_per_h,
+        costs=statement.costs(problem, solution),
+        energy=statement.energy(problem, solution),
+        prices=statement.prices(loaded, solution),
+        proof=proof,
+        certificate=assembly.certificate(problem, seen, verdict),
+        assurance=statement.assurance(problem, solution, judge, plain_usd_per_h),
+        classes=assembly.class_plans(problem, solution, seen, accuracies(problem, solution, problem.estimated)),
+        options=assembly.options(solution, seen, judge.slowdowns(solution)),
+        machines=statement.machines(problem, solution),
+        traffic=assembly.network(problem, solution),
+        binding=list(binding),
+        alternatives=list(alternatives),
+        to_measure=list(to_measure),
+        story=[*story, *assembly.left_out(problem, profile)],
+    )
