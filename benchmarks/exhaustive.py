@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from inferplan.solvers.columns import Column
+from inferplan.solvers.columns import Column, column_of
 from inferplan.solvers.milp import Solution
 from inferplan.solvers.options import Option
 from inferplan.solvers.packing import Packing
@@ -84,7 +84,7 @@ def deployments(problem: Problem, below_usd_per_h: float) -> Iterator[Deployment
         ):
             found += [
                 deployment
-                for deployment in placed(problem, columns)
+                for deployment in placed(problem, _busy(problem, columns))
                 if deployment.cost_usd_per_h < below_usd_per_h * (1 - SAME)
             ]
     return iter(sorted(found, key=lambda deployment: deployment.cost_usd_per_h))
@@ -132,6 +132,15 @@ def _carries(problem: Problem, columns: Sequence[Column]) -> bool:
         if load > problem.workload.max_utilisation * capacity:
             return False
     return True
+
+
+def _busy(problem: Problem, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """The same as tabulated, where neighbours matter: how they slow one another down is found from there."""
+    if not problem.interference.matters:
+        return columns
+    chosen = {(k, c.stage): c.option.variant for c in columns for k in c.classes}
+    variants = [{stage: chosen[k, stage] for stage in problem.stages} for k in range(len(problem.classes))]
+    return tuple(column_of(problem, c.option, c.replicas, c.classes, [variants[k] for k in c.classes]) for c in columns)
 
 
 def placed(problem: Problem, columns: tuple[Column, ...]) -> Iterator[Deployment]:

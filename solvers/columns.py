@@ -370,12 +370,24 @@ def column_for(problem: Problem, stage: str, option: Option, replicas: int, vari
     Where the load is more than its capacity the latencies are infinite.
     """
     classes = tuple(range(len(problem.classes)))
-    calls = [problem.laws.calls(stage, variants) for _ in classes]
-    arrivals = _arrivals(problem.classes, calls)
+    return column_of(problem, option, replicas, classes, [variants] * len(classes))
+
+
+def column_of(
+    problem: Problem,
+    option: Option,
+    replicas: int,
+    classes: tuple[int, ...],
+    variants: Sequence[Mapping[str, str]],
+) -> Column:
+    """The same for some classes; `variants` are those of each of them."""
+    stage, needs = option.stage, [problem.classes[k] for k in classes]
+    calls = [problem.laws.calls(stage, own) for own in variants]
+    arrivals = _arrivals(needs, calls)
     if option.service is None:
         nothing = (0.0,) * len(classes)
         return Column(stage, classes, (), option, 0, arrivals.rate_rps, 0.0, 1.0, 0.0, nothing, nothing)
-    levels = [need.percentile for need in problem.classes]
+    levels = [need.percentile for need in needs]
     demand = Demand(
         option.service, option.max_batch, option.max_queue_delay_s, (replicas,), arrivals, max(levels) / 100
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -236,7 +237,10 @@ def _proof(search: Search, solution: Solution, earlier: bool) -> Proof:
         proven = last.proven and not objective > last.objective + SAME * max(abs(objective), 1e-12)
         if proven and abs(objective - bound) <= SAME * max(abs(objective), 1e-12):
             bound = objective
-    elif solution.bound < objective:
+    elif search.incumbent is not None and search.closed and not search.program.timed_out:
+        # Under the limits that the search ended with the program has no plan at all.
+        proven = True
+    elif -math.inf < solution.bound < objective:
         bound = solution.bound
     gap = abs(objective - bound) / abs(objective) if objective else 0.0
     return Proof(

@@ -8,7 +8,9 @@ believed. It starts at 1. Each round asks the program for the best plan under th
 - *not certified*: that plan is never proposed again, and θ_k of every class that was not met falls to where the
   simulation says that the limit is kept, but not below the incumbent;
 - *nothing better than the incumbent under the scales*: the plan of least believed latency among all better
-  ones, whatever the scales, gets a last chance. If the simulation rejects it too, the search is closed.
+  ones, whatever the scales, gets a last chance. If the simulation rejects it too, what is near the incumbent and the
+  rejected plans is looked at (`vicinity`), as the program may rank latencies wrongly. If nothing better is certified
+  there, the search is closed.
 
 *Interference.* The program does not know that replicas on one machine slow one another down; the simulation does.
 A plan that misses for it is tried on more machines as well (`neighbours`), the fewest that are certified, as long as
@@ -34,9 +36,12 @@ from inferplan.solvers.neighbours import arranged, spreads
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import ACCURACY, BETTER, COST, RATIO, Ask
 from inferplan.solvers.story import describe, slowest_text, verdict_text
+from inferplan.solvers.vicinity import Vicinity
 
 MAX_ROUNDS = 14
 MARGIN = 0.97
+REPAIRED = 4
+"""Rejected plans whose vicinity is looked at, at most, whenever the program has nothing better."""
 WIDEST = 5.0
 """Beyond this factor the program's latencies are not doubted any further."""
 SAME = 1e-6
@@ -66,6 +71,9 @@ class Search:
     """Of those, the ones whose queues grow without bound: neighbours slow their replicas down too much."""
     _known_met: dict[str, float] = field(default_factory=dict)
     _known_missed: dict[str, float] = field(default_factory=dict)
+    _near: list[tuple[float, Solution]] = field(default_factory=list)
+    """Rejected plans with stable queues, each with its latency over its limit."""
+    _vicinity: Vicinity | None = None
     _rounds: int = 0
 
     def run(self) -> None:
@@ -79,7 +87,9 @@ class Search:
             if self.incumbent is not None:
                 self.proof = proposal
             last = self._least_latency()
-            if last is None or not self._try(last, "least latency among better plans"):
+            if last is not None and self._try(last, "least latency among better plans"):
+                continue
+            if not self._repair():
                 self.closed = True
                 break
         if self.incumbent is not None:
@@ -135,6 +145,7 @@ class Search:
                 self.unstable.append(proposal.columns)
             else:
                 self.fallback = (proposal, result)
+                self._near.append((max(measured(result, limits_s(self.problem)).values(), default=0.0), proposal))
             apart = self._apart(proposal)
             if apart is not None:
                 proposal, result, met = apart, self.judge.certain(apart), True
@@ -163,6 +174,35 @@ class Search:
             elif result.streams[name].verdict != "met":
                 self._known_missed[name] = min(says[name], self._known_missed.get(name, WIDEST))
                 self.scales[name] = max(min(self.scales[name], reached), self._known_met.get(name, 0.0))
+
+    def _repair(self) -> bool:
+        """Look near the incumbent, and near the rejected plans that would be better and came nearest. Returns whether a
+        better plan was certified there."""
+        self._vicinity = self._vicinity or Vicinity(self.problem, self.judge)
+        near = [plan for _, plan in sorted(self._near, key=lambda item: item[0]) if self._admissible(plan)]
+        for base in [*([self.incumbent] if self.incumbent is not None else []), *near[:REPAIRED]]:
+            if time.monotonic() >= self.deadline:
+                return False
+            found = self._vicinity.repaired(base, self._admissible)
+            if found is not None:
+                self.incumbent = found
+                result = self.judge.certain(found)
+                self._tell("   near a plan that was looked at", found, result)
+                self._learn(found, result)
+                return True
+        return False
+
+    def _admissible(self, plan: Solution) -> bool:
+        """Whether a plan is better than the incumbent, and keeps everything but, perhaps, its latencies."""
+        counts, budget = self.ask.counts, self.ask.budget_usd_per_h
+        if any(
+            (most := counts[name]) is not None and len(packing.machines) > most
+            for name, packing in plan.packings.items()
+        ):
+            return False
+        if budget is not None and plan.cost_usd_per_h > budget * (1 + SAME):
+            return False
+        return self._keeps_limits(plan) and (self.incumbent is None or self._better(plan, self.incumbent))
 
     def _apart(self, plan: Solution) -> Solution | None:
         """A rejected plan on the fewest more machines that certify it; None where that does not help, or is no

@@ -217,7 +217,7 @@ def test_every_broken_promise_is_named(instances: Any) -> None:
         budget_usd_per_h=0.05,
         devices={name: replace(device, count=1) for name, device in problem.devices.items()},
     )
-    (entry,) = compare(tight, ["jellybean"])
+    (entry,) = compare(tight, ["mosel"])
     assert entry.broken == ("slo", "machines of edge/cpu", "budget")
     (low,) = compare(problem, ["fa2-low"])
     assert "accuracy" in low.broken

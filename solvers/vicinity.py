@@ -1,0 +1,157 @@
+"""Deployments near one that the simulation rejected: some of them keep what it misses.
+
+The program chooses by estimated latencies, and its columns were pruned by them. Where estimates rank wrongly (large
+batches under bursts are the usual case) the plan that would do is not proposed, or is no column at all. Here single
+queues of a plan are changed, and the simulation alone decides which change is for the better:
+
+- the same variant with another largest batch, queue delay, number of threads or device of the same tier, with as many
+  replicas as before, or as many as there is room for;
+- as many replicas as there is room for on machines that are paid for anyway, or one less (neighbours disturb);
+- queues of the same variant, of different classes, made one.
+
+It is a descent, queue by queue, each time to the change after which the simulated latency is least over its limit, as
+long as that gains anything; a plan that seems to keep its limits is certified like any other. Accuracy is what it
+was: variants stay. Not for plans that must survive lost machines: how many replicas a machine holds is part of those.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from inferplan.estimators.transport import tier_of
+from inferplan.solvers.columns import MAX_UTILISATION, Column, column_of
+from inferplan.solvers.judge import GLANCE, Judge, limits_s, measured
+from inferplan.solvers.milp import Solution, solution_of
+from inferplan.solvers.neighbours import arranged
+from inferplan.solvers.options import Option
+from inferplan.solvers.problem import Problem
+from inferplan.solvers.program import column_names
+
+MAX_GLANCES = 200
+"""Short simulations that one search may spend here."""
+MAX_ADDED = 16
+"""Replicas added at most in one change."""
+GAIN = 0.01
+SEEMS = 1.02
+"""Up to this ratio of latency to limit a short simulation does not rule a plan out."""
+
+Admissible = Callable[[Solution], bool]
+"""Whether a plan may be bought, and is better than the best one known."""
+
+
+@dataclass
+class Vicinity:
+    """The search near plans. `glances` counts the short simulations done."""
+
+    problem: Problem
+    judge: Judge
+    glances: int = 0
+
+    def repaired(self, plan: Solution, admissible: Admissible) -> Solution | None:
+        """A certified plan near one; None where none was found."""
+        if any(self.problem.assurance.spares.values()):
+            return None
+        ratio = self._ratio(plan)
+        gained = True
+        while gained and self.glances < MAX_GLANCES:
+            gained = False
+            for column in self._slowest_first(plan):
+                if column not in plan.columns:
+                    continue
+                tried = [(self._ratio(other), other) for other in self._changes(plan, column, admissible)]
+                if not tried:
+                    continue
+                found, other = min(tried, key=lambda item: (max(item[0], 1.0), item[1].cost_usd_per_h, item[0]))
+                if found >= ratio * (1 - GAIN) and not (found <= 1 and not admissible(plan)):
+                    continue
+                plan, ratio, gained = other, found, True
+                if ratio <= SEEMS and self.judge.certain(plan).verdict == "met":
+                    return plan
+        return None
+
+    def _ratio(self, plan: Solution) -> float:
+        """Simulated latency over limit, of the class that is worst off."""
+        before = self.judge.seen()
+        result = self.judge.judge(plan, GLANCE)
+        self.glances += self.judge.seen() - before
+        if result.unstable:
+            return math.inf
+        return max(measured(result, limits_s(self.problem)).values(), default=0.0)
+
+    def _slowest_first(self, plan: Solution) -> list[Column]:
+        result = self.judge.judge(plan, GLANCE)
+        tails = {name: station.latency_tail_s for name, station in result.stations.items()}
+        named = column_names(plan.columns)
+        return [named[name] for name in sorted(named, key=lambda name: (-tails.get(name, math.inf), name))]
+
+    def _changes(self, plan: Solution, column: Column, admissible: Admissible) -> Iterator[Solution]:
+        """What one queue can be changed to, as far as it may be bought."""
+        if column.option.need is None:
+            return
+        others = [one for one in plan.columns if one is not column]
+        for joined in self._joined(column, others):
+            rest = [one for one in others if one not in joined]
+            classes = tuple(sorted({k for one in (column, *joined) for k in one.classes}))
+            for option in self._options(column):
+                possible = self._possible(plan, rest, classes, option, column.replicas, admissible)
+                for replicas in _numbers(option is column.option and not joined, column.replicas, possible):
+                    if self.glances >= MAX_GLANCES:
+                        return
+                    yield arranged(self.problem, self._with(plan, rest, classes, option, replicas))
+
+    def _joined(self, column: Column, others: Sequence[Column]) -> list[tuple[Column, ...]]:
+        """Queues of the same variant that may become one with this one: none, or one of them."""
+        same = [
+            one
+            for one in others
+            if one.stage == column.stage and one.option.variant == column.option.variant and one.option.need is not None
+        ]
+        return [(), *((one,) for one in same)]
+
+    def _options(self, column: Column) -> list[Option]:
+        option = column.option
+        return [
+            other
+            for other in self.problem.options(column.stage)
+            if other.variant == option.variant and tier_of(other.device) == tier_of(option.device)
+        ]
+
+    def _possible(
+        self,
+        plan: Solution,
+        rest: Sequence[Column],
+        classes: tuple[int, ...],
+        option: Option,
+        now: int,
+        admissible: Admissible,
+    ) -> list[int]:
+        """Numbers of replicas that carry the load and may be bought, rising: about those there are now."""
+        assert option.service is not None
+        load = self._column(plan, classes, option, 1).load_rps
+        least = max(1, math.ceil(load / (MAX_UTILISATION * option.service.capacity_per_s(option.max_batch)) - 1e-12))
+        found = []
+        for replicas in range(max(least, now - 1), max(least, now) + MAX_ADDED + 1):
+            if admissible(self._with(plan, rest, classes, option, replicas)):
+                found.append(replicas)
+            elif replicas > now:
+                break
+        return found
+
+    def _with(
+        self, plan: Solution, rest: Sequence[Column], classes: tuple[int, ...], option: Option, replicas: int
+    ) -> Solution:
+        columns = (*rest, self._column(plan, classes, option, replicas))
+        return replace(solution_of(self.problem, columns), values=plan.values)
+
+    def _column(self, plan: Solution, classes: tuple[int, ...], option: Option, replicas: int) -> Column:
+        chosen = plan.chosen()
+        variants = [{stage: chosen[k, stage].option.variant for stage in self.problem.stages} for k in classes]
+        return column_of(self.problem, option, replicas, classes, variants)
+
+
+def _numbers(same: bool, now: int, possible: Sequence[int]) -> list[int]:
+    """Which numbers of replicas to look at: as now, one less, the most."""
+    wanted = {now - 1, possible[-1]} - {now} if same and possible else {now, possible[-1]} if possible else set()
+    return sorted(wanted & set(possible))
