@@ -73,7 +73,7 @@ class Outcome:
         return "same" if self.ratio <= 1 + SAME else "within" if self.ratio <= 1 + NEAR else "beyond"
 
 
-def instance_of(seed: int, folder: Path) -> tuple[LoadedWorkload, Profile, Problem]:
+def instance_of(seed: int, folder: Path, most: int = MOST_DEPLOYMENTS) -> tuple[LoadedWorkload, Profile, Problem]:
     """The instance of a seed that is small enough."""
     for sub in itertools.count():
         instance = random_instance(seed * SUBSEEDS + sub)
@@ -82,14 +82,14 @@ def instance_of(seed: int, folder: Path) -> tuple[LoadedWorkload, Profile, Probl
             problem = read_problem(loaded.workload, profile)
         except InfeasibleError:
             continue
-        if size(problem) <= MOST_DEPLOYMENTS:
+        if size(problem) <= most:
             return loaded, profile, problem
     raise AssertionError
 
 
-def judged(seed: int, folder: Path) -> Outcome:
+def judged(seed: int, folder: Path, most: int = MOST_DEPLOYMENTS) -> Outcome:
     """Solve an instance, and search it exhaustively."""
-    loaded, profile, problem = instance_of(seed, folder)
+    loaded, profile, problem = instance_of(seed, folder, most)
     start = time.perf_counter()
     plan: Plan | None = None
     try:

@@ -1,5 +1,5 @@
 """Published systems' rules beside ours on the sample workloads:
-`python benchmarks/strategies.py --profiles DIR [--workloads digits,ocr] [--loads 0.5,1,2,4] [--results DIR]`.
+`python benchmarks/strategies.py --profiles DIR [--workloads digits,ocr] [--loads 1,4,8,16] [--results DIR]`.
 
 Every workload of `sample_workloads` as it stands on three tiers (`NAME/three-tiers.yaml`; devices that were not
 measured are like the measured one, by an assumed factor), at four load levels and by three kinds of traffic, all of
@@ -45,7 +45,7 @@ from inferplan.spec.profile import Profile, read_profile
 
 SAMPLES = Path(__file__).parents[1] / "sample_workloads"
 WORKLOADS = ("digits", "ocr", "sentiment", "smartwatch", "stamps")
-LOADS = (0.5, 1.0, 2.0, 4.0)
+LOADS = (1.0, 4.0, 8.0, 16.0)
 TRAFFIC = {
     "steady": "{process: poisson}",
     "bursty": "{process: mmpp, burst_factor: 3.0, burst_s: 10.0}",
