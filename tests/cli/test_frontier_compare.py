@@ -129,6 +129,16 @@ def test_strategies_are_compared(workload: Path, tmp_path: Path, capsys: pytest.
     assert pq.read_table(table).column("strategy").to_pylist() == list(STRATEGIES)
 
 
+def test_every_strategys_plan_can_be_written_and_simulated(
+    workload: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "plans"
+    assert run_command(["compare", str(workload), "--strategies", "optimal,rim", "--plans", str(folder)]) == 0
+    assert f"Plans written to {folder}: optimal, rim" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.iterdir()) == ["optimal.yaml", "rim.yaml"]
+    assert run_command(["simulate", str(folder / "rim.yaml")]) in (0, 4, 5)
+
+
 def test_unknown_strategies_are_refused(workload: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["compare", str(workload), "--strategies", "infas"]) == 2
     assert "did you mean infaas?" in capsys.readouterr().err
