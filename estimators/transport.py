@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from inferplan.estimators.cost import egress_usd_per_h
 from inferplan.estimators.fanout import FanOuts
+from inferplan.spec.arrivals import source_of
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import Flow, LinkLoad, Traffic
 from inferplan.spec.profile import Profile
@@ -208,7 +209,8 @@ def _skipped(workload: Workload, stage: str, choice: str) -> bool:
 def leg_rate_rps(workload: Workload, laws: FanOuts, name: str, leg: Leg, choices: Mapping[str, str]) -> float:
     """Calls per second of a class on a leg, with these choices per stage."""
     rate = workload.classes[name].rate_rps
-    assert rate is not None
+    if rate is None:
+        rate = source_of(workload, name).rate_rps
     return rate * (laws.calls(leg.target or leg.source, choices).mean)
 
 

@@ -206,3 +206,18 @@ def test_sizes_must_be_known_between_tiers(instances: Any) -> None:
     unknown = load_workload(work.path, ["pipeline.edges[0].payload_bytes=null"])
     with pytest.raises(InputError, match="how much goes from a to b is not known"):
         solve(unknown, profile, plan_dir=instances.folder)
+
+
+def test_a_trace_pays_for_its_traffic_too(instances: Any) -> None:
+    (instances.folder / "trace.csv").write_text("time_s\n" + "\n".join(f"{i * 0.05:.2f}" for i in range(1, 400)))
+    web = {"trace": "trace.csv", "rate_rps": None, "slo": {"latency_s": 2.0}}
+    devices = {
+        "edge/cpu": {"price_usd_per_h": 9.0, "count": 8, "cores": 1},
+        "cloud/cpu": {"price_usd_per_h": 0.1, "count": 8, "cores": 1},
+    }
+    links = {"edge-cloud": {"price_usd_per_gb": 0.01}, "cloud-edge": {}}
+    loaded, profile = instance(instances, links, devices, web=web, request=1e5)
+    plan = solve(loaded, profile, plan_dir=instances.folder)
+    assert plan.traffic is not None
+    rate = plan.classes["web"].rate_rps
+    assert plan.traffic.cost_usd_per_h == pytest.approx(rate * 1e5 * HOUR_GB * 0.01, rel=1e-6)
