@@ -46,6 +46,7 @@ def book(
         float | None,
         typer.Option(help="Go down only this share below where the plan before has to go up [default: derived]."),
     ] = None,
+    margin: Annotated[float, typer.Option(help="Go up this share before a plan's load, for loads told too low.")] = 0.0,
     request_usd: Annotated[
         float | None,
         typer.Option(help="What a request at risk counts, in USD [default: what serving one costs at the top]."),
@@ -100,7 +101,7 @@ def book(
     names = [predictor(name.strip()) for name in predictors.split(",") if name.strip()]
     if not names:
         raise InputError("--predictors: name some of last, max, holt")
-    asked = _Asked(plans, hysteresis, request_usd, interval_s, window)
+    asked = _Asked(plans, hysteresis, margin, request_usd, interval_s, window)
     question = asked.question(names[0])
     if parquet is not None and trace is None and arrivals is None:
         raise InputError("--parquet writes the replay: give --trace or --arrivals")
@@ -171,6 +172,7 @@ class _Asked:
 
     plans: int | None
     hysteresis: float | None
+    margin: float
     request_usd: float | None
     interval_s: float
     window: str
@@ -183,10 +185,14 @@ class _Asked:
         window_s = duration_s(self.window, "--window")
         if self.hysteresis is not None and not 0 <= self.hysteresis < 1:
             raise InputError(f"--hysteresis {self.hysteresis:g}: expected a share from 0 to below 1")
+        if not 0 <= self.margin < 1:
+            raise InputError(f"--margin {self.margin:g}: expected a share from 0 to below 1")
         if self.request_usd is not None and not (math.isfinite(self.request_usd) and self.request_usd >= 0):
             raise InputError(f"--request-usd {self.request_usd:g}: expected 0 or more")
         intervals = max(math.ceil(window_s / self.interval_s - 1e-9), 1)
-        return Question(self.interval_s, predictor, intervals, self.request_usd, self.plans, self.hysteresis)
+        return Question(
+            self.interval_s, predictor, intervals, self.request_usd, self.plans, self.hysteresis, self.margin
+        )
 
 
 def _source(

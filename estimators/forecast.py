@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from importlib.util import find_spec
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,16 +54,26 @@ def predictions(name: Predictor, loads: Floats, *, window: int, before: Floats) 
 
 def _holt(loads: Floats, before: Floats) -> Floats:
     """[n] one step ahead; where hardly anything was seen before, fitted on the loads themselves."""
-    from statsmodels.tsa.statespace.exponential_smoothing import ExponentialSmoothing
-
     seen = before if len(before) >= FEWEST else loads
     if len(seen) < FEWEST or np.ptp(seen) == 0:
         return np.concatenate([loads[:1], loads[:-1]])
     with warnings.catch_warnings():
         # A fit that stops early still predicts; what it is worth, the replay shows.
         warnings.simplefilter("ignore")
-        fitted = ExponentialSmoothing(seen, trend=True, damped_trend=True, initialization_method="heuristic").fit(
-            disp=0
-        )
-        ahead = fitted.apply(loads).predict()
+        fitted = _smoothing(seen).fit(disp=0)
+        ahead = _smoothing(loads).smooth(fitted.params).predict()
     return np.maximum(np.asarray(ahead, dtype=np.float64), 0.0)
+
+
+def _smoothing(loads: Floats) -> Any:
+    """The model of loads, which begins at the first of them: other ways to begin look ahead."""
+    from statsmodels.tsa.statespace.exponential_smoothing import ExponentialSmoothing
+
+    return ExponentialSmoothing(
+        loads,
+        trend=True,
+        damped_trend=True,
+        initialization_method="known",
+        initial_level=float(loads[0]),
+        initial_trend=0.0,
+    )

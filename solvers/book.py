@@ -50,6 +50,12 @@ class Question:
     request_usd: float | None = None
     most: int | None = None
     hysteresis: float | None = None
+    margin: float = 0.0
+    """Share of what a plan carries that is kept free, for loads that are told too low."""
+
+    def ups_rps(self, plans: Sequence[LevelPlan]) -> list[float]:
+        """Loads above which plans are left for the next one."""
+        return [rounded(plan.carries_rps * (1 - self.margin)) for plan in plans]
 
 
 @dataclass(frozen=True)
@@ -121,10 +127,10 @@ def make_book(
         request_usd = plans[-1].cost_usd_per_h / HOUR_S / plans[-1].carries_rps
     told = predictions(question.predictor, history, window=question.window, before=history)
     book = choose(
-        [Carrier(p.cost_usd_per_h, p.carries_rps, p.least_rps) for p in plans],
+        [Carrier(p.cost_usd_per_h, up, p.least_rps) for p, up in zip(plans, question.ups_rps(plans), strict=True)],
         [[one.usd(request_usd) for one in row] for row in goings],
         told,
-        _steps(levels),
+        _steps(levels, question),
         question.interval_s,
         most=question.most,
         hysteresis=question.hysteresis,
@@ -147,9 +153,9 @@ def going(before: Plan, after: Plan, workload: Workload) -> Going:
     return Going(switch, math.fsum(back) * switch.seconds / HOUR_S, max(risk, default=0.0))
 
 
-def _steps(levels: Levels) -> Floats:
-    """Loads that may be thresholds: levels, some between them, and what plans carry."""
-    found = {*levels.loads_rps, *(plan.carries_rps for plan in levels.plans)}
+def _steps(levels: Levels, question: Question) -> Floats:
+    """Loads that may be thresholds down: levels, some between them, and the thresholds up."""
+    found = {*levels.loads_rps, *question.ups_rps(levels.plans)}
     for low, high in zip(levels.loads_rps, levels.loads_rps[1:], strict=False):
         found |= {rounded(low * (high / low) ** (step / STEPS)) for step in range(1, STEPS)}
     return np.array(sorted(found))
@@ -179,6 +185,7 @@ def _document(
     folder: Path,
 ) -> PlanBook:
     plans = [levels.plans[at] for at in book.plans]
+    ups = question.ups_rps(plans)
     files = [f"plan-{number}.yaml" for number in range(1, len(plans) + 1)]
     hours = len(history) * question.interval_s / HOUR_S
     pairs = [pair for low in range(len(plans) - 1) for pair in ((low, low + 1), (low + 1, low))]
@@ -197,7 +204,7 @@ def _document(
                 cost_usd_per_h=plan.cost_usd_per_h,
                 planned_rps=plan.load_rps,
                 carries_rps=plan.carries_rps,
-                up_rps=plan.carries_rps if i + 1 < len(plans) else None,
+                up_rps=ups[i] if i + 1 < len(plans) else None,
                 down_rps=book.down_rps[i - 1] if i else None,
             )
             for i, plan in enumerate(plans)
@@ -211,16 +218,17 @@ def _document(
             window_s=question.window * question.interval_s if question.predictor == "max" else None,
             request_usd=request_usd,
             hysteresis=question.hysteresis,
+            margin=question.margin,
             most_plans=question.most,
             expected_usd_per_h=book.usd / hours,
-            expected_switches_per_h=_switches(told, plans, book) / hours,
+            expected_switches_per_h=int(np.count_nonzero(np.diff(active(told, ups[:-1], book.down_rps)))) / hours,
             least_usd_per_h=float(np.mean(least)),
         ),
         levels=[
             BookLevel(
                 rate_rps=load,
                 least_usd_per_h=cost,
-                plan=files[next(i for i, plan in enumerate(plans) if plan.carries_rps >= load)],
+                plan=files[next((i for i, up in enumerate(ups) if up >= load), len(plans) - 1)],
             )
             for load, cost in zip(levels.loads_rps, levels.least_usd_per_h, strict=True)
         ],
@@ -229,12 +237,6 @@ def _document(
             f" {len(plans)} of {len(levels.plans)} plans that differ in load and cost"
         ],
     )
-
-
-def _switches(told: Floats, plans: Sequence[LevelPlan], book: Book) -> int:
-    """How often the active plan changes over the loads."""
-    path = active(told, [plan.carries_rps for plan in plans[:-1]], book.down_rps)
-    return int(np.count_nonzero(np.diff(path)))
 
 
 def _switch(files: Sequence[str], i: int, j: int, going: Going) -> BookSwitch:

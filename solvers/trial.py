@@ -126,7 +126,7 @@ def trials(
     """The book with each predictor, the best fixed plan, the oracle. `before`: loads to fit predictors on."""
     arena = _Arena(moving, profile, chosen, traffic, seed)
     members = np.array(chosen.book.plans)
-    ups = [chosen.levels.plans[i].carries_rps for i in chosen.book.plans[:-1]]
+    ups = chosen.question.ups_rps([chosen.levels.plans[i] for i in chosen.book.plans[:-1]])
     found = []
     for name in predictors:
         told = predictions(name, traffic.loads, window=chosen.question.window, before=before)

@@ -77,6 +77,9 @@ class BookDesign(Record):
     window_s: PositiveNumber | None = Field(None, description="Of the window maximum.")
     request_usd: NonNegative = Field(description="What a request at risk counts.")
     hysteresis: NonNegative | None = Field(None, description="As it was asked; absent where it was derived.")
+    margin: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of what a plan carries that is kept free: up_rps is that much below carries_rps."
+    )
     most_plans: PositiveInt | None = Field(None, description="Limit of the number of plans, where one was asked.")
     expected_usd_per_h: NonNegative = Field(description="Plans and switches, requests at risk included.")
     expected_switches_per_h: NonNegative
