@@ -93,10 +93,12 @@ class Chosen:
 def expected_day(low_rps: float, high_rps: float, interval_s: float, seed: int) -> Floats:
     """Loads per interval over a day that rises from the lowest level to the highest and falls again, as a cosine; the
     requests of an interval are drawn as a Poisson process brings them."""
-    middle = (low_rps + high_rps) / 2
     count = max(round(DAY_S / interval_s), 2)
-    curve = day_curve(Arrivals(process="diurnal", peak_factor=high_rps / middle, period_s=DAY_S))
-    rates = middle * curve((np.arange(count) + 0.5) / count)
+    rates = np.full(count, low_rps)
+    if high_rps > low_rps:
+        middle = (low_rps + high_rps) / 2
+        curve = day_curve(Arrivals(process="diurnal", peak_factor=high_rps / middle, period_s=DAY_S))
+        rates = middle * curve((np.arange(count) + 0.5) / count)
     rng = np.random.default_rng([seed, 0])
     return np.asarray(rng.poisson(rates * interval_s) / interval_s, dtype=np.float64)
 
