@@ -104,5 +104,7 @@ def replay_lines(book: PlanBook, loads: Floats, interval_s: float) -> list[str]:
     beyond = int(np.count_nonzero(loads > book.plans[-1].carries_rps))
     if beyond:
         top = rate(book.plans[-1].carries_rps)
-        lines.append(f"Note: in {beyond} intervals the load is above {top}, which no plan here carries: raise --rates")
+        lines.append(
+            f"Note: in {beyond} interval{'s' * (beyond != 1)} the load is above {top}, which no plan here carries: raise --rates"
+        )
     return lines

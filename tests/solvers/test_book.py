@@ -176,7 +176,8 @@ def test_a_book_is_written_and_read_and_the_same_again(made: Any, tmp_path: Path
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     loaded = load_book(folder)
     # A plan of a book is a plan like any other.
-    assert [plan.plan.cost_usd_per_h for plan in loaded.plans] == sorted(e.cost_usd_per_h for e in entries)
+    costs = [plan.plan.cost_usd_per_h for plan in loaded.plans]
+    assert costs == sorted(costs) == pytest.approx([entry.cost_usd_per_h for entry in entries])
     write_book(document, here, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     one = booked(made, folder, most=1)
