@@ -78,16 +78,16 @@ def switches_table(book: PlanBook) -> Table:
     """A row per switch between neighbours."""
     rows = [
         [
-            f"{switch.source} to {switch.target}",
+            f"{switch.source.removesuffix('.yaml')} to {switch.target.removesuffix('.yaml')}",
             f"{switch.starts}",
             f"{switch.stops}",
             seconds(switch.load_s) + ("?" if switch.unmeasured else ""),
             usd(switch.machine_usd),
-            f"{switch.requests_at_risk:.3g}",
+            f"{switch.requests_at_risk:.3g} requests",
         ]
         for switch in book.switches
     ]
-    return Table([*left("switch"), *right("starts", "stops", "takes", "machine time", "requests at risk")], rows)
+    return Table([*left("switch"), *right("starts", "stops", "takes", "machine time", "at risk")], rows)
 
 
 def traffic_text(span_s: float, interval_s: float, loads: Floats) -> str:
@@ -100,11 +100,12 @@ def traffic_text(span_s: float, interval_s: float, loads: Floats) -> str:
 
 def replay_lines(book: PlanBook, loads: Floats, interval_s: float) -> list[str]:
     """What should be known of a replay."""
-    lines = ["over oracle: cost over that of the oracle, which knows the coming interval and switches for nothing"]
+    lines = [
+        "over: cost over that of the oracle, which knows the coming interval",
+        "late: share of requests beyond the limit, of what the promise allows",
+    ]
     beyond = int(np.count_nonzero(loads > book.plans[-1].carries_rps))
     if beyond:
-        top = rate(book.plans[-1].carries_rps)
-        lines.append(
-            f"Note: in {beyond} interval{'s' * (beyond != 1)} the load is above {top}, which no plan here carries: raise --rates"
-        )
+        top, plural = rate(book.plans[-1].carries_rps), "s" * (beyond != 1)
+        lines.append(f"Note: in {beyond} interval{plural} the load is above {top}, which no plan here carries")
     return lines

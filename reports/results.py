@@ -131,22 +131,19 @@ def replay_table(rows: Sequence[ReplayRow]) -> Table:
     """One row per strategy; those that break a promise are dim."""
     columns = [
         *left("strategy"),
-        *right("cost", "over oracle"),
-        *left("promises"),
-        *right("late", "allowed", "tail", "switches", "at risk", "plans"),
+        *right("cost", "over"),
+        *left("kept"),
+        *right("late", "tail", "switches"),
     ]
     body = [
         [
             f"{row.strategy}, {row.predictor}" if row.predictor else row.strategy,
             money(row.usd_per_h),
             f"{100 * row.over_oracle:+.1f} %",
-            "kept" if row.keeps else "broken",
-            f"{100 * row.late_share:.3g} %",
-            f"{100 * row.allowed_share:.3g} %",
+            "yes" if row.keeps else "no",
+            f"{100 * row.late_share:.2g} of {100 * row.allowed_share:.2g} %",
             seconds(row.latency_s),
             f"{row.switches:.0f}",
-            f"{row.requests_at_risk:.0f}",
-            f"{row.plans:.0f}",
         ]
         for row in rows
     ]
