@@ -11,6 +11,7 @@ import typer.core
 
 from inferplan import __version__
 from inferplan.cli import (
+    book,
     compare,
     devices,
     diff,
@@ -39,7 +40,7 @@ Exit codes: 0 done, 1 a bug of ours, 2 wrong input or usage, 3 infeasible, 4 und
 
 VERBS = (
     "validate", "schema", "devices", "profile", "variants", "models", "solve", "explain", "jobs", "diff",
-    "simulate", "frontier", "compare", "export", "lint", "run", "serve",
+    "simulate", "frontier", "compare", "book", "export", "lint", "run", "serve",
 )  # fmt: skip
 
 
@@ -93,6 +94,7 @@ app.command("simulate", short_help="Simulate a plan: bursts, traces, failures.")
 app.command("diff", short_help="What it takes to go from one plan to another.")(diff.diff)
 app.command("frontier", short_help="Every trade-off that no plan beats.")(frontier.frontier)
 app.command("compare", short_help="Published systems on the same workload.")(compare.compare)
+app.command("book", short_help="Plans for load that moves, and when to switch.")(book.book)
 app.add_typer(export.app, name="export")
 app.command("lint", short_help="Check any Triton model repository.")(lint.lint)
 app.command("run", short_help="Run a plan here; predicted beside measured.")(run.run)

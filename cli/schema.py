@@ -13,6 +13,7 @@ class DocumentKind(StrEnum):
 
     workload = "workload"
     plan = "plan"
+    book = "book"
     catalogue = "catalogue"
 
 

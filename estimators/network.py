@@ -287,20 +287,20 @@ def network_of_plan(plan: Plan, workload: Workload, profile: Profile, samples: S
         for name, traffic in plan.classes.items()
     }
     network = build_network(workload, fan_outs(workload, profile), stations, routes)
-    return delayed(network, workload, payloads_of(workload, profile), _standing(plan, workload))
+    return delayed(network, workload, payloads_of(workload, profile), standing(plan, workload))
 
 
 def delayed(
-    network: Network, workload: Workload, payloads: Payloads, standing: Iterable[tuple[str, str, str, str, str]]
+    network: Network, workload: Workload, payloads: Payloads, where: Iterable[tuple[str, str, str, str, str]]
 ) -> Network:
-    """A network with the delays between its tiers. `standing`: (class, stage, station, choice, tier)."""
+    """A network with the delays between its tiers. `where`: (class, stage, station, choice, tier)."""
     if len(workload.tiers) == 1:
         return network
-    delays = delays_of(workload, ways_of(workload), payloads, standing)
+    delays = delays_of(workload, ways_of(workload), payloads, where)
     return replace(network, entry_delay_s=delays.entry_s, transfer_s=delays.transfer_s, exit_delay_s=delays.exit_s)
 
 
-def _standing(plan: Plan, workload: Workload) -> Iterator[tuple[str, str, str, str, str]]:
+def standing(plan: Plan, workload: Workload) -> Iterator[tuple[str, str, str, str, str]]:
     """Where a plan's options answer; one that runs nothing does where its input is (the first of several tiers)."""
     for name, traffic in plan.classes.items():
         tiers: dict[str, str] = {}

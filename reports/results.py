@@ -51,7 +51,29 @@ class ComparisonRow:
     note: str = _field("Why there is no deployment")
 
 
-Row = FrontierRow | ComparisonRow
+@dataclasses.dataclass(frozen=True)
+class ReplayRow:
+    """What came of a strategy over traffic that moves."""
+
+    strategy: str = _field("book, best fixed or oracle")
+    predictor: str = _field("Of a book: who tells the load of the coming interval")
+    usd: float = _field("Plans, and machines held while a switch lasts", "USD")
+    usd_per_h: float = _field("The same per hour", "USD/h")
+    over_oracle: float = _field("Cost over the oracle's, as a share of it")
+    keeps: bool = _field("Whether every promise is kept over the whole")
+    late_share: float = _field("Share of requests that are late or not answered, of the class nearest to its limit")
+    allowed_share: float = _field("Share that this class's promise allows")
+    late_requests: float = _field("Requests that are late or not answered, all classes")
+    unanswered: float = _field("Requests that are not answered: a queue was full")
+    requests: float = _field("Requests, all classes")
+    latency_s: float = _field("Latency of that class at its promised percentile", "s")
+    worst_class: str = _field("That class")
+    switches: float = _field("How often the plan changes")
+    requests_at_risk: float = _field("Requests that switches put at risk, by calculation")
+    plans: float = _field("Different plans in use")
+
+
+Row = FrontierRow | ComparisonRow | ReplayRow
 
 
 def frontier_table(rows: Sequence[FrontierRow]) -> Table:
@@ -99,6 +121,29 @@ def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
             "kept" if row.keeps else row.broken or "no deployment",
             seconds(row.decision_s),
             row.plan or row.note,
+        ]
+        for row in rows
+    ]
+    return Table(columns, body, frozenset(index for index, row in enumerate(rows) if not row.keeps))
+
+
+def replay_table(rows: Sequence[ReplayRow]) -> Table:
+    """One row per strategy; those that break a promise are dim."""
+    columns = [
+        *left("strategy"),
+        *right("cost", "over"),
+        *left("kept"),
+        *right("late", "tail", "switches"),
+    ]
+    body = [
+        [
+            f"{row.strategy}, {row.predictor}" if row.predictor else row.strategy,
+            money(row.usd_per_h),
+            f"{100 * row.over_oracle:+.1f} %",
+            "yes" if row.keeps else "no",
+            f"{100 * row.late_share:.2g} of {100 * row.allowed_share:.2g} %",
+            seconds(row.latency_s),
+            f"{row.switches:.0f}",
         ]
         for row in rows
     ]

@@ -336,8 +336,8 @@ class Plan(Record):
         return self
 
 
-def dump_plan(plan: Plan) -> str:
-    """The plan as YAML text: same plan, same bytes."""
+def dump_plan(plan: Record) -> str:
+    """A plan, or plan book, as YAML text: same document, same bytes."""
     data = _rounded(plan.model_dump(mode="json", by_alias=True, exclude_none=True), "")
     head = {key: data.pop(key) for key in ("apiVersion", "kind", "name")}
     return _dump(head) + _dump(data)
@@ -364,12 +364,12 @@ def _rounded(value: Any, name: str) -> Any:
 # Records keep the order their fields are declared in; mappings keyed by the user's names are sorted.
 _FIELD_ORDER = frozenset(
     {"", "workload", "profile", "proof", "certificate", "predicted", "binding", "alternatives", "costs", "energy"}
-    | {"assurance", "cases", "to_measure"}
+    | {"assurance", "cases", "to_measure", "levels", "plans", "switches", "design"}
 )
 
 
-def write_plan(plan: Plan, path: Path) -> None:
-    """Write a plan atomically: a reader sees the old file or the whole new one."""
+def write_plan(plan: Record, path: Path) -> None:
+    """Write a plan, or plan book, atomically: a reader sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

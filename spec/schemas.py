@@ -6,15 +6,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from inferplan.spec.book import PlanBook
 from inferplan.spec.catalogue import Catalogue
 from inferplan.spec.plan import Plan
 from inferplan.spec.workload import Workload
 
-DOCUMENTS: dict[str, type[BaseModel]] = {"workload": Workload, "plan": Plan, "catalogue": Catalogue}
+DOCUMENTS: dict[str, type[BaseModel]] = {"workload": Workload, "plan": Plan, "book": PlanBook, "catalogue": Catalogue}
 
 
 def json_schema(document: str) -> dict[str, Any]:
-    """JSON Schema (2020-12) of `workload`, `plan` or `catalogue`."""
+    """JSON Schema (2020-12) of `workload`, `plan`, `book` or `catalogue`."""
     schema = DOCUMENTS[document].model_json_schema(by_alias=True)
     if document == "workload":
         schema["properties"]["include"] = {

@@ -11,7 +11,7 @@ gives the same bytes, and two plans are judged on the same arrivals.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -104,14 +104,10 @@ def replicate(
         arrivals = stream.source.times_s(run.end_s, chance.of("arrivals", stream.name), clock)
         run.entries_s[stream.name] = np.repeat(arrivals, stream.job_size) if stream.job_size > 1 else arrivals
     for stage in network.order:
-        arriving = {stream.name: _arriving(network, stream, stage, run, chance) for stream in network.streams}
+        arriving = {stream.name: arriving_at(network, stream, stage, run, chance, drawn) for stream in network.streams}
         _serve_stage(network, stage, arriving, run, chance, loops)
     for stream in network.streams:
-        entry = run.entries_s[stream.name]
-        answered = entry.copy()
-        for stage in network.order:
-            if not _followed(network, stream, stage):
-                _latest(answered, run.calls[stream.name, stage], way_back_s(network, run, stream, stage))
+        entry, answered = run.entries_s[stream.name], answers_s(network, run, stream)
         run.answered_s[stream.name] = answered
         if stream.job_size > 1:
             entry, answered = entry[:: stream.job_size], answered.reshape(-1, stream.job_size).max(axis=1)
@@ -119,8 +115,17 @@ def replicate(
     return run
 
 
+def answers_s(network: Network, run: Replication, stream: Stream) -> Floats:
+    """When each of a class's requests was answered: when the last of its calls was done and back."""
+    answered = run.entries_s[stream.name].copy()
+    for stage in network.order:
+        if not _followed(network, stream, stage):
+            _latest(answered, run.calls[stream.name, stage], way_back_s(network, run, stream, stage))
+    return answered
+
+
 @dataclass(frozen=True, slots=True)
-class _Arriving:
+class Arriving:
     """A class's calls of a stage before they are served."""
 
     owner: Counts
@@ -130,10 +135,17 @@ class _Arriving:
     one_each: bool
 
 
-def _arriving(network: Network, stream: Stream, stage: str, run: Replication, chance: Randomness) -> _Arriving:
+Chooser = Callable[[Stream, str, Floats, Randomness], Counts]
+"""Which of a class's stations of a stage serves each of its calls, given when they were sent."""
+
+
+def arriving_at(
+    network: Network, stream: Stream, stage: str, run: Replication, chance: Randomness, choose: Chooser
+) -> Arriving:
+    """A class's calls of a stage, given what the stages above did."""
     sources = network.feeds[stage]
     if not sources:
-        return _entering(network, stream, stage, run.entries_s[stream.name], chance)
+        return _entering(network, stream, stage, run.entries_s[stream.name], chance, choose)
     upstream = run.calls[stream.name, sources[0]]
     fan_out = _fan_out(network, stream, (sources[0], stage), upstream.station, chance)
     if fan_out is None:
@@ -142,22 +154,25 @@ def _arriving(network: Network, stream: Stream, stage: str, run: Replication, ch
         parent = np.repeat(np.arange(len(fan_out)), fan_out)
         # Where every request made one call, calls are numbered like requests.
         owner = parent if upstream.one_each else upstream.owner[parent]
-    chosen = _choice(stream, stage, len(owner), chance)
+    done = [run.calls[stream.name, source].done_s for source in sources]
+    done = done if parent is None else [times[parent] for times in done]
+    chosen = choose(stream, stage, np.max(done, axis=0) if len(done) > 1 else done[0], chance)
     times: Floats | None = None
-    for source in sources:
+    for source, sent in zip(sources, done, strict=True):
         calls = run.calls[stream.name, source]
-        sent = calls.done_s if parent is None else calls.done_s[parent]
         transfers = transfers_s(network, stream, source, stage)
         if transfers.any():
             sender = calls.station if parent is None else calls.station[parent]
             sent = sent + transfers[sender, chosen]
         times = sent if times is None else np.maximum(times, sent)
     assert times is not None
-    return _Arriving(owner, parent, times, chosen, upstream.one_each and fan_out is None)
+    return Arriving(owner, parent, times, chosen, upstream.one_each and fan_out is None)
 
 
-def _entering(network: Network, stream: Stream, stage: str, entries_s: Floats, chance: Randomness) -> _Arriving:
-    chosen = _choice(stream, stage, len(entries_s), chance)
+def _entering(
+    network: Network, stream: Stream, stage: str, entries_s: Floats, chance: Randomness, choose: Chooser
+) -> Arriving:
+    chosen = choose(stream, stage, entries_s, chance)
     delays = np.array([network.entry_delay_s.get((stream.name, name), 0.0) for name, _ in stream.routes[stage]])
     times = entries_s + delays[chosen] if delays.any() else entries_s
     for index, (name, _) in enumerate(stream.routes[stage]):
@@ -165,11 +180,12 @@ def _entering(network: Network, stream: Stream, stage: str, entries_s: Floats, c
         if len(draws):
             uniforms = chance.of("overhead", stream.name, name).random(len(times))
             times = times + np.where(chosen == index, draws[(uniforms * len(draws)).astype(np.int64)], 0.0)
-    return _Arriving(np.arange(len(entries_s)), None, times, chosen, True)
+    return Arriving(np.arange(len(entries_s)), None, times, chosen, True)
 
 
-def _choice(stream: Stream, stage: str, count: int, chance: Randomness) -> Counts:
-    """Which of the class's stations of a stage serves each of `count` calls."""
+def drawn(stream: Stream, stage: str, sent_s: Floats, chance: Randomness) -> Counts:
+    """Stations drawn by the class's shares."""
+    count = len(sent_s)
     choices = stream.routes[stage]
     if len(choices) == 1:
         return np.zeros(count, dtype=np.int64)
@@ -261,7 +277,7 @@ class Origins:
 def _serve_stage(
     network: Network,
     stage: str,
-    arriving: Mapping[str, _Arriving],
+    arriving: Mapping[str, Arriving],
     run: Replication,
     chance: Randomness,
     loops: Loops,
@@ -288,7 +304,7 @@ def _serve_stage(
         )
 
 
-def _going(calls: _Arriving, index: int, choices: int) -> Counts | None:
+def _going(calls: Arriving, index: int, choices: int) -> Counts | None:
     """Indices of the calls that are made and go to the class's station `index`; None: all of them."""
     if choices == 1 and (len(calls.times_s) == 0 or calls.times_s.max() < np.inf):
         return None
@@ -302,7 +318,7 @@ def _serve_station(
     network: Network,
     name: str,
     parts: tuple[Part, ...],
-    arriving: Mapping[str, _Arriving],
+    arriving: Mapping[str, Arriving],
     run: Replication,
     chance: Randomness,
     loops: Loops,

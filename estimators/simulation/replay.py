@@ -1,0 +1,277 @@
+"""A class's requests over time while plans take turns: queues, calls in hand and loading replicas carry over.
+
+Stage by stage, over the whole time, as `replication` does; what serves a stage changes from epoch to epoch. In an
+epoch one plan is active. When the next one begins:
+
+- calls that no replica has taken yet join the queues of the new plan's options, in the order they came in;
+- a replica that stays (same stage, choice, device, provider and threads) goes on with the batch in its hands, or with
+  loading, and then serves the new plan; where fewer stay than there are, those stay that are free last;
+- a replica that stops finishes the batch in its hands, and takes no other;
+- a replica that starts takes its first batch when it has loaded.
+
+*Approximations.* The way to a stage (network, and into the server) is that of the plan that was active when the call
+was sent. A call that waited for its batch to fill waits again after a switch. Neighbours slow replicas down as much as
+at the load that their plan was made for. Loading takes nothing from what runs beside it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferplan.estimators.fanout import fan_outs
+from inferplan.estimators.interference import read_interference
+from inferplan.estimators.network import (
+    Network,
+    Outage,
+    Station,
+    Stream,
+    build_network,
+    delayed,
+    slowdowns_of_plan,
+    standing,
+    station_of,
+)
+from inferplan.estimators.points import read_points
+from inferplan.estimators.simulation.compiled import INTERPRETED, Loops
+from inferplan.estimators.simulation.replication import (
+    Arriving,
+    Calls,
+    Chooser,
+    Randomness,
+    Replication,
+    answers_s,
+    arriving_at,
+)
+from inferplan.estimators.simulation.station import Served, serve
+from inferplan.estimators.transport import payloads_of
+from inferplan.spec.plan import Plan
+from inferplan.spec.profile import Profile
+from inferplan.spec.workload import Workload
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Identity = tuple[str, str, str, str, int]
+"""Stage, choice, device, provider, threads: replicas of equal identity can stand in for one another."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """From `start_s` on plan number `plan` is active. `loading_s`: by option, how long after the start each replica
+    that starts has loaded; the option's other replicas stay."""
+
+    start_s: float
+    plan: int
+    loading_s: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Several plans of one workload as one network: its stations are the plans' options, one after the other."""
+
+    network: Network
+    stations: tuple[Mapping[str, str], ...]
+    """By plan: its options and their stations."""
+    identities: Mapping[str, Identity]
+    """Of stations."""
+    plan_of: Mapping[str, int]
+    """Plan that a station is of."""
+
+
+def fleet_of(plans: Sequence[Plan], workload: Workload, profile: Profile) -> Fleet:
+    """Plans to take turns. Raises InputError where the profile lacks what one of them rests on."""
+    points = read_points(workload, profile)
+    disturbance = read_interference(workload, profile, points.model_sha256)
+    names: list[dict[str, str]] = []
+    stations: list[Station] = []
+    identities: dict[str, Identity] = {}
+    where: list[tuple[str, str, str, str, str]] = []
+    routes: dict[str, dict[str, list[tuple[str, float]]]] = {}
+    for index, plan in enumerate(plans):
+        own = {option: f"{index:04d}:{option}" for option in plan.options}
+        slow = slowdowns_of_plan(plan, workload, disturbance)
+        for option, name in own.items():
+            deployed = plan.options[option]
+            stations.append(station_of(name, deployed, points, slow.get(option, ())))
+            identities[name] = (
+                deployed.stage, deployed.choice, deployed.device, deployed.provider, deployed.threads
+            )  # fmt: skip
+        for name, traffic in plan.classes.items():
+            for stage, choices in traffic.routes.items():
+                routes.setdefault(name, {}).setdefault(stage, []).extend((own[c.option], c.share) for c in choices)
+        where += [
+            (name, stage, own[option], choice, tier) for name, stage, option, choice, tier in standing(plan, workload)
+        ]
+        names.append(own)
+    network = build_network(workload, fan_outs(workload, profile), stations, routes)
+    network = delayed(network, workload, payloads_of(workload, profile), where)
+    return Fleet(network, tuple(names), identities, {name: i for i, own in enumerate(names) for name in own.values()})
+
+
+def replay(
+    fleet: Fleet,
+    epochs: Sequence[Epoch],
+    arrivals_s: Mapping[str, Floats],
+    chance: Randomness,
+    loops: Loops = INTERPRETED,
+) -> Replication:
+    """Serve given arrivals, by class and rising, while plans take turns. The first epoch begins with all replicas up;
+    everything that ever can be is answered."""
+    run = Replication(0.0, math.inf, entries_s=dict(arrivals_s))
+    choose = _chooser(fleet, epochs)
+    for stage in fleet.network.order:
+        arriving = {s.name: arriving_at(fleet.network, s, stage, run, chance, choose) for s in fleet.network.streams}
+        for name, (station, done) in _served(fleet, epochs, stage, arriving, chance, loops).items():
+            calls = arriving[name]
+            run.calls[name, stage] = Calls(calls.owner, calls.parent, calls.times_s, station, done, calls.one_each)
+    for stream in fleet.network.streams:
+        run.answered_s[stream.name] = answers_s(fleet.network, run, stream)
+        run.latencies_s[stream.name] = run.answered_s[stream.name] - run.entries_s[stream.name]
+    return run
+
+
+def _chooser(fleet: Fleet, epochs: Sequence[Epoch]) -> Chooser:
+    """Calls go where the plan that is active when they are sent has them go."""
+    starts = np.array([epoch.start_s for epoch in epochs])
+    plans = np.array([epoch.plan for epoch in epochs], dtype=np.int64)
+
+    def choose(stream: Stream, stage: str, sent_s: Floats, chance: Randomness) -> Counts:
+        active = plans[np.maximum(np.searchsorted(starts, sent_s, side="right") - 1, 0)]
+        routes = {fleet.plan_of[name]: at for at, (name, _) in enumerate(stream.routes[stage])}
+        table = np.zeros(max(routes) + 1, dtype=np.int64)
+        for plan, at in routes.items():
+            table[plan] = at
+        chosen: Counts = table[active]
+        return chosen
+
+    return choose
+
+
+class _Queue:
+    """The calls of a stage, of all classes, in order of arrival. Those that are never made are left out."""
+
+    def __init__(self, fleet: Fleet, stage: str, arriving: Mapping[str, Arriving]) -> None:
+        streams = fleet.network.streams
+        times = [arriving[stream.name].times_s for stream in streams]
+        self.sizes = [len(own) for own in times]
+        whole = np.concatenate(times) if times else np.zeros(0)
+        who = np.repeat(np.arange(len(streams)), self.sizes)
+        order = np.argsort(whole, kind="stable")
+        self.order = order[: int(np.isfinite(whole).sum())]
+        self.times_s = whole[self.order]
+        self.who = who[self.order]
+        self.done_s = np.full(len(self.order), np.inf)
+        # Calls that are never made keep the station they would have been sent to.
+        self._sent_to = np.concatenate([arriving[stream.name].station for stream in streams])
+        self.station = self._sent_to[self.order]
+
+    def handed_back(self, names: Sequence[str]) -> dict[str, tuple[Counts, Floats]]:
+        """Per class, in the order of its calls: the station that served each, and when it was done."""
+        done = np.full(sum(self.sizes), np.inf)
+        station = self._sent_to.copy()
+        done[self.order], station[self.order] = self.done_s, self.station
+        edges = np.cumsum([0, *self.sizes])
+        return {name: (station[edges[i] : edges[i + 1]], done[edges[i] : edges[i + 1]]) for i, name in enumerate(names)}
+
+
+def _served(
+    fleet: Fleet,
+    epochs: Sequence[Epoch],
+    stage: str,
+    arriving: Mapping[str, Arriving],
+    chance: Randomness,
+    loops: Loops,
+) -> dict[str, tuple[Counts, Floats]]:
+    queue = _Queue(fleet, stage, arriving)
+    streams = fleet.network.streams
+    cuts = [0, *np.searchsorted(queue.times_s, [epoch.start_s for epoch in epochs[1:]]).tolist(), len(queue.times_s)]
+    waiting = np.zeros(0, dtype=np.int64)
+    free: dict[Identity, list[float]] = {}
+    for index, epoch in enumerate(epochs):
+        until = epochs[index + 1].start_s if index + 1 < len(epochs) else math.inf
+        calls = np.concatenate([waiting, np.arange(cuts[index], cuts[index + 1])])
+        left: list[Counts] = []
+        freed: dict[Identity, list[float]] = {}
+        for option, name in sorted(fleet.stations[epoch.plan].items()):
+            station = fleet.network.stations[name]
+            if station.stage != stage:
+                continue
+            at = [_index(stream, stage, name) for stream in streams]
+            own = calls[np.isin(queue.who[calls], [k for k, found in enumerate(at) if found is not None])]
+            frees = _frees(fleet, epoch, option, station, free, first=index == 0)
+            begun, ends = _epoch(queue, own, station, frees, epoch.start_s, until, chance, str(index), loops)
+            queue.station[own] = np.array([-1 if found is None else found for found in at])[queue.who[own]]
+            left.append(own[~begun])
+            freed.setdefault(fleet.identities[name], []).extend(ends)
+        waiting = np.sort(np.concatenate(left)) if left else calls
+        free = freed
+    return queue.handed_back([stream.name for stream in streams])
+
+
+def _index(stream: Stream, stage: str, name: str) -> int | None:
+    """Where a station stands among a class's of a stage."""
+    return next((at for at, (station, _) in enumerate(stream.routes[stage]) if station == name), None)
+
+
+def _frees(
+    fleet: Fleet, epoch: Epoch, option: str, station: Station, free: Mapping[Identity, list[float]], first: bool
+) -> list[float]:
+    """When each of a station's replicas can take its first batch of an epoch. Takes those that stay out of `free`."""
+    if first:
+        return [epoch.start_s] * station.replicas
+    starting = [epoch.start_s + lasting for lasting in epoch.loading_s.get(option, ())]
+    there = free.get(fleet.identities[station.name], [])
+    there.sort()
+    staying = [there.pop() for _ in range(min(station.replicas - len(starting), len(there)))]
+    return [max(time, epoch.start_s) for time in (*staying, *starting)]
+
+
+def _epoch(
+    queue: _Queue,
+    own: Counts,
+    station: Station,
+    frees: list[float],
+    start_s: float,
+    until_s: float,
+    chance: Randomness,
+    label: str,
+    loops: Loops,
+) -> tuple[NDArray[np.bool_], list[float]]:
+    """Serve a station's calls of an epoch. Which of them are done with it (taken by a replica, or shed), and when its
+    replicas are free after the epoch; the calls' times go into `queue`."""
+    times = np.maximum(queue.times_s[own], start_s)
+    if len(own) == 0:
+        return np.ones(0, dtype=np.bool_), frees
+    if station.service is None:
+        queue.done_s[own] = times
+        return np.ones(len(own), dtype=np.bool_), []
+    late = tuple(Outage(r, -math.inf, time) for r, time in enumerate(frees) if time > start_s)
+    served = serve(
+        times,
+        replace(station, outages=late),
+        chance.of("service", station.name, label),
+        loops=loops,
+    )
+    ends = served.starts_s + served.services_s
+    batch = served.batch_of()
+    taken = batch >= 0
+    begun = ~taken
+    begun[taken] = served.starts_s[batch[taken]] < until_s
+    queue.done_s[own[begun]] = served.done_s[begun]
+    return begun, _after(served, ends, frees, until_s)
+
+
+def _after(served: Served, ends: Floats, frees: list[float], until_s: float) -> list[float]:
+    """When replicas are free that took the batches begun by a time: who is free first takes the next batch."""
+    heap = list(frees)
+    heapq.heapify(heap)
+    if math.isfinite(until_s):
+        # Batches that are done by then leave their replica free by then, whichever it was.
+        for end in ends[(served.starts_s < until_s) & (ends > until_s)].tolist():
+            heapq.heapreplace(heap, end)
+    return heap
