@@ -184,15 +184,23 @@ def _aged(kept: dict[Place, list[Measurement]]) -> dict[Place, str]:
     return found
 
 
-def _handoff(profile: Profile, key: PointKey) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """What serving a stage costs beyond service times on the machine that a point was measured on: times that a
-    replica is taken, and times that a request takes beside; nothing where it was not measured there."""
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """What serving a stage costs beyond service times: fields of `ServiceModel`."""
+
+    handoff: tuple[float, ...] = ()
+    entry: tuple[float, ...] = ()
+    wakings: tuple[tuple[float, float], ...] = ()
+
+
+def _serving(profile: Profile, key: PointKey) -> _Serving:
+    """What serving costs on the machine that a point was measured on; nothing where it was not measured there."""
     place = (key.stage, key.device, key.device_fingerprint)
     for row in profile.handoffs:
         if (row.stage, row.device, row.device_fingerprint) == place and row.status == "ok":
             handoffs, entries = (tuple(map(float, json.loads(text))) for text in (row.handoffs_s, row.entries_s))
-            return handoffs, entries
-    return (), ()
+            return _Serving(handoffs, entries, tuple((float(a), float(b)) for a, b in json.loads(row.wakings_s)))
+    return _Serving()
 
 
 def _models(
@@ -208,8 +216,8 @@ def _models(
             for threads in sorted({row.key.threads for row in found}):
                 points = _points([row for row in found if row.key.threads == threads], found)
                 key = ModelKey(stage, choice, device_name, provider, threads)
-                handoff = _handoff(profile, found[0].key)
-                models[key] = ServiceModel(points, slowdown, samples, *handoff)
+                serving = _serving(profile, found[0].key)
+                models[key] = ServiceModel(points, slowdown, samples, serving.handoff, serving.entry, serving.wakings)
     return models
 
 

@@ -67,6 +67,9 @@ class ServiceModel:
     `handoff` has times, as likely each as the others, that a replica is taken by a batch beyond its service: handing
     it over and back. Every mean, deviation and draw has it in it; nothing slows it down. `entry` has times a request
     takes beyond that on its way in and out: they occupy nothing, and no figure here has them in it.
+
+    `wakings`: a replica that was free for longer than the first of a pair takes the second of it more for its next
+    batch, seconds both, rising in the first. The simulation adds it; no figure here has it in it.
     """
 
     points: tuple[ServicePoint, ...]
@@ -74,6 +77,7 @@ class ServiceModel:
     source: SampleSource | None = None
     handoff: tuple[float, ...] = ()
     entry: tuple[float, ...] = ()
+    wakings: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         batches = [point.batch for point in self.points]

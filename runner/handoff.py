@@ -1,14 +1,18 @@
-"""What serving costs beyond service times: handing a batch to a replica and back, and a request's way in and out.
+"""What serving costs beyond service times: handing a batch to a replica and back, a request's way in and out, and
+what it takes a replica to wake up.
 
-A replica of a stage's fastest choice is put behind the router as in a run, and gets requests now and then, so that
-it mostly finds itself asleep when one comes. Per request, in batches of one:
+A replica of a stage's fastest choice is put behind the router as in a run. Requests come in bursts of a few at one
+instant, one burst of one input, after rests of 0.1 to 30 ms; batches are of one, so that the first call of a burst
+finds the replica at rest, and the others find it at work:
 
-- *handing over*: the time that the replica was taken, less pre-processing, inference and post-processing. It is
-  taken up by sockets, copies, pickling, and by processes that have to wake up;
-- *way in and out*: latency from the scheduled time, less the wait in the queue and the time the replica was taken:
-  the load generator and the router.
+- *handing over*, of the others: the time that the replica was taken, less pre-processing, inference and
+  post-processing. It is taken up by sockets, copies, pickling and the router;
+- *way in and out*, of the first: latency from the scheduled time, less the time the replica was taken: the load
+  generator and the router;
+- *waking up*: how much longer the replica was taken by the first than by the others of its burst, by how long it had
+  rested: processes have to be scheduled, caches filled.
 
-Simulations add both; without them calls that take less than a few milliseconds look faster than any server is.
+Simulations add all three; without them calls that take less than a few milliseconds look faster than any server is.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from numpy.typing import NDArray
 
 from inferplan.profilers.runtimes.executor import Executor, ExecutorSpec
 from inferplan.runner import eventloop
-from inferplan.runner.arrivals import make_schedule
+from inferplan.runner.arrivals import Schedule
 from inferplan.runner.cores import available_cores
 from inferplan.runner.events import ignore
 from inferplan.runner.frames import Reply, dump
@@ -35,21 +39,28 @@ from inferplan.runner.pool import Backend, OptionPool
 from inferplan.runner.replica import Replica, ReplicaName
 from inferplan.runner.router import Journey, Router, Routes
 from inferplan.runner.worker import Assignment
-from inferplan.spec.arrivals import Source
 from inferplan.spec.choice import Choice
 from inferplan.spec.errors import InferplanError
 from inferplan.spec.profile import Profile
 from inferplan.spec.rows import HandoffRow, Measurement
 from inferplan.spec.stagecode import Context, pipeline_adapter, stage_adapter
-from inferplan.spec.workload import Arrivals, Pipeline, Workload
+from inferplan.spec.workload import Pipeline, Workload
 
-CALLS = 300
+BURST = 4
+"""Calls that come at once. They are alike, so that the first can be compared with the others."""
+BURSTS = 320
 MOST_S = 3.0
-"""Longest time to send requests."""
-LEAST_CALLS = 20
-UTILISATION = 0.1
-"""Of the replica: so little that calls hardly ever wait."""
-LEAST_GAP_S = 0.002
+"""Longest time to send requests, unless fewer than `LEAST_BURSTS` would fit."""
+LEAST_BURSTS = 12
+WARMUP = 3
+"""Bursts that are not counted."""
+SHORTEST_REST_S, LONGEST_REST_S = 0.0001, 0.03
+RESTS_S = (0.0003, 0.001, 0.003, 0.01)
+"""What waking up takes is told apart by rests longer than these."""
+LEAST_WAKINGS = 8
+"""Fewer of a length say nothing."""
+SPARE_S = 0.0003
+"""About what a call takes beyond its service: rests are the longer, or shorter, by what it is off."""
 QUANTILES = 200
 ESTIMATE_S = 6.0
 """What measuring one stage takes at most, with starting the replica, unless loading its model takes long."""
@@ -96,11 +107,15 @@ def measure_handoff(workload: Workload, point: Measurement) -> HandoffRow:
         calls, latencies_s = eventloop.run(lambda: _serve(workload, point, inputs, service_s))
     except (InferplanError, OSError) as error:
         return _with(row, status="failed", reason=str(error).replace("\n", "; "))
-    if len(calls) < LEAST_CALLS or len(calls) != len(latencies_s):
+    if len(calls) != len(latencies_s):
         return _with(row, status="failed", reason=f"{len(calls)} calls of {len(latencies_s)} requests came back")
-    handoffs = np.array([call.back_s - call.sent_s - call.service_s for call in calls])
+    sent, back, service = (np.array([getattr(c, name) for c in calls]) for name in ("sent_s", "back_s", "service_s"))
+    taken = (back - sent).reshape(-1, BURST)
+    handoffs = (back - sent - service).reshape(-1, BURST)[:, 1:].ravel()
     waits = np.array([call.sent_s - call.arrived_s for call in calls])
-    entries = latencies_s - waits - np.array([call.back_s - call.sent_s for call in calls])
+    entries = (latencies_s - waits - (back - sent))[::BURST]
+    rests = sent[BURST::BURST] - back[BURST - 1 : -1 : BURST]
+    longer = taken[1:, 0] - np.median(taken[1:, 1:], axis=1)
     return _with(
         row,
         n=len(calls),
@@ -108,7 +123,20 @@ def measure_handoff(workload: Workload, point: Measurement) -> HandoffRow:
         handoffs_s=_quantiles(handoffs),
         entry_s=max(float(np.median(entries)), 0.0),
         entries_s=_quantiles(entries),
+        wakings_s=json.dumps(wakings(rests, longer)),
     )
+
+
+def wakings(rests_s: Floats, longer_s: Floats) -> list[tuple[float, float]]:
+    """By the least time that a replica had rested, how much longer its next call took: the median of those that had
+    rested so long and not as long as for the next. Longer rests take no less; what cannot be told is left out."""
+    found: list[tuple[float, float]] = []
+    for least, most in zip(RESTS_S, (*RESTS_S[1:], np.inf), strict=True):
+        mine = longer_s[(rests_s > least) & (rests_s <= most)]
+        if len(mine) >= LEAST_WAKINGS:
+            before = found[-1][1] if found else 0.0
+            found.append((least, round(max(float(np.median(mine)), before), 9)))
+    return found
 
 
 def _quantiles(times_s: Floats) -> str:
@@ -191,19 +219,27 @@ async def _serve(
         pool.expect()
         await replica.start(workload.profile.load_timeout_s)
         pool.add(replica)
-        gap_s = max(LEAST_GAP_S, service_s / UTILISATION)
-        duration_s = max(min(CALLS * gap_s, MOST_S), 1.5 * LEAST_CALLS * gap_s)
-        warmup_s = duration_s / 10
-        schedule = make_schedule({_OPTION: Source(Arrivals(), 1 / gap_s)}, warmup_s + duration_s, 0)
-        windows = Windows(warmup_s, duration_s, 10.0 + 10 * service_s)
-        blobs = [dump(item) for item in inputs]
+        times_s = _bursts_s(service_s)
+        schedule = Schedule((_OPTION,), times_s, np.zeros(len(times_s), dtype=np.int32))
+        windows = Windows(0.0, float(times_s[-1]) + LONGEST_REST_S, 10.0 + 10 * BURST * service_s)
+        blobs = [blob for item in inputs for blob in [dump(item)] * BURST]
         generator = LoadGenerator(schedule, windows, blobs, router.submit, _nothing, ignore)
         await generator.run(_nothing)
     finally:
         pool.close()
         await replica.stop()
     latencies_s = generator.load(0).latency_s
-    return pool.calls[len(pool.calls) - len(latencies_s) :], latencies_s
+    return pool.calls[WARMUP * BURST :], latencies_s[WARMUP * BURST :]
+
+
+def _bursts_s(service_s: float) -> Floats:
+    """When requests come: rests between bursts have lengths as often of one power as of another."""
+    busy_s = BURST * (service_s + SPARE_S)
+    mean_rest_s = (LONGEST_REST_S - SHORTEST_REST_S) / np.log(LONGEST_REST_S / SHORTEST_REST_S)
+    count = WARMUP + max(min(BURSTS, int(MOST_S / (busy_s + mean_rest_s))), LEAST_BURSTS)
+    rests = np.geomspace(SHORTEST_REST_S, LONGEST_REST_S, count)
+    starts = np.cumsum(busy_s + np.random.default_rng(0).permutation(rests))
+    return np.repeat(starts, BURST)
 
 
 def _nothing(*_: Any) -> None:

@@ -248,7 +248,7 @@ class InterferenceRow:
 class HandoffRow:
     """What serving costs beyond service times: handing a batch of one to a replica of the runner and back.
 
-    Measured at a stage's fastest choice, with the stage's own inputs, under requests that come now and then.
+    Measured at a stage's fastest choice, with the stage's own inputs, under requests that come in small bursts.
     """
 
     stage: str = column("Stage of the pipeline")
@@ -265,6 +265,9 @@ class HandoffRow:
         "Median latency of a request beyond its wait and the time a replica is taken", "s", default=None
     )
     entries_s: str = column("JSON list: quantiles of that latency, evenly spaced", "s", default="[]")
+    wakings_s: str = column(
+        "JSON list of pairs: a replica that rested for longer than the first takes the second longer", "s", default="[]"
+    )
     status: Status = column("ok, or how measuring failed", default="ok")
     reason: str = column("Why it failed; empty when ok", default="")
     measured_at: str = column("When measuring ended, UTC, ISO 8601", default="")

@@ -1,8 +1,8 @@
 """One replication, against a reference that knows nothing of passes over sorted arrivals: one event after the other.
 
-Random networks have everything at once: chains and joins, fan-outs, batches and delays, unequal replicas, bounded
-queues, deadlines, failures and late starts, jobs, routing shares, network delays. Times are multiples of 1/8 s, so that
-calls end, arrive and come due in the same instant.
+Random networks have everything at once: chains and joins, fan-outs, batches and delays, unequal replicas, replicas that
+wake up, bounded queues, deadlines, failures and late starts, jobs, routing shares, network delays. Times are multiples
+of 1/8 s, so that calls end, arrive and come due in the same instant.
 """
 
 from __future__ import annotations
@@ -210,7 +210,9 @@ def look(name: str, place: Place, time: float, level: int, events: list[Any]) ->
         taken, place.queue = place.queue[: station.max_batch], place.queue[station.max_batch :]
         assert station.service is not None
         pool = station.service.draws_s(len(taken))
-        end = time + pool[int(place.uniforms[len(place.batches)] * len(pool))] * free[0].factor
+        took = pool[int(place.uniforms[len(place.batches)] * len(pool))] * free[0].factor
+        took += max((w for w in station.service.wakings if time - free[0].since > w[0]), default=(0.0, 0.0))[1]
+        end = time + took
         free[0].batch, free[0].ticket = [(owner, call) for *_, owner, call in taken], len(place.batches)
         place.batches.append((time, len(taken)))
         heapq.heappush(events, (end, level, 0, "end", (name, free[0].ticket), free[0].number))
@@ -247,8 +249,11 @@ def stations(draw: st.DrawFn, name: str, stage: str) -> Station:
         outages += [Outage(replica, begin / 8, end / 8) for begin, end in pairs]
         if len(edges) % 2 and draw(st.booleans()):
             outages.append(Outage(replica, edges[-1] / 8, math.inf))
+    service = ServiceModel(
+        points, wakings=draw(st.sampled_from([(), (), ((0.0, 0.125),), ((0.25, 0.125), (1.0, 0.5))]))
+    )
     return Station(
-        name, stage, "v", replicas, batch, draw(st.sampled_from([0.0, 0.125, 1.0])), ServiceModel(points), slower,
+        name, stage, "v", replicas, batch, draw(st.sampled_from([0.0, 0.125, 1.0])), service, slower,
         draw(st.sampled_from([None, None, 1, 3, 6])), draw(st.sampled_from(["fifo", "fifo", "edf"])), tuple(outages),
     )  # fmt: skip
 

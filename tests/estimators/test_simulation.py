@@ -54,6 +54,40 @@ def test_mmn_waits_as_erlang_says(n: int, rho: float, station: MakeStation, sing
     assert abs(value - (S + queued * S / (n * (1 - rho)))) <= half + 0.02 * value
 
 
+@pytest.mark.parametrize("rho", [0.2, 0.6])
+def test_replicas_that_wake_up_wait_as_welch_says(rho: float, station: MakeStation, single: Make) -> None:
+    """M/G/1 where a call that finds the server idle takes longer (Welch 1964): here all services are constant."""
+    first, rate = 1.5 * S, rho / S
+    served = station("s", "s", [(1, S)])
+    assert served.service is not None
+    served = dataclasses.replace(served, service=dataclasses.replace(served.service, wakings=((0.0, first - S),)))
+    idle = (1 - rho) / (1 - rho + rate * first)
+    wait = rate * S**2 / (2 * (1 - rho)) + rate * (first**2 - S**2) / (2 * (1 - rho + rate * first))
+    value, half = mean_wait(single(served, rate))
+    assert abs(value - (wait + idle * first + (1 - idle) * S)) <= half + 0.01 * value
+
+
+@pytest.mark.parametrize(
+    ("wakings", "latency_s"),
+    [
+        (((0.0095, 0.002),), 0.001),
+        (((0.005, 0.002),), 0.003),
+        (((0.005, 0.002), (0.02, 0.004)), 0.003),
+        (((0.001, 0.001), (0.006, 0.002)), 0.003),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_rest_decides_what_waking_up_takes(
+    wakings: tuple[tuple[float, float], ...], latency_s: float, batch: int, station: MakeStation, single: Make
+) -> None:
+    """Calls of 1 ms come every 10 ms: a replica rests for 9 ms, or for what waking up leaves of that."""
+    served = station("s", "s", [(1, 0.001)] + [(4, 0.002)] * (batch > 1))
+    assert served.service is not None
+    woken = dataclasses.replace(served, service=dataclasses.replace(served.service, wakings=wakings))
+    network = single(woken, 100.0, Arrivals(process="deterministic"))
+    assert simulate(network).streams["c"].latency_p50_s.value == pytest.approx(latency_s)
+
+
 def test_mm1_tail_is_exponential(station: MakeStation, single: Make) -> None:
     found = simulate(single(station("s", "s", [(1, S)], cv=1.0), 0.6 / S), effort=Effort(400_000, beyond=40))
     p99 = found.streams["c"].latency_p99_s

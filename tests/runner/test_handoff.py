@@ -7,11 +7,21 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from inferplan.estimators.points import ModelKey, read_points
 from inferplan.profilers.store import ProfileStore
-from inferplan.runner.handoff import LEAST_CALLS, QUANTILES, measure_handoff, stages_to_measure
+from inferplan.runner.handoff import (
+    BURST,
+    LEAST_BURSTS,
+    LEAST_WAKINGS,
+    QUANTILES,
+    RESTS_S,
+    measure_handoff,
+    stages_to_measure,
+    wakings,
+)
 from inferplan.spec.modelfiles import model_sha256
 from inferplan.spec.plan import LoadedPlan
 from inferplan.spec.profile import Profile, read_profile
@@ -38,15 +48,31 @@ def test_a_stage_is_served_for_a_moment(deploy: Deploy, kind: str, stage: str) -
     workload = deploy(kind).workload.workload
     row = measure_handoff(workload, point(workload, stage))
     assert (row.status, row.reason) == ("ok", "")
-    assert row.n >= LEAST_CALLS
+    assert row.n >= LEAST_BURSTS * BURST
     times = json.loads(row.handoffs_s)
     assert times == sorted(times)
-    assert len(times) == min(row.n, QUANTILES)
+    assert len(times) == QUANTILES
     # Two processes cannot pass anything on in less than a microsecond; how long it takes is the machine's affair.
     assert 1e-6 < times[0] <= (row.handoff_mean_s or 0)
     assert (row.entry_s or 0) > 0
-    assert len(json.loads(row.entries_s)) == len(times)
+    assert len(json.loads(row.entries_s)) == min(row.n // BURST, QUANTILES)
+    pairs = json.loads(row.wakings_s)
+    assert [rest for rest, _ in pairs] == [rest for rest in RESTS_S if rest in dict(pairs)]
+    assert pairs == sorted(pairs, key=lambda pair: pair[1])
     assert (row.stage, row.variant, row.device, row.device_fingerprint) == (stage, "only", "edge/cpu", "f")
+
+
+def test_waking_up_is_told_apart_by_how_long_a_replica_rested() -> None:
+    """Nothing up to 1 ms, then 0.2 ms, and 0.5 ms from 10 ms on; one stall in three does not move medians."""
+    rests = np.geomspace(1e-4, 3e-2, 300)
+    longer = np.where(rests > 0.01, 5e-4, np.where(rests > 0.001, 2e-4, 0.0))
+    longer[::3] += 0.004
+    assert wakings(rests, longer) == [(0.0003, 0.0), (0.001, 2e-4), (0.003, 2e-4), (0.01, 5e-4)]
+    few = rests[rests > 0.01][: LEAST_WAKINGS - 1]
+    assert wakings(few, np.full(len(few), 1.0)) == []
+    # Faster after a long rest than after a short one is chance, and faster than without any, too.
+    assert wakings(rests, 1e-3 - rests / 10 * (rests > 0.001)) == [(r, pytest.approx(1e-3)) for r in RESTS_S]
+    assert wakings(rests, np.full(300, -1e-5)) == [(r, 0.0) for r in RESTS_S]
 
 
 def test_what_cannot_be_served_is_a_row_that_says_why(deploy: Deploy) -> None:
@@ -76,8 +102,9 @@ def test_the_fastest_point_of_every_stage_stands_for_it_until_it_is_known(deploy
 def test_it_is_kept_and_believed_on_the_machine_it_was_measured_on(deploy: Deploy, tmp_path: Path) -> None:
     workload = deploy("scale").workload.workload
     row = HandoffRow(
-        "double", "only", "", "edge/cpu", "f", 3, 2e-4, "[1e-4, 2e-4, 3e-4]", 5e-5, "[4e-5, 6e-5]", measured_at="now"
-    )
+        "double", "only", "", "edge/cpu", "f", 3, 2e-4, "[1e-4, 2e-4, 3e-4]", 5e-5, "[4e-5, 6e-5]", "[[1e-3, 2e-5]]",
+        measured_at="now",
+    )  # fmt: skip
     with ProfileStore(tmp_path / "p", "scale") as store:
         store.add_measurement(point(workload, "double"), None)
         store.add_handoff(row)
@@ -87,6 +114,7 @@ def test_it_is_kept_and_believed_on_the_machine_it_was_measured_on(deploy: Deplo
     model = read_points(workload, profile).models[key]
     assert model.mean_s(1) == pytest.approx(3e-4)
     assert model.entry == (4e-5, 6e-5)
+    assert model.wakings == ((1e-3, 2e-5),)
     elsewhere = profile_of(point(workload, "double"), handoffs=(dataclasses.replace(row, device_fingerprint="g"),))
     failed = profile_of(point(workload, "double"), handoffs=(dataclasses.replace(row, status="failed"),))
     for other in (elsewhere, failed):

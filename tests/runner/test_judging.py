@@ -46,7 +46,7 @@ def report(deploy: Deploy) -> Callable[..., RunReport]:
             {"broken": failed} if failed else {}, answers,
         )  # fmt: skip
         settings = RunSettings(10.0, 0, 1.0, 1.0, 1.0, False, 60.0)
-        return judge(loaded, settings, notes or [], requests, {"web": load}, {}, {"double-only": crashes or []})
+        return judge(loaded, settings, notes or [], requests, {"web": load}, {}, {"double-only": crashes or []}, 0.1)
 
     return make
 
