@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from inferplan.estimators.network import Network, Stream
 from inferplan.estimators.simulation.compiled import INTERPRETED, Loops
+from inferplan.estimators.simulation.standstills import Standstills
 from inferplan.estimators.simulation.station import Served, serve
 
 Floats = NDArray[np.float64]
@@ -103,8 +104,9 @@ def replicate(
     for stream in network.streams:
         arrivals = stream.source.times_s(run.end_s, chance.of("arrivals", stream.name), clock)
         run.entries_s[stream.name] = np.repeat(arrivals, stream.job_size) if stream.job_size > 1 else arrivals
+    stalls = None if network.stalls is None else Standstills.of(network.stalls, run.end_s, chance.of("stalls"))
     for stage in network.order:
-        arriving = {stream.name: _arriving(network, stream, stage, run, chance) for stream in network.streams}
+        arriving = {s.name: _arriving(network, s, stage, run, stalls, chance) for s in network.streams}
         _serve_stage(network, stage, arriving, run, chance, loops)
     for stream in network.streams:
         entry = run.entries_s[stream.name]
@@ -130,10 +132,17 @@ class _Arriving:
     one_each: bool
 
 
-def _arriving(network: Network, stream: Stream, stage: str, run: Replication, chance: Randomness) -> _Arriving:
+def _arriving(
+    network: Network,
+    stream: Stream,
+    stage: str,
+    run: Replication,
+    stalls: Standstills | None,
+    chance: Randomness,
+) -> _Arriving:
     sources = network.feeds[stage]
     if not sources:
-        return _entering(network, stream, stage, run.entries_s[stream.name], chance)
+        return _entering(network, stream, stage, run.entries_s[stream.name], stalls, chance)
     upstream = run.calls[stream.name, sources[0]]
     fan_out = _fan_out(network, stream, (sources[0], stage), upstream.station, chance)
     if fan_out is None:
@@ -156,8 +165,12 @@ def _arriving(network: Network, stream: Stream, stage: str, run: Replication, ch
     return _Arriving(owner, parent, times, chosen, upstream.one_each and fan_out is None)
 
 
-def _entering(network: Network, stream: Stream, stage: str, entries_s: Floats, chance: Randomness) -> _Arriving:
+def _entering(
+    network: Network, stream: Stream, stage: str, entries_s: Floats, stalls: Standstills | None, chance: Randomness
+) -> _Arriving:
     chosen = _choice(stream, stage, len(entries_s), chance)
+    if stalls is not None:
+        entries_s = stalls.held_up(entries_s)
     delays = np.array([network.entry_delay_s.get((stream.name, name), 0.0) for name, _ in stream.routes[stage]])
     times = entries_s + delays[chosen] if delays.any() else entries_s
     for index, (name, _) in enumerate(stream.routes[stage]):
