@@ -157,7 +157,7 @@ def analytic_s(network: Network, traffic: Stream, level: float) -> float:
 
 def simulated(network: Network) -> dict[tuple[str, float], Estimate]:
     """Percentiles of every class by simulation."""
-    streams = simulate(network, effort=Effort(calls=1_000_000)).streams
+    streams = simulate(network, effort=Effort(calls=3_000_000)).streams
     if not streams:  # unstable
         return {(stream.name, level): Estimate(value=math.inf) for stream in network.streams for level in LEVELS}
     p50 = {(name, 50.0): stream.latency_p50_s for name, stream in streams.items()}

@@ -1,20 +1,22 @@
 """What serving costs beyond service times: handing a batch to a replica and back, a request's way in and out, and
 what it takes a replica to wake up.
 
-A replica of a stage's fastest choice is put behind the router as in a run. Requests come in bursts of a few at one
-instant, one burst of one input, after rests of 0.1 to 30 ms; batches are of one, so that the first call of a burst
-finds the replica at rest, and the others find it at work:
+A replica of a stage's fastest choice is put behind a router as in a run, with batches of one, and given bursts of
+calls at one instant. All calls of a burst have one input, and of the first two the router gets the replies late, as it
+is busy with sending off the others: the rest find both at work. Then come single calls, again and again after a rest of
+one length: a machine that is left alone for long takes longer to come back also where one rest is short.
 
-- *handing over*, of the others: the time that the replica was taken, less pre-processing, inference and
-  post-processing. It is taken up by sockets, copies, pickling and the router. Larger batches take longer: then come
-  bursts of which all calls but the first share a batch;
-- *way in and out*, of the first: latency from the scheduled time, less the time the replica was taken: the load
-  generator and the router;
-- *waking up*: how much longer the replica was taken by the first than by the others of its burst, by how long it had
-  rested: processes have to be scheduled, caches filled.
+- *handing over*, at work: the time that the replica was taken beyond its service time in a profile. It is taken up by
+  sockets, copies, pickling and the router, and in the replica by what these leave in its caches: its own service time
+  is longer than where nothing comes between two calls. Larger batches take longer: then come bursts of which all calls
+  but the first share a batch;
+- *way in and out*: latency from the due time of a single call, less the time the replica was taken;
+- *waking up*: how much longer the replica was taken by a single call than by those of the burst with the same input, by
+  the length of its rests.
 
-Last, for a moment, this process does nothing but read the clock. Where it jumps the machine was doing something else
-(other processes, the kernel, a hypervisor's other guests): *stalls*, that hold up all requests at once.
+Last, for a moment, this process works and sleeps by turns, while the replica's cores are kept busy, too. Where it is
+late the machine was doing something else (other processes, the kernel, a hypervisor's other guests): *stalls*, that
+hold up all requests at once.
 
 Simulations add all of it; without that calls that take less than a few milliseconds look faster than any server is,
 and their tails are several times too short.
@@ -22,12 +24,16 @@ and their tails are several times too short.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -35,71 +41,64 @@ from numpy.typing import NDArray
 
 from inferplan.profilers.runtimes.executor import Executor, ExecutorSpec
 from inferplan.runner import eventloop
-from inferplan.runner.arrivals import Schedule
 from inferplan.runner.cores import available_cores
-from inferplan.runner.events import ignore
-from inferplan.runner.frames import Reply, dump
-from inferplan.runner.loadgen import LoadGenerator, Windows
-from inferplan.runner.pipeline import Topology
-from inferplan.runner.pool import Backend, OptionPool
-from inferplan.runner.replica import Replica, ReplicaName
-from inferplan.runner.router import Journey, Router, Routes
-from inferplan.runner.worker import Assignment
+from inferplan.runner.frames import dump
+from inferplan.runner.trial import Batch, Burst, Trial
 from inferplan.spec.choice import Choice
 from inferplan.spec.errors import InferplanError
 from inferplan.spec.profile import Profile
 from inferplan.spec.rows import HandoffRow, Measurement, PointKey
 from inferplan.spec.stagecode import Context, pipeline_adapter, stage_adapter
-from inferplan.spec.workload import Pipeline, Workload
+from inferplan.spec.workload import Workload
 
 BURST = 8
-"""Calls that come at once. They are alike, so that the first can be compared with the others."""
-BURSTS = 320
+WORKING = 2
+"""Calls of a burst from which on router and replica are at work."""
+BURSTS = 240
+PAUSE_S = 0.001
 MOST_BATCH = 8
 BATCHES = 40
 """Larger batches that tell what further calls add."""
-MOST_S = 3.0
-"""Longest time to send requests, unless fewer than `LEAST_BURSTS` would fit."""
-LEAST_BURSTS = 12
+RESTS_S = {0.00005: 0.0001, 0.0003: 0.0005, 0.001: 0.002, 0.003: 0.006, 0.01: 0.02}
+"""From which rest on waking up takes what it took after rests of the second length."""
+SHORT_S = 0.002
+"""Ways in and out are those after rests of at most this length: what is longer in them after longer ones is waking up,
+and requests that come so seldom are no hurry to this model."""
+SINGLES = 60
 WARMUP = 3
-"""Bursts that are not counted."""
-SHORTEST_REST_S, LONGEST_REST_S = 0.0001, 0.03
-RESTS_S = (0.0003, 0.001, 0.003, 0.01)
-"""What waking up takes is told apart by rests longer than these."""
-LEAST_WAKINGS = 8
-"""Fewer of a length say nothing."""
-SPARE_S = 0.0003
-"""About what a call takes beyond its service: rests are the longer, or shorter, by what it is off."""
+"""Bursts and single calls that are not counted."""
+LEAST = 12
+MOST_S = 1.0
+"""Longest time for bursts, for larger batches, for calls after rests of one length, unless fewer than `LEAST` fit."""
 QUANTILES = 200
 FINE_QUANTILES = 1000
 """Of handing over, whose rare long times are the tail of short calls."""
 STEADY = 0.9
 """Share of the ways in and out that are taken as they are; what the others take longer is put down to stalls."""
 WATCHED_S = 1.5
-STALL_S = 5e-5
-"""Shorter jumps of the clock are not told from the loop that reads it."""
+STARTING_S = 0.1
+STALL_S = 1e-4
+"""Being late by less is waking up, which ways in and out have in them."""
+WORK_S, SLEEP_S = 5e-5, 1.5e-4
+"""What a router does at some thousand requests a second."""
 ESTIMATE_S = 6.0
 """What measuring one stage takes at most, with starting the replica, unless loading its model takes long."""
-_OPTION = "handoff"
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class _Called:
-    """A batch: when its first call joined the queue, when it was sent, came back (the event loop's clock); the
-    replica's own work; its calls."""
+class _Served:
+    """Bursts by input; single calls by length of the rests before them, then by input; larger batches."""
 
-    arrived_s: float
-    sent_s: float
-    back_s: float
-    service_s: float
-    size: int
+    bursts: list[Burst]
+    singles: dict[float, list[Burst]]
+    larger: list[Batch]
 
     @property
-    def handed_s(self) -> float:
-        """What the replica was taken beyond its service."""
-        return self.back_s - self.sent_s - self.service_s
+    def at_work(self) -> list[list[Batch]]:
+        """Of every burst the batches that found the replica at work."""
+        return [burst.batches[WORKING:] for burst in self.bursts]
 
 
 def stages_to_measure(workload: Workload, profile: Profile, device: str) -> dict[str, Measurement]:
@@ -125,35 +124,74 @@ def measure_handoff(workload: Workload, profile: Profile, point: Measurement) ->
     row, too: its status and reason say so."""
     key = point.key
     row = HandoffRow(key.stage, key.variant, key.modalities, key.device, key.device_fingerprint)
-    service_s = point.service.mean_s or 0.0
     try:
         inputs = _inputs(workload, point)
         batch = min(_largest_batch(profile, point), MOST_BATCH)
-        calls, latencies_s, larger = eventloop.run(lambda: _serve(workload, point, inputs, service_s, batch))
+        served = eventloop.run(lambda: _serve(workload, point, inputs, batch))
+        alone = _alone(workload, point, inputs, len(served.bursts))
     except (InferplanError, OSError) as error:
         return _with(row, status="failed", reason=str(error).replace("\n", "; "))
-    if len(calls) != len(latencies_s):
-        return _with(row, status="failed", reason=f"{len(calls)} calls of {len(latencies_s)} requests came back")
-    sent, back, service = (np.array([getattr(c, name) for c in calls]) for name in ("sent_s", "back_s", "service_s"))
-    taken = (back - sent).reshape(-1, BURST)
-    handoffs = (back - sent - service).reshape(-1, BURST)[:, 1:].ravel()
-    further = [(one.handed_s - float(np.median(handoffs))) / (one.size - 1) for one in larger if one.size == batch > 1]
-    waits = np.array([call.sent_s - call.arrived_s for call in calls])
-    entries = (latencies_s - waits - (back - sent))[::BURST]
-    rests = sent[BURST::BURST] - back[BURST - 1 : -1 : BURST]
-    longer = taken[1:, 0] - np.median(taken[1:, 1:], axis=1)
+    own_s = _medians(served, "service_s")
+    handed = np.array([one.handed_s for batches in served.at_work for one in batches])
+    handoffs = handed + max(_more_than_chance(own_s[: len(alone)] - alone), 0.0)
+    further = [(one.handed_s - float(np.median(handed))) / (one.size - 1) for one in served.larger]
+    short = [one for rest, singles in served.singles.items() if rest <= SHORT_S for one in singles]
+    entries = np.array([one.latency_s - one.batches[0].taken_s for one in short])
     return _with(
         row,
-        n=len(calls),
+        n=len(handed),
         handoff_mean_s=float(handoffs.mean()),
         handoffs_s=_quantiles(handoffs, FINE_QUANTILES),
-        handoff_call_s=max(float(np.median(further)), 0.0) if further else None,
         entry_s=max(float(np.median(entries)), 0.0),
         entries_s=_quantiles(np.minimum(entries, np.quantile(entries, STEADY)), QUANTILES),
-        wakings_s=json.dumps(wakings(rests, longer)),
-        stalls_s=json.dumps([round(stall, 9) for stall in _stalls()]),
+        handoff_call_s=max(float(np.median(further)), 0.0) if further else None,
+        wakings_s=json.dumps(_wakings(served)),
+        stalls_s=json.dumps([round(stall, 9) for stall in _stalls(_cores(point))]),
         watched_s=WATCHED_S,
     )
+
+
+def _medians(served: _Served, name: str) -> Floats:
+    """Of the batches at work, by input."""
+    return np.array([float(np.median([getattr(one, name) for one in batches])) for batches in served.at_work])
+
+
+def _wakings(served: _Served) -> list[tuple[float, float]]:
+    """Longer rests do not make waking up shorter: what says so is chance."""
+    at_work = _medians(served, "taken_s")
+    found, most = [], 0.0
+    for least, rest in RESTS_S.items():
+        taken = np.array([one.batches[0].taken_s for one in served.singles[rest]])
+        most = max(most, _more_than_chance(taken - at_work[: len(taken)]))
+        found.append((least, round(most, 9)))
+    return found
+
+
+def _more_than_chance(differences_s: Floats) -> float:
+    """The median of differences between times of the same inputs, where it is more than twice its standard error away
+    from 0; else 0. Stalls do not move it."""
+    middle = float(np.median(differences_s))
+    spread = 1.4826 * float(np.median(np.abs(differences_s - middle)))
+    return middle if abs(middle) > 2 * 1.2533 * spread / math.sqrt(len(differences_s)) else 0.0
+
+
+def _alone(workload: Workload, point: Measurement, inputs: Sequence[Any], most: int) -> Floats:
+    """Service times (s) of the inputs of the first bursts, with nothing between calls, on the replica's cores."""
+    times: list[float] = []
+    with Executor.from_spec(_spec(workload, point), point.key.provider, max(1, point.key.threads)) as executor:
+        before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+        try:
+            if before is not None:
+                os.sched_setaffinity(0, _cores(point))
+            end = perf_counter() + MOST_S
+            for item in itertools.islice(itertools.cycle(inputs), WARMUP, WARMUP + most):
+                times.append(float(np.median([executor.execute([item]).service_s for _ in range(BURST)][WORKING:])))
+                if perf_counter() > end and len(times) >= LEAST - WARMUP:
+                    break
+        finally:
+            if before is not None:
+                os.sched_setaffinity(0, before)
+    return np.array(times)
 
 
 def _largest_batch(profile: Profile, point: Measurement) -> int:
@@ -170,28 +208,51 @@ def _but_batch(key: PointKey) -> PointKey:
     return replace(key, batch=1, input_shape="")
 
 
-def wakings(rests_s: Floats, longer_s: Floats) -> list[tuple[float, float]]:
-    """By the least time that a replica had rested, how much longer its next call took: the median of those that had
-    rested so long and not as long as for the next. Longer rests take no less; what cannot be told is left out."""
-    found: list[tuple[float, float]] = []
-    for least, most in zip(RESTS_S, (*RESTS_S[1:], np.inf), strict=True):
-        mine = longer_s[(rests_s > least) & (rests_s <= most)]
-        if len(mine) >= LEAST_WAKINGS:
-            before = found[-1][1] if found else 0.0
-            found.append((least, round(max(float(np.median(mine)), before), 9)))
-    return found
-
-
-def _stalls() -> list[float]:
-    """Jumps of the clock (s) seen by a process that does nothing else."""
+def _stalls(busy_cores: Sequence[int]) -> list[float]:
+    """By how much this process is late, where it is by more than `STALL_S`, while others keep cores busy: it works for
+    a moment, sleeps, and so on, as a router does. One that never slept would be put behind all that does."""
     found: list[float] = []
-    last = start = perf_counter()
-    while last - start < WATCHED_S:
+    burners = [subprocess.Popen([sys.executable, "-S", "-c", _BURNER, str(core)]) for core in busy_cores]
+    try:
+        sleep(STARTING_S)
         now = perf_counter()
-        if now - last > STALL_S:
-            found.append(now - last)
-        last = now
+        end = now + WATCHED_S
+        while now < end:
+            for due, wait in ((now + WORK_S, _spin), (now + WORK_S + SLEEP_S, _doze)):
+                wait(due)
+                now = perf_counter()
+                if now - due > STALL_S:
+                    found.append(now - due)
+                    break
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
     return found
+
+
+def _spin(until: float) -> None:
+    while perf_counter() < until:
+        pass
+
+
+def _doze(until: float) -> None:
+    sleep(max(until - perf_counter(), 0.0))
+
+
+_BURNER = """
+import os, sys
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, [int(sys.argv[1])])
+starter = os.getppid()
+while os.getppid() == starter:
+    pass
+"""
+
+
+def _cores(point: Measurement) -> tuple[int, ...]:
+    """Where the replica runs."""
+    return available_cores()[-max(1, point.key.threads) :]
 
 
 def _quantiles(times_s: Floats, most: int) -> str:
@@ -226,85 +287,23 @@ def _spec(workload: Workload, point: Measurement) -> ExecutorSpec:
     return ExecutorSpec.of(workload.root, point.key.stage, stage, Choice.parse(point.choice))
 
 
-class _Pool(OptionPool[Journey]):
-    """A pool of one replica that remembers its batches."""
-
-    def __init__(self, router: Router, max_batch: int) -> None:
-        super().__init__(_OPTION, max_batch, 0.0, router.deliver)
-        self.calls: list[_Called] = []
-
-    def replied(self, replica: Backend, reply: Reply) -> None:
-        """A call is back."""
-        sent_s, batch = self._working[replica]
-        service_s = reply.pre_s + reply.infer_s + reply.post_s
-        self.calls.append(_Called(batch[0][0], sent_s, self._loop.time(), service_s, len(batch)))
-        super().replied(replica, reply)
-
-
-class _OnlyOption(Routes):
-    """Routes where there is one option."""
-
-    def __init__(self) -> None:
-        super().__init__({}, 0)
-
-    def choose(self, traffic: str, stage: str) -> str:
-        """The option."""
-        return _OPTION
-
-
-async def _serve(
-    workload: Workload, point: Measurement, inputs: Sequence[Any], service_s: float, batch: int
-) -> tuple[list[_Called], Floats, list[_Called]]:
-    """Calls and latencies (s) of bursts served one by one, in order; then batches of bursts served together."""
+async def _serve(workload: Workload, point: Measurement, inputs: Sequence[Any], batch: int) -> _Served:
     key = point.key
-    alone = Topology.of(Pipeline(stages={key.stage: workload.pipeline.stages[key.stage]}))
-    router = Router(alone, _OnlyOption(), {})
-    cores = available_cores()[-max(1, key.threads) :]
-    assignment = Assignment(_spec(workload, point), key.provider, max(1, key.threads), cores, (), False, os.getpid())
+    blobs = [dump(item) for item in inputs]
+    trial = Trial(workload, _spec(workload, point), key.provider, max(1, key.threads), _cores(point))
+    async with trial:
 
-    def on_reply(replica: Replica, reply: Reply) -> None:
-        router.pools[_OPTION].replied(replica, reply)
+        async def some(most: int, calls: int, rest_s: float, max_batch: int = 1) -> list[Burst]:
+            found: list[Burst] = []
+            end = perf_counter() + MOST_S
+            for blob in itertools.islice(itertools.cycle(blobs), WARMUP + most):
+                found.append(await trial.send(blob, calls, rest_s, max_batch))
+                if perf_counter() > end and len(found) >= LEAST:
+                    break
+            return found[WARMUP:]
 
-    def on_end(replica: Replica, reason: str) -> None:
-        router.pools[_OPTION].ended(replica, str(replica.name), reason)
-
-    async def burst(times_s: Floats, size: int, max_batch: int) -> tuple[list[_Called], Floats]:
-        pool = router.pools[_OPTION] = _Pool(router, max_batch)
-        pool.expect()
-        pool.add(replica)
-        schedule = Schedule((_OPTION,), np.repeat(times_s, size), np.zeros(len(times_s) * size, dtype=np.int32))
-        windows = Windows(0.0, float(times_s[-1]) + LONGEST_REST_S, 10.0 + 10 * size * service_s)
-        blobs = [blob for item in inputs for blob in [dump(item)] * size]
-        generator = LoadGenerator(schedule, windows, blobs, router.submit, _nothing, ignore)
-        try:
-            await generator.run(_nothing)
-        finally:
-            pool.close()
-        return pool.calls, generator.load(0).latency_s
-
-    replica = Replica(ReplicaName(_OPTION, 0), assignment, on_reply, on_end)
-    try:
-        await replica.start(workload.profile.load_timeout_s)
-        calls, latencies_s = await burst(_bursts_s(BURST * (service_s + SPARE_S)), BURST, 1)
-        larger: list[_Called] = []
-        if batch > 1:
-            # The first finds the replica free and goes alone; the others are there when it is free again.
-            busy_s = (batch + 1) * (service_s + SPARE_S)
-            times_s = np.arange(1, max(min(BATCHES, int(MOST_S / busy_s)), LEAST_WAKINGS) + 1) * busy_s
-            larger, _ = await burst(times_s, batch + 1, batch)
-    finally:
-        await replica.stop()
-    return calls[WARMUP * BURST :], latencies_s[WARMUP * BURST :], larger
-
-
-def _bursts_s(busy_s: float) -> Floats:
-    """When bursts come that take so long: rests between them have lengths as often of one power as of another."""
-    mean_rest_s = (LONGEST_REST_S - SHORTEST_REST_S) / np.log(LONGEST_REST_S / SHORTEST_REST_S)
-    count = WARMUP + max(min(BURSTS, int(MOST_S / (busy_s + mean_rest_s))), LEAST_BURSTS)
-    rests = np.geomspace(SHORTEST_REST_S, LONGEST_REST_S, count)
-    starts: Floats = np.cumsum(busy_s + np.random.default_rng(0).permutation(rests))
-    return starts
-
-
-def _nothing(*_: Any) -> None:
-    """Answers and windows are of no interest."""
+        bursts = await some(BURSTS, BURST, PAUSE_S)
+        singles = {rest_s: (await some(SINGLES, 1, rest_s))[: len(bursts)] for rest_s in RESTS_S.values()}
+        # The first finds the replica free and goes alone; the others are there when it is free again.
+        larger = await some(BATCHES, batch + 1, PAUSE_S, batch) if batch > 1 else []
+    return _Served(bursts, singles, [one for burst in larger for one in burst.batches if one.size == batch])

@@ -12,18 +12,9 @@ import pytest
 
 from inferplan.estimators.points import ModelKey, read_points
 from inferplan.profilers.store import ProfileStore
-from inferplan.runner.handoff import (
-    BURST,
-    FINE_QUANTILES,
-    LEAST_BURSTS,
-    LEAST_WAKINGS,
-    QUANTILES,
-    RESTS_S,
-    STALL_S,
-    measure_handoff,
-    stages_to_measure,
-    wakings,
-)
+from inferplan.runner import handoff
+from inferplan.runner.handoff import measure_handoff, stages_to_measure
+from inferplan.runner.trial import Batch, Burst
 from inferplan.spec.modelfiles import model_sha256
 from inferplan.spec.plan import LoadedPlan
 from inferplan.spec.profile import Profile, read_profile
@@ -48,38 +39,50 @@ def profile_of(*rows: Measurement, handoffs: tuple[HandoffRow, ...] = ()) -> Pro
 @pytest.mark.parametrize(("kind", "stage", "larger"), [("scale", "double", True), ("graph", "split", False)])
 def test_a_stage_is_served_for_a_moment(deploy: Deploy, kind: str, stage: str, larger: bool) -> None:
     workload = deploy(kind).workload.workload
-    served = point(workload, stage)
-    row = measure_handoff(workload, profile_of(served, *([point(workload, stage, 4)] if larger else [])), served)
+    first = point(workload, stage)
+    row = measure_handoff(workload, profile_of(first, *([point(workload, stage, 4)] if larger else [])), first)
     assert (row.status, row.reason) == ("ok", "")
-    assert row.n >= LEAST_BURSTS * BURST
+    assert row.n >= (handoff.LEAST - handoff.WARMUP) * (handoff.BURST - handoff.WORKING)
     times = json.loads(row.handoffs_s)
     assert times == sorted(times)
-    assert len(times) == min((row.n // BURST) * (BURST - 1), FINE_QUANTILES)
+    assert len(times) == min(row.n, handoff.FINE_QUANTILES)
     # Two processes cannot pass anything on in less than a microsecond; how long it takes is the machine's affair.
     assert 1e-6 < times[0] <= (row.handoff_mean_s or 0)
     assert (row.entry_s or 0) > 0
-    assert len(json.loads(row.entries_s)) == min(row.n // BURST, QUANTILES)
-    assert all(stall > STALL_S for stall in json.loads(row.stalls_s))
-    assert sum(json.loads(row.stalls_s)) <= row.watched_s + 0.1
+    entries = json.loads(row.entries_s)
+    assert entries == sorted(entries)
+    assert entries[0] <= (row.entry_s or 0) <= entries[-1]
+    assert all(stall > handoff.STALL_S for stall in json.loads(row.stalls_s))
     pairs = json.loads(row.wakings_s)
-    assert [rest for rest, _ in pairs] == [rest for rest in RESTS_S if rest in dict(pairs)]
+    assert [rest for rest, _ in pairs] == list(handoff.RESTS_S)
     assert pairs == sorted(pairs, key=lambda pair: pair[1])
     assert (row.handoff_call_s is not None) == larger
     assert (row.handoff_call_s or 0.0) >= 0.0
     assert (row.stage, row.variant, row.device, row.device_fingerprint) == (stage, "only", "edge/cpu", "f")
 
 
+def served(longer_s: dict[float, float], noise_s: float) -> handoff._Served:
+    """Inputs whose times differ tenfold; single calls take longer by the length of rests; one stall in ten."""
+    rng = np.random.default_rng(0)
+    own = rng.uniform(1e-3, 1e-2, 60)
+
+    def batch(own_s: float, more_s: float) -> Batch:
+        stall = 0.004 * (rng.random() < 0.1)
+        return Batch(1.0, 1.0 + own_s + more_s + stall + abs(rng.normal(0, noise_s)), own_s, 1)
+
+    bursts = [Burst([batch(one, 1e-4) for _ in range(handoff.BURST)]) for one in own]
+    singles = {rest: [Burst([batch(one, 1e-4 + longer)]) for one in own] for rest, longer in longer_s.items()}
+    return handoff._Served(bursts, singles, [])
+
+
 def test_waking_up_is_told_apart_by_how_long_a_replica_rested() -> None:
-    """Nothing up to 1 ms, then 0.2 ms, and 0.5 ms from 10 ms on; one stall in three does not move medians."""
-    rests = np.geomspace(1e-4, 3e-2, 300)
-    longer = np.where(rests > 0.01, 5e-4, np.where(rests > 0.001, 2e-4, 0.0))
-    longer[::3] += 0.004
-    assert wakings(rests, longer) == [(0.0003, 0.0), (0.001, 2e-4), (0.003, 2e-4), (0.01, 5e-4)]
-    few = rests[rests > 0.01][: LEAST_WAKINGS - 1]
-    assert wakings(few, np.full(len(few), 1.0)) == []
-    # Faster after a long rest than after a short one is chance, and faster than without any, too.
-    assert wakings(rests, 1e-3 - rests / 10 * (rests > 0.001)) == [(r, pytest.approx(1e-3)) for r in RESTS_S]
-    assert wakings(rests, np.full(300, -1e-5)) == [(r, 0.0) for r in RESTS_S]
+    """Nothing after short rests, then 0.2 ms, and 0.5 ms after 20 ms; less after 6 ms than after 2 ms is chance."""
+    longer = dict(zip(handoff.RESTS_S.values(), (0.0, 0.0, 2e-4, 1e-4, 5e-4), strict=True))
+    found = handoff._wakings(served(longer, 2e-5))
+    assert [least for least, _ in found] == list(handoff.RESTS_S)
+    assert [time for _, time in found] == pytest.approx([0.0, 0.0, 2e-4, 2e-4, 5e-4], abs=2e-5)
+    # What is no more than chance is nothing.
+    assert max(time for _, time in handoff._wakings(served(dict.fromkeys(longer, 0.0), 1e-3))) == 0.0
 
 
 def test_what_cannot_be_served_is_a_row_that_says_why(deploy: Deploy) -> None:
