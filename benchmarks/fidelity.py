@@ -51,6 +51,8 @@ from inferplan.spec.rows import HandoffRow, Measurement, PointKey, Samples
 
 LEVELS = {50.0: 0.10, 99.0: 0.20}
 """Percentiles, and how far off a prediction may be."""
+MOST_S = 6.0
+"""Longest time to measure a point again, once there are enough samples for a median."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def refreshed(loaded: LoadedPlan, profile: Profile) -> Fresh:
 
 
 def measured_again(loaded: LoadedPlan, row: Measurement) -> tuple[Measurement, Samples | None]:
-    """A point as `inferplan profile` measures it."""
+    """A point as `inferplan profile` measures it under a time budget."""
     workload, key = loaded.workload.workload, row.key
     stage, pipeline = workload.pipeline.stages[key.stage], workload.pipeline
     entry = key.stage in pipeline.entry_stages() and pipeline.code is not None
@@ -101,7 +103,7 @@ def measured_again(loaded: LoadedPlan, row: Measurement) -> tuple[Measurement, S
     limits = Limits(settings.load_timeout_s, settings.memory_limit_bytes)
     spec = ExecutorSpec.of(workload.root, key.stage, stage, Choice.parse(row.choice))
     task = PointTask(key, spec, requests, limits, usable_cores(), row.lineage)
-    fresh, samples = measure_point(task, StoppingRule.of(settings), "time", lambda share: None)
+    fresh, samples = measure_point(task, StoppingRule.of(settings, MOST_S), "time", lambda share: None)
     if fresh.status != "ok":
         raise SystemExit(f"{key.stage}/{row.choice}: {fresh.reason}")
     was, now = row.service.mean_s or np.nan, fresh.service.mean_s or np.nan
@@ -232,6 +234,7 @@ def as_run(network: Network, reports: Sequence[RunReport]) -> Network:
                 slowdown=model.slowdown * found.served_s / found.modelled_s,
                 handoff=tuple(time * handed for time in model.handoff),
                 handoff_call_s=model.handoff_call_s * handed,
+                wakings=(),  # the runs' means have it in them
             )
         stations[name] = dataclasses.replace(station, service=model)
     return dataclasses.replace(network, stations=stations)

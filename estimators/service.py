@@ -177,7 +177,7 @@ class ServiceModel:
         grids = grids[above] * (mean / measured[above])[:, None]
         if not self.handoff:
             return ServiceTables(mean, std, grids)
-        handed = np.array([self.handed_s(size) for size in sizes])
+        handed = np.array([self.handed_s(float(size)) for size in sizes])
         return ServiceTables(mean + handed, np.hypot(std, np.std(self.handoff)), grids + handed[:, None])
 
     def _above(self, batch: float) -> int:

@@ -8,8 +8,8 @@ one length: a machine that is left alone for long takes longer to come back also
 
 - *handing over*, at work: the time that the replica was taken beyond its service time in a profile. It is taken up by
   sockets, copies, pickling and the router, and in the replica by what these leave in its caches: its own service time
-  is longer than where nothing comes between two calls. Larger batches take longer: then come bursts of which all calls
-  but the first share a batch;
+  is longer than where nothing comes between two calls. Larger batches take longer: then come bursts that are served in
+  such;
 - *way in and out*: latency from the due time of a single call, less the time the replica was taken;
 - *waking up*: how much longer the replica was taken by a single call than by those of the burst with the same input, by
   the length of its rests.
@@ -57,8 +57,8 @@ WORKING = 2
 BURSTS = 240
 PAUSE_S = 0.001
 MOST_BATCH = 8
-BATCHES = 40
-"""Larger batches that tell what further calls add."""
+BATCHES, BATCHED = 40, 3
+"""Bursts that tell what further calls of a batch add, and larger batches in each."""
 RESTS_S = {0.00005: 0.0001, 0.0003: 0.0005, 0.001: 0.002, 0.003: 0.006, 0.01: 0.02}
 """From which rest on waking up takes what it took after rests of the second length."""
 SHORT_S = 0.002
@@ -75,7 +75,7 @@ FINE_QUANTILES = 1000
 """Of handing over, whose rare long times are the tail of short calls."""
 STEADY = 0.9
 """Share of the ways in and out that are taken as they are; what the others take longer is put down to stalls."""
-WATCHED_S = 1.5
+WATCHED_S = 2.5
 STARTING_S = 0.1
 STALL_S = 1e-4
 """Being late by less is waking up, which ways in and out have in them."""
@@ -305,5 +305,5 @@ async def _serve(workload: Workload, point: Measurement, inputs: Sequence[Any], 
         bursts = await some(BURSTS, BURST, PAUSE_S)
         singles = {rest_s: (await some(SINGLES, 1, rest_s))[: len(bursts)] for rest_s in RESTS_S.values()}
         # The first finds the replica free and goes alone; the others are there when it is free again.
-        larger = await some(BATCHES, batch + 1, PAUSE_S, batch) if batch > 1 else []
-    return _Served(bursts, singles, [one for burst in larger for one in burst.batches if one.size == batch])
+        larger = await some(BATCHES, 1 + BATCHED * batch, PAUSE_S, batch) if batch > 1 else []
+    return _Served(bursts, singles, [one for burst in larger for one in burst.batches[WORKING:] if one.size == batch])
