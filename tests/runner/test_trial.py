@@ -48,7 +48,7 @@ def test_the_first_of_a_burst_goes_alone_and_the_others_share_batches(deploy: De
 
 
 def test_a_call_that_fails_is_an_error(deploy: Deploy) -> None:
-    with pytest.raises(InputError, match="double"):
+    with pytest.raises(InputError, match="KeyError"):
         bursts(deploy, {"y": 1}, (2, 1))
 
 
