@@ -25,6 +25,8 @@ from inferplan.spec.workload import Arrivals, Workload
 
 DEFAULT_PERCENTILE = 99.0
 """Share of jobs (in percent) that must keep their deadline where the class names no percentile."""
+WORTH_STALLING = 0.01
+"""Share of what a request's stages take, below which stalls are too short to be worth simulating."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,15 +241,11 @@ def build_network(
     known = {station.name: station for station in sorted(stations, key=lambda s: s.name)}
     overheads_s = _overheads_s(feeds, known, streams)
     order = tuple(stage_order(workload))
-    return Network(order, feeds, laws, known, tuple(streams), overheads_s=overheads_s, stalls=_stalls(known.values()))
+    return Network(order, feeds, laws, known, tuple(streams), overheads_s=overheads_s, stalls=stalls_of(known.values()))
 
 
-WORTH_STALLING = 0.01
-"""Share of what a request's stages take, below which stalls are too short to be worth simulating."""
-
-
-def _stalls(stations: Collection[Station]) -> Stalls | None:
-    """What was seen where the stations were measured, together."""
+def stalls_of(stations: Collection[Station]) -> Stalls | None:
+    """What was seen where the stations were measured, together; None where that is nothing."""
     services = [station.service for station in stations if station.service is not None]
     watched = math.fsum(service.watched_s for service in services)
     least = WORTH_STALLING * sum({s.stage: s.service.mean_s(1) for s in stations if s.service is not None}.values())

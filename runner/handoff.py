@@ -67,7 +67,7 @@ and requests that come so seldom are no hurry to this model."""
 SINGLES = 60
 WARMUP = 3
 """Bursts and single calls that are not counted."""
-LEAST = 12
+LEAST = 8
 MOST_S = 1.0
 """Longest time for bursts, for larger batches, for calls after rests of one length, unless fewer than `LEAST` fit."""
 QUANTILES = 200
@@ -81,8 +81,9 @@ STALL_S = 1e-4
 """Being late by less is waking up, which ways in and out have in them."""
 WORK_S, SLEEP_S = 5e-5, 1.5e-4
 """What a router does at some thousand requests a second."""
-ESTIMATE_S = 6.0
-"""What measuring one stage takes at most, with starting the replica, unless loading its model takes long."""
+ESTIMATE_S = 8.0
+"""What measuring one stage takes, with starting the replica: less than that where calls take a few milliseconds, up to
+twice where they take 50."""
 
 Floats = NDArray[np.float64]
 
@@ -106,7 +107,9 @@ def stages_to_measure(workload: Workload, profile: Profile, device: str) -> dict
     handing over was measured on that machine already are left out."""
     rows = [row for row in profile.measurements if row.origin == "measured" and row.status == "ok"]
     rows = [row for row in rows if row.key.device == device and row.key.runtime != "skip" and row.service.mean_s]
-    known = {(row.stage, row.device_fingerprint) for row in profile.handoffs if row.device == device}
+    # Earlier versions knew neither waking up nor stalls.
+    whole = [row for row in profile.handoffs if row.device == device and (row.watched_s > 0 or row.status != "ok")]
+    known = {(row.stage, row.device_fingerprint) for row in whole}
     found: dict[str, Measurement] = {}
     for name, stage in workload.pipeline.stages.items():
         mine = [row for row in rows if row.key.stage == name and row.choice in stage.choices()]

@@ -102,7 +102,11 @@ def test_the_fastest_point_of_every_stage_stands_for_it_until_it_is_known(deploy
     other = point(workload, "twice")
     found = stages_to_measure(workload, profile_of(slow, fast, point(workload, "split", 4, 0.01), other), "edge/cpu")
     assert found == {"split": fast, "twice": other}
-    known = HandoffRow("split", "only", "", "edge/cpu", "f")
+    known = HandoffRow("split", "only", "", "edge/cpu", "f", watched_s=1.0)
+    old = dataclasses.replace(known, watched_s=0.0)
+    assert set(stages_to_measure(workload, profile_of(slow, other, handoffs=(old,)), "edge/cpu")) == {"split", "twice"}
+    failed = dataclasses.replace(old, status="failed")
+    assert set(stages_to_measure(workload, profile_of(slow, other, handoffs=(failed,)), "edge/cpu")) == {"twice"}
     assert set(stages_to_measure(workload, profile_of(slow, other, handoffs=(known,)), "edge/cpu")) == {"twice"}
     moved = point(workload, "split", machine="g")
     assert stages_to_measure(workload, profile_of(slow, moved, handoffs=(known,)), "edge/cpu") == {"split": moved}
