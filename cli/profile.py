@@ -105,10 +105,11 @@ def measure_handoffs(loaded: LoadedWorkload, path: Path, device: str, progress: 
     from inferplan.spec.profile import read_profile
 
     notes = []
-    points = stages_to_measure(loaded.workload, read_profile(path), device)
+    profile = read_profile(path)
+    points = stages_to_measure(loaded.workload, profile, device)
     for stage, point in points.items():
         progress.update(f"handing {stage} over")
-        row = measure_handoff(loaded.workload, point)
+        row = measure_handoff(loaded.workload, profile, point)
         with ProfileStore(path) as store:
             store.add_handoff(row)
         if row.status != "ok":

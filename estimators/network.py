@@ -7,7 +7,7 @@ kept sorted by name, so that the order in which a document lists things changes 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -25,6 +25,8 @@ from inferplan.spec.workload import Arrivals, Workload
 
 DEFAULT_PERCENTILE = 99.0
 """Share of jobs (in percent) that must keep their deadline where the class names no percentile."""
+WORTH_STALLING = 0.01
+"""Share of what a request's stages take, below which stalls are too short to be worth simulating."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,15 @@ class Stream:
         return 1.0 if self.trace is not None else self.arrivals.peak_factor or 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Stalls:
+    """Times at which the machine leaves the server's router standing: so many a second, of so many seconds, each of the
+    lengths as likely as the others."""
+
+    rate_hz: float
+    lengths_s: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class Network:
     """A plan to simulate. `order` lists the stages, each after those that feed it; `feeds` its upstream stages.
@@ -137,6 +148,7 @@ class Network:
     transfer_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
     exit_delay_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
     overheads_s: Mapping[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
+    stalls: Stalls | None = None
 
     def loads_rps(self) -> dict[str, float]:
         """Calls per second that reach every station."""
@@ -228,7 +240,17 @@ def build_network(
     }
     known = {station.name: station for station in sorted(stations, key=lambda s: s.name)}
     overheads_s = _overheads_s(feeds, known, streams)
-    return Network(tuple(stage_order(workload)), feeds, laws, known, tuple(streams), overheads_s=overheads_s)
+    order = tuple(stage_order(workload))
+    return Network(order, feeds, laws, known, tuple(streams), overheads_s=overheads_s, stalls=stalls_of(known.values()))
+
+
+def stalls_of(stations: Collection[Station]) -> Stalls | None:
+    """What was seen where the stations were measured, together; None where that is nothing."""
+    services = [station.service for station in stations if station.service is not None]
+    watched = math.fsum(service.watched_s for service in services)
+    least = WORTH_STALLING * sum({s.stage: s.service.mean_s(1) for s in stations if s.service is not None}.values())
+    lengths = tuple(sorted(length for service in services for length in service.stalls if length >= least))
+    return Stalls(len(lengths) / watched, lengths) if lengths else None
 
 
 def _overheads_s(

@@ -15,6 +15,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from inferplan.estimators.service import SampleSource, ServiceModel, ServicePoint
 from inferplan.spec.modelfiles import model_sha256
@@ -184,15 +185,21 @@ def _aged(kept: dict[Place, list[Measurement]]) -> dict[Place, str]:
     return found
 
 
-def _handoff(profile: Profile, key: PointKey) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """What serving a stage costs beyond service times on the machine that a point was measured on: times that a
-    replica is taken, and times that a request takes beside; nothing where it was not measured there."""
+def _serving(profile: Profile, key: PointKey) -> dict[str, Any]:
+    """What serving costs beyond service times on the machine that a point was measured on, as fields of a
+    `ServiceModel`; nothing where it was not measured there."""
     place = (key.stage, key.device, key.device_fingerprint)
     for row in profile.handoffs:
         if (row.stage, row.device, row.device_fingerprint) == place and row.status == "ok":
-            handoffs, entries = (tuple(map(float, json.loads(text))) for text in (row.handoffs_s, row.entries_s))
-            return handoffs, entries
-    return (), ()
+            return {
+                "handoff": tuple(map(float, json.loads(row.handoffs_s))),
+                "handoff_call_s": row.handoff_call_s or 0.0,
+                "entry": tuple(map(float, json.loads(row.entries_s))),
+                "wakings": tuple((float(rest), float(longer)) for rest, longer in json.loads(row.wakings_s)),
+                "stalls": tuple(map(float, json.loads(row.stalls_s))),
+                "watched_s": row.watched_s,
+            }
+    return {}
 
 
 def _models(
@@ -208,8 +215,7 @@ def _models(
             for threads in sorted({row.key.threads for row in found}):
                 points = _points([row for row in found if row.key.threads == threads], found)
                 key = ModelKey(stage, choice, device_name, provider, threads)
-                handoff = _handoff(profile, found[0].key)
-                models[key] = ServiceModel(points, slowdown, samples, *handoff)
+                models[key] = ServiceModel(points, slowdown, samples, **_serving(profile, found[0].key))
     return models
 
 

@@ -64,16 +64,24 @@ class ServiceModel:
     `source` gives raw samples of a point. Without samples draws follow the percentiles of an imported row, or else
     a gamma law of the point's mean and standard deviation.
 
-    `handoff` has times, as likely each as the others, that a replica is taken by a batch beyond its service: handing
-    it over and back. Every mean, deviation and draw has it in it; nothing slows it down. `entry` has times a request
+    `handoff` has times, as likely each as the others, that a replica is taken by a batch of one beyond its service:
+    handing it over and back; every further call of a batch takes `handoff_call_s` more. Every mean, deviation and draw
+    has it in it; nothing slows it down. `entry` has times a request
     takes beyond that on its way in and out: they occupy nothing, and no figure here has them in it.
+
+    `wakings`: a replica that was free for longer than the first of a pair takes the second of it more for its next
+    batch, seconds both, rising in the first. The simulation adds it; no figure here has it in it.
     """
 
     points: tuple[ServicePoint, ...]
     slowdown: float = 1.0
     source: SampleSource | None = None
     handoff: tuple[float, ...] = ()
+    handoff_call_s: float = 0.0
     entry: tuple[float, ...] = ()
+    wakings: tuple[tuple[float, float], ...] = ()
+    stalls: tuple[float, ...] = ()
+    watched_s: float = 0.0
 
     def __post_init__(self) -> None:
         batches = [point.batch for point in self.points]
@@ -94,15 +102,19 @@ class ServiceModel:
 
     def mean_s(self, batch: float) -> float:
         """Mean service time of a batch, in seconds; `batch` may be a mean and so need not be whole."""
-        return self._served_s(batch) + self._handoff_mean_s
+        return self._served_s(batch) + self.handed_s(batch)
 
     def _served_s(self, batch: float) -> float:
         """The same without the handing over."""
         return self._between(batch, [point.mean_s for point in self.points]) * self.slowdown
 
+    def handed_s(self, batch: float) -> float:
+        """Mean time that handing over takes of it."""
+        return self._handoff_mean_s + (batch - 1) * self.handoff_call_s if self.handoff else 0.0
+
     @cached_property
     def _handoff_mean_s(self) -> float:
-        return math.fsum(self.handoff) / len(self.handoff) if self.handoff else 0.0
+        return math.fsum(self.handoff) / len(self.handoff)
 
     def std_s(self, batch: float) -> float:
         """Standard deviation of the service time of a batch, in seconds."""
@@ -146,12 +158,12 @@ class ServiceModel:
         # Each with one of the other, in an order that has nothing to do with when they were measured.
         order = np.random.default_rng(len(served_s)).permutation(len(served_s))
         handed: Floats = served_s + np.resize(self.handoff, len(served_s))[order]
-        return handed + (self._handoff_mean_s - float(handed.mean() - served_s.mean()))
+        return handed + (self.handed_s(batch) - float(handed.mean() - served_s.mean()))
 
     def grid_s(self, batch: float) -> Floats:
         """Representative service times of a batch (its size may be a mean), with the weights `GRID_WEIGHTS`."""
         above = self._above(batch)
-        return self._grid(above) * (self._served_s(batch) / self.points[above].mean_s) + self._handoff_mean_s
+        return self._grid(above) * (self._served_s(batch) / self.points[above].mean_s) + self.handed_s(batch)
 
     @cached_property
     def tables(self) -> ServiceTables:
@@ -165,8 +177,8 @@ class ServiceModel:
         grids = grids[above] * (mean / measured[above])[:, None]
         if not self.handoff:
             return ServiceTables(mean, std, grids)
-        handed = self._handoff_mean_s
-        return ServiceTables(mean + handed, np.hypot(std, np.std(self.handoff)), grids + handed)
+        handed = np.array([self.handed_s(float(size)) for size in sizes])
+        return ServiceTables(mean + handed, np.hypot(std, np.std(self.handoff)), grids + handed[:, None])
 
     def _above(self, batch: float) -> int:
         self._in_range(batch)

@@ -1,23 +1,39 @@
-"""What serving costs beyond service times: handing a batch to a replica and back, and a request's way in and out.
+"""What serving costs beyond service times: handing a batch to a replica and back, a request's way in and out, and
+what it takes a replica to wake up.
 
-A replica of a stage's fastest choice is put behind the router as in a run, and gets requests now and then, so that
-it mostly finds itself asleep when one comes. Per request, in batches of one:
+A replica of a stage's fastest choice is put behind a router as in a run, with batches of one, and given bursts of
+calls at one instant. All calls of a burst have one input, and of the first two the router gets the replies late, as it
+is busy with sending off the others: the rest find both at work. Then come single calls, again and again after a rest of
+one length: a machine that is left alone for long takes longer to come back also where one rest is short.
 
-- *handing over*: the time that the replica was taken, less pre-processing, inference and post-processing. It is
-  taken up by sockets, copies, pickling, and by processes that have to wake up;
-- *way in and out*: latency from the scheduled time, less the wait in the queue and the time the replica was taken:
-  the load generator and the router.
+- *handing over*, at work: the time that the replica was taken beyond its service time in a profile. It is taken up by
+  sockets, copies, pickling and the router, and in the replica by what these leave in its caches: its own service time
+  is longer than where nothing comes between two calls. Larger batches take longer: then come bursts that are served in
+  such;
+- *way in and out*: latency from the due time of a single call, less the time the replica was taken;
+- *waking up*: how much longer the replica was taken by a single call than by those of the burst with the same input, by
+  the length of its rests.
 
-Simulations add both; without them calls that take less than a few milliseconds look faster than any server is.
+Last, for a moment, this process works and sleeps by turns, while the replica's cores are kept busy, too. Where it is
+late the machine was doing something else (other processes, the kernel, a hypervisor's other guests): *stalls*, that
+hold up all requests at once.
+
+Simulations add all of it; without that calls that take less than a few milliseconds look faster than any server is,
+and their tails are several times too short.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -25,47 +41,65 @@ from numpy.typing import NDArray
 
 from inferplan.profilers.runtimes.executor import Executor, ExecutorSpec
 from inferplan.runner import eventloop
-from inferplan.runner.arrivals import make_schedule
 from inferplan.runner.cores import available_cores
-from inferplan.runner.events import ignore
-from inferplan.runner.frames import Reply, dump
-from inferplan.runner.loadgen import LoadGenerator, Windows
-from inferplan.runner.pipeline import Topology
-from inferplan.runner.pool import Backend, OptionPool
-from inferplan.runner.replica import Replica, ReplicaName
-from inferplan.runner.router import Journey, Router, Routes
-from inferplan.runner.worker import Assignment
-from inferplan.spec.arrivals import Source
+from inferplan.runner.frames import dump
+from inferplan.runner.trial import Batch, Burst, Trial
 from inferplan.spec.choice import Choice
 from inferplan.spec.errors import InferplanError
 from inferplan.spec.profile import Profile
-from inferplan.spec.rows import HandoffRow, Measurement
+from inferplan.spec.rows import HandoffRow, Measurement, PointKey
 from inferplan.spec.stagecode import Context, pipeline_adapter, stage_adapter
-from inferplan.spec.workload import Arrivals, Pipeline, Workload
+from inferplan.spec.workload import Workload
 
-CALLS = 300
-MOST_S = 3.0
-"""Longest time to send requests."""
-LEAST_CALLS = 20
-UTILISATION = 0.1
-"""Of the replica: so little that calls hardly ever wait."""
-LEAST_GAP_S = 0.002
+BURST = 8
+WORKING = 2
+"""Calls of a burst from which on router and replica are at work."""
+BURSTS = 240
+PAUSE_S = 0.001
+MOST_BATCH = 8
+BATCHES, BATCHED = 40, 3
+"""Bursts that tell what further calls of a batch add, and larger batches in each."""
+RESTS_S = {0.00005: 0.0001, 0.0003: 0.0005, 0.001: 0.002, 0.003: 0.006, 0.01: 0.02}
+"""From which rest on waking up takes what it took after rests of the second length."""
+SHORT_S = 0.002
+"""Ways in and out are those after rests of at most this length: what is longer in them after longer ones is waking up,
+and requests that come so seldom are no hurry to this model."""
+SINGLES = 60
+WARMUP = 3
+"""Bursts and single calls that are not counted."""
+LEAST = 8
+MOST_S = 1.0
+"""Longest time for bursts, for larger batches, for calls after rests of one length, unless fewer than `LEAST` fit."""
 QUANTILES = 200
-ESTIMATE_S = 6.0
-"""What measuring one stage takes at most, with starting the replica, unless loading its model takes long."""
-_OPTION = "handoff"
+FINE_QUANTILES = 1000
+"""Of handing over, whose rare long times are the tail of short calls."""
+STEADY = 0.9
+"""Share of the ways in and out that are taken as they are; what the others take longer is put down to stalls."""
+WATCHED_S = 2.5
+STARTING_S = 0.1
+STALL_S = 1e-4
+"""Being late by less is waking up, which ways in and out have in them."""
+WORK_S, SLEEP_S = 5e-5, 1.5e-4
+"""What a router does at some thousand requests a second."""
+ESTIMATE_S = 8.0
+"""What measuring one stage takes, with starting the replica: less than that where calls take a few milliseconds, up to
+twice where they take 50."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class _Called:
-    """A call: when it joined the queue, was sent, came back (the event loop's clock); the replica's own work."""
+class _Served:
+    """Bursts by input; single calls by length of the rests before them, then by input; larger batches."""
 
-    arrived_s: float
-    sent_s: float
-    back_s: float
-    service_s: float
+    bursts: list[Burst]
+    singles: dict[float, list[Burst]]
+    larger: list[Batch]
+
+    @property
+    def at_work(self) -> list[list[Batch]]:
+        """Of every burst the batches that found the replica at work."""
+        return [burst.batches[WORKING:] for burst in self.bursts]
 
 
 def stages_to_measure(workload: Workload, profile: Profile, device: str) -> dict[str, Measurement]:
@@ -73,7 +107,9 @@ def stages_to_measure(workload: Workload, profile: Profile, device: str) -> dict
     handing over was measured on that machine already are left out."""
     rows = [row for row in profile.measurements if row.origin == "measured" and row.status == "ok"]
     rows = [row for row in rows if row.key.device == device and row.key.runtime != "skip" and row.service.mean_s]
-    known = {(row.stage, row.device_fingerprint) for row in profile.handoffs if row.device == device}
+    # Earlier versions knew neither waking up nor stalls.
+    whole = [row for row in profile.handoffs if row.device == device and (row.watched_s > 0 or row.status != "ok")]
+    known = {(row.stage, row.device_fingerprint) for row in whole}
     found: dict[str, Measurement] = {}
     for name, stage in workload.pipeline.stages.items():
         mine = [row for row in rows if row.key.stage == name and row.choice in stage.choices()]
@@ -86,34 +122,145 @@ def stages_to_measure(workload: Workload, profile: Profile, device: str) -> dict
     return found
 
 
-def measure_handoff(workload: Workload, point: Measurement) -> HandoffRow:
-    """Serve a stage for a few seconds. A failure is a row, too: its status and reason say so."""
+def measure_handoff(workload: Workload, profile: Profile, point: Measurement) -> HandoffRow:
+    """Serve a stage for a few seconds, in batches as large as those of `point` in the profile at most. A failure is a
+    row, too: its status and reason say so."""
     key = point.key
     row = HandoffRow(key.stage, key.variant, key.modalities, key.device, key.device_fingerprint)
-    service_s = point.service.mean_s or 0.0
     try:
         inputs = _inputs(workload, point)
-        calls, latencies_s = eventloop.run(lambda: _serve(workload, point, inputs, service_s))
+        batch = min(_largest_batch(profile, point), MOST_BATCH)
+        served = eventloop.run(lambda: _serve(workload, point, inputs, batch))
+        alone = _alone(workload, point, inputs, len(served.bursts))
     except (InferplanError, OSError) as error:
         return _with(row, status="failed", reason=str(error).replace("\n", "; "))
-    if len(calls) < LEAST_CALLS or len(calls) != len(latencies_s):
-        return _with(row, status="failed", reason=f"{len(calls)} calls of {len(latencies_s)} requests came back")
-    handoffs = np.array([call.back_s - call.sent_s - call.service_s for call in calls])
-    waits = np.array([call.sent_s - call.arrived_s for call in calls])
-    entries = latencies_s - waits - np.array([call.back_s - call.sent_s for call in calls])
+    own_s = _medians(served, "service_s")
+    handed = np.array([one.handed_s for batches in served.at_work for one in batches])
+    handoffs = handed + max(_more_than_chance(own_s[: len(alone)] - alone), 0.0)
+    further = [(one.handed_s - float(np.median(handed))) / (one.size - 1) for one in served.larger]
+    short = [one for rest, singles in served.singles.items() if rest <= SHORT_S for one in singles]
+    entries = np.array([one.latency_s - one.batches[0].taken_s for one in short])
     return _with(
         row,
-        n=len(calls),
+        n=len(handed),
         handoff_mean_s=float(handoffs.mean()),
-        handoffs_s=_quantiles(handoffs),
+        handoffs_s=_quantiles(handoffs, FINE_QUANTILES),
         entry_s=max(float(np.median(entries)), 0.0),
-        entries_s=_quantiles(entries),
+        entries_s=_quantiles(np.minimum(entries, np.quantile(entries, STEADY)), QUANTILES),
+        handoff_call_s=max(float(np.median(further)), 0.0) if further else None,
+        wakings_s=json.dumps(_wakings(served)),
+        stalls_s=json.dumps([round(stall, 9) for stall in _stalls(_cores(point))]),
+        watched_s=WATCHED_S,
     )
 
 
-def _quantiles(times_s: Floats) -> str:
+def _medians(served: _Served, name: str) -> Floats:
+    """Of the batches at work, by input."""
+    return np.array([float(np.median([getattr(one, name) for one in batches])) for batches in served.at_work])
+
+
+def _wakings(served: _Served) -> list[tuple[float, float]]:
+    """Longer rests do not make waking up shorter: what says so is chance."""
+    at_work = _medians(served, "taken_s")
+    found, most = [], 0.0
+    for least, rest in RESTS_S.items():
+        taken = np.array([one.batches[0].taken_s for one in served.singles[rest]])
+        most = max(most, _more_than_chance(taken - at_work[: len(taken)]))
+        found.append((least, round(most, 9)))
+    return found
+
+
+def _more_than_chance(differences_s: Floats) -> float:
+    """The median of differences between times of the same inputs, where it is more than twice its standard error away
+    from 0; else 0. Stalls do not move it."""
+    middle = float(np.median(differences_s))
+    spread = 1.4826 * float(np.median(np.abs(differences_s - middle)))
+    return middle if abs(middle) > 2 * 1.2533 * spread / math.sqrt(len(differences_s)) else 0.0
+
+
+def _alone(workload: Workload, point: Measurement, inputs: Sequence[Any], most: int) -> Floats:
+    """Service times (s) of the inputs of the first bursts, with nothing between calls, on the replica's cores."""
+    times: list[float] = []
+    with Executor.from_spec(_spec(workload, point), point.key.provider, max(1, point.key.threads)) as executor:
+        before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+        try:
+            if before is not None:
+                os.sched_setaffinity(0, _cores(point))
+            end = perf_counter() + MOST_S
+            for item in itertools.islice(itertools.cycle(inputs), WARMUP, WARMUP + most):
+                times.append(float(np.median([executor.execute([item]).service_s for _ in range(BURST)][WORKING:])))
+                if perf_counter() > end and len(times) >= LEAST - WARMUP:
+                    break
+        finally:
+            if before is not None:
+                os.sched_setaffinity(0, before)
+    return np.array(times)
+
+
+def _largest_batch(profile: Profile, point: Measurement) -> int:
+    """The largest batch that the point's choice was measured with, as it was."""
+    same = [
+        row.key.batch
+        for row in profile.measurements
+        if row.status == "ok" and row.origin == "measured" and _but_batch(row.key) == _but_batch(point.key)
+    ]
+    return max([point.key.batch, *same])
+
+
+def _but_batch(key: PointKey) -> PointKey:
+    return replace(key, batch=1, input_shape="")
+
+
+def _stalls(busy_cores: Sequence[int]) -> list[float]:
+    """By how much this process is late, where it is by more than `STALL_S`, while others keep cores busy: it works for
+    a moment, sleeps, and so on, as a router does. One that never slept would be put behind all that does."""
+    found: list[float] = []
+    burners = [subprocess.Popen([sys.executable, "-S", "-c", _BURNER, str(core)]) for core in busy_cores]
+    try:
+        sleep(STARTING_S)
+        now = perf_counter()
+        end = now + WATCHED_S
+        while now < end:
+            for due, wait in ((now + WORK_S, _spin), (now + WORK_S + SLEEP_S, _doze)):
+                wait(due)
+                now = perf_counter()
+                if now - due > STALL_S:
+                    found.append(now - due)
+                    break
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+    return found
+
+
+def _spin(until: float) -> None:
+    while perf_counter() < until:
+        pass
+
+
+def _doze(until: float) -> None:
+    sleep(max(until - perf_counter(), 0.0))
+
+
+_BURNER = """
+import os, sys
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, [int(sys.argv[1])])
+starter = os.getppid()
+while os.getppid() == starter:
+    pass
+"""
+
+
+def _cores(point: Measurement) -> tuple[int, ...]:
+    """Where the replica runs."""
+    return available_cores()[-max(1, point.key.threads) :]
+
+
+def _quantiles(times_s: Floats, most: int) -> str:
     """Evenly spaced quantiles as JSON; what came out below 0 is noise of the clock."""
-    count = min(QUANTILES, len(times_s))
+    count = min(most, len(times_s))
     levels = (np.arange(count) + 0.5) / count
     return json.dumps([round(float(time), 9) for time in np.quantile(np.maximum(times_s, 0.0), levels)])
 
@@ -143,68 +290,23 @@ def _spec(workload: Workload, point: Measurement) -> ExecutorSpec:
     return ExecutorSpec.of(workload.root, point.key.stage, stage, Choice.parse(point.choice))
 
 
-class _Pool(OptionPool[Journey]):
-    """A pool of one replica that remembers its calls."""
-
-    def __init__(self, router: Router) -> None:
-        super().__init__(_OPTION, 1, 0.0, router.deliver)
-        self.calls: list[_Called] = []
-
-    def replied(self, replica: Backend, reply: Reply) -> None:
-        """A call is back."""
-        sent_s, batch = self._working[replica]
-        service_s = reply.pre_s + reply.infer_s + reply.post_s
-        self.calls.append(_Called(batch[0][0], sent_s, self._loop.time(), service_s))
-        super().replied(replica, reply)
-
-
-class _OnlyOption(Routes):
-    """Routes where there is one option."""
-
-    def __init__(self) -> None:
-        super().__init__({}, 0)
-
-    def choose(self, traffic: str, stage: str) -> str:
-        """The option."""
-        return _OPTION
-
-
-async def _serve(
-    workload: Workload, point: Measurement, inputs: Sequence[Any], service_s: float
-) -> tuple[list[_Called], Floats]:
-    """Calls and latencies (s) of requests that come now and then, in order."""
+async def _serve(workload: Workload, point: Measurement, inputs: Sequence[Any], batch: int) -> _Served:
     key = point.key
-    alone = Topology.of(Pipeline(stages={key.stage: workload.pipeline.stages[key.stage]}))
-    router = Router(alone, _OnlyOption(), {})
-    pool = router.pools[_OPTION] = _Pool(router)
-    cores = available_cores()[-max(1, key.threads) :]
-    assignment = Assignment(_spec(workload, point), key.provider, max(1, key.threads), cores, (), False, os.getpid())
+    blobs = [dump(item) for item in inputs]
+    trial = Trial(workload, _spec(workload, point), key.provider, max(1, key.threads), _cores(point))
+    async with trial:
 
-    def on_reply(replica: Replica, reply: Reply) -> None:
-        pool.replied(replica, reply)
+        async def some(most: int, calls: int, rest_s: float, max_batch: int = 1) -> list[Burst]:
+            found: list[Burst] = []
+            end = perf_counter() + MOST_S
+            for blob in itertools.islice(itertools.cycle(blobs), WARMUP + most):
+                found.append(await trial.send(blob, calls, rest_s, max_batch))
+                if perf_counter() > end and len(found) >= LEAST:
+                    break
+            return found[WARMUP:]
 
-    def on_end(replica: Replica, reason: str) -> None:
-        pool.ended(replica, str(replica.name), reason)
-
-    replica = Replica(ReplicaName(_OPTION, 0), assignment, on_reply, on_end)
-    try:
-        pool.expect()
-        await replica.start(workload.profile.load_timeout_s)
-        pool.add(replica)
-        gap_s = max(LEAST_GAP_S, service_s / UTILISATION)
-        duration_s = max(min(CALLS * gap_s, MOST_S), 1.5 * LEAST_CALLS * gap_s)
-        warmup_s = duration_s / 10
-        schedule = make_schedule({_OPTION: Source(Arrivals(), 1 / gap_s)}, warmup_s + duration_s, 0)
-        windows = Windows(warmup_s, duration_s, 10.0 + 10 * service_s)
-        blobs = [dump(item) for item in inputs]
-        generator = LoadGenerator(schedule, windows, blobs, router.submit, _nothing, ignore)
-        await generator.run(_nothing)
-    finally:
-        pool.close()
-        await replica.stop()
-    latencies_s = generator.load(0).latency_s
-    return pool.calls[len(pool.calls) - len(latencies_s) :], latencies_s
-
-
-def _nothing(*_: Any) -> None:
-    """Answers and windows are of no interest."""
+        bursts = await some(BURSTS, BURST, PAUSE_S)
+        singles = {rest_s: (await some(SINGLES, 1, rest_s))[: len(bursts)] for rest_s in RESTS_S.values()}
+        # The first finds the replica free and goes alone; the others are there when it is free again.
+        larger = await some(BATCHES, 1 + BATCHED * batch, PAUSE_S, batch) if batch > 1 else []
+    return _Served(bursts, singles, [one for burst in larger for one in burst.batches[WORKING:] if one.size == batch])

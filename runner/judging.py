@@ -35,6 +35,9 @@ from inferplan.spec.report import (
 
 LATE_SHARE = 0.1
 """A generator later than this share of the SLO's latency, at its percentile, may itself be why it was missed."""
+FULL = 0.7
+"""Share of the router's core from which on requests wait for it more than twice as long as it works on them: in an
+M/M/1 queue 0.7 / (1 - 0.7) times."""
 ANSWERED_SHARE = 0.99
 """A class without a latency promise still wants answers."""
 
@@ -60,8 +63,9 @@ def judge(
     loads: Mapping[str, Load],
     stats: Mapping[str, PoolStats],
     crashes: Mapping[str, Sequence[str]],
+    router_cores: float,
 ) -> RunReport:
-    """The report of a run."""
+    """The report of a run. `router_cores`: cores that router and load generator kept busy."""
     plan = loaded.plan
     notes = list(notes)
     if settings.rate_scale != 1.0:
@@ -70,6 +74,10 @@ def judge(
         )
     if requests.made_up:
         notes.append("the workload has no labelled requests: random ones were sent, and nothing was scored")
+    if router_cores > FULL:
+        notes.append(
+            f"router and load generator kept {router_cores:.2f} of a core busy: they are part of these latencies"
+        )
     doubts = [f"replica {crash}" for name in sorted(crashes) for crash in crashes[name]]
     notes += doubts
     oversubscribed = any(note.startswith("oversubscribed") for note in notes)
@@ -88,6 +96,7 @@ def judge(
         warmup_s=settings.warmup_s,
         verdict=_worst([report.verdict for report in classes.values()]),
         notes=notes,
+        router_cores=router_cores,
         classes=classes,
         options={
             name: _option_report(plan.options[name], part, settings.duration_s, crashes.get(name, ()))

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from time import process_time
 from typing import Literal
 
 from inferplan.runner import eventloop, judging
@@ -102,8 +103,10 @@ async def _run(
     )
     async with fleet:
         pools = fleet.router.pools
+        clock: dict[str, float] = {}
 
         def on_window(edge: Literal["start", "end"]) -> None:
+            clock[edge] = process_time()
             for name, pool in pools.items():
                 if edge == "end":
                     measured[name] = replace(pool.stats)
@@ -113,7 +116,8 @@ async def _run(
         await generator.run(on_window)
         crashes = {name: list(pool.crashes) for name, pool in pools.items()}
     loads = {name: generator.load(stream) for stream, name in enumerate(schedule.names)}
-    return judging.judge(loaded, settings, placing.notes, requests, loads, measured, crashes)
+    router_cores = (clock["end"] - clock["start"]) / settings.duration_s
+    return judging.judge(loaded, settings, placing.notes, requests, loads, measured, crashes, router_cores)
 
 
 def _sources(loaded: LoadedPlan, settings: RunSettings) -> dict[str, Source]:

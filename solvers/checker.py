@@ -147,12 +147,13 @@ def _row(option: DeployedOption, workload: Workload, profile: Profile) -> Measur
 
 
 def _handoff_s(row: Measurement, profile: Profile) -> float:
-    """Mean time of handing a batch to a replica and back, where it was measured on the row's machine."""
+    """Mean time of handing a row's batch to a replica and back, where it was measured on the row's machine."""
     place = (row.key.stage, row.key.device, row.key.device_fingerprint)
     for one in profile.handoffs:
         if one.status == "ok" and (one.stage, one.device, one.device_fingerprint) == place:
             times = json.loads(one.handoffs_s)
-            return math.fsum(times) / len(times) if times else 0.0
+            further = (row.key.batch - 1) * (one.handoff_call_s or 0.0)
+            return math.fsum(times) / len(times) + further if times else 0.0
     return 0.0
 
 

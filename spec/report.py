@@ -104,5 +104,8 @@ class RunReport(Record):
     warmup_s: float
     verdict: Verdict = Field(description="The worst of the classes'.")
     notes: list[str] = Field(description="What makes this run differ from the plan.")
+    router_cores: float = Field(
+        description="Cores that router and load generator, one process, kept busy while measuring: they have one."
+    )
     classes: dict[str, ClassReport]
     options: dict[str, OptionReport]

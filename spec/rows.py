@@ -246,9 +246,9 @@ class InterferenceRow:
 
 @dataclass(frozen=True, slots=True)
 class HandoffRow:
-    """What serving costs beyond service times: handing a batch of one to a replica of the runner and back.
+    """What serving costs beyond service times: handing batches to a replica of the runner and back.
 
-    Measured at a stage's fastest choice, with the stage's own inputs, under requests that come now and then.
+    Measured at a stage's fastest choice, with the stage's own inputs, under requests that come in small bursts.
     """
 
     stage: str = column("Stage of the pipeline")
@@ -256,15 +256,21 @@ class HandoffRow:
     modalities: str = column("Its modality subset, as in measurements")
     device: str = column("Device of the workload (tier/device) this machine stood for")
     device_fingerprint: str = column("Hash of the machine, as in measurements")
-    n: int = column("Calls", default=0)
+    n: int = column("Calls, in batches of one", default=0)
     handoff_mean_s: float | None = column(
-        "Mean time that a replica is taken beyond the service time", "s", default=None
+        "Mean time that a replica is taken by a batch of one beyond the service time", "s", default=None
     )
     handoffs_s: str = column("JSON list: quantiles of that time, evenly spaced", "s", default="[]")
     entry_s: float | None = column(
         "Median latency of a request beyond its wait and the time a replica is taken", "s", default=None
     )
     entries_s: str = column("JSON list: quantiles of that latency, evenly spaced", "s", default="[]")
+    handoff_call_s: float | None = column("How much longer for every further call of a batch", "s", default=None)
+    wakings_s: str = column(
+        "JSON list of pairs: a replica that rested for longer than the first takes the second longer", "s", default="[]"
+    )
+    stalls_s: str = column("JSON list: times for which a busy process was not run", "s", default="[]")
+    watched_s: float = column("How long that was looked for", "s", default=0.0)
     status: Status = column("ok, or how measuring failed", default="ok")
     reason: str = column("Why it failed; empty when ok", default="")
     measured_at: str = column("When measuring ended, UTC, ISO 8601", default="")

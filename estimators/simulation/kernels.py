@@ -3,7 +3,8 @@
 Written in what Python and numba understand alike, so that one source runs interpreted over lists and compiled over
 arrays (`compiled`), with the same operations on floats in the same order and so the same bytes. Results go into
 `out` arguments of sufficient length. `pools` has the service times of batches of 1, 2, ... end to end, those of size b
-from `at[b]` to `at[b + 1]`; `picks` are uniform numbers, one per batch in order of start.
+from `at[b]` to `at[b + 1]`; `picks` are uniform numbers, one per batch in order of start. A replica that was free for
+longer than `rests[i]` (rising), and no longer than the next of them, takes `wakings[i]` more for its batch.
 """
 
 from __future__ import annotations
@@ -20,20 +21,34 @@ WAITING, SERVED, SHED, LOST = -1, 0, 1, 2
 """Fates of a call. Shed: it found the queue full. Lost: the replica that held it failed, or none was left."""
 
 
-def singles(times: Numbers, services: Numbers, replicas: int, done: OutNumbers) -> None:
-    """First come, first served, one at a time by equal replicas."""
-    count = len(times)
+def singles(
+    times: Numbers, services: OutNumbers, replicas: int, rests: Numbers, wakings: Numbers, done: OutNumbers
+) -> None:
+    """First come, first served, one at a time by equal replicas; `services` get longer by what waking up takes."""
+    count, steps = len(times), len(rests)
     if replicas == 1:
         free = 0.0
         for call in range(count):
             arrival = times[call]
-            free = (arrival if arrival > free else free) + services[call]
+            if arrival > free:
+                if steps > 0 and arrival - free > rests[0]:
+                    step = 0
+                    while step + 1 < steps and arrival - free > rests[step + 1]:
+                        step += 1
+                    services[call] += wakings[step]
+                free = arrival
+            free += services[call]
             done[call] = free
         return
     frees = [0.0] * replicas
     for call in range(count):
         arrival = times[call]
         soonest = frees[0]
+        if steps > 0 and arrival - soonest > rests[0]:
+            step = 0
+            while step + 1 < steps and arrival - soonest > rests[step + 1]:
+                step += 1
+            services[call] += wakings[step]
         end = (arrival if arrival > soonest else soonest) + services[call]
         heapreplace(frees, end)
         done[call] = end
@@ -47,6 +62,8 @@ def batches(
     limit: int,
     delay: float,
     factors: Numbers,
+    rests: Numbers,
+    wakings: Numbers,
     done: OutNumbers,
     starts: OutNumbers,
     sizes: OutWholes,
@@ -59,7 +76,7 @@ def batches(
     arrival of call i + delay)) and takes every call that has arrived by then. `factors` multiply the times of each
     replica; of free replicas the one that was free first takes the batch. `ready` is since when it was free.
     """
-    count = len(times)
+    count, steps = len(times), len(rests)
     frees = [(0.0, factors[replica]) for replica in range(len(factors))]
     heapify(frees)
     first = batch = 0
@@ -76,6 +93,11 @@ def batches(
             beyond += 1
         size = beyond - first
         service = pools[at[size] + int(picks[batch] * (at[size + 1] - at[size]))] * factor
+        if steps > 0 and start - free > rests[0]:
+            step = 0
+            while step + 1 < steps and start - free > rests[step + 1]:
+                step += 1
+            service += wakings[step]
         end = start + service
         heapreplace(frees, (end, factor))
         for call in range(first, beyond):
@@ -100,6 +122,8 @@ def disturbed(
     by_deadline: bool,
     room: int,
     factors: Numbers,
+    rests: Numbers,
+    wakings: Numbers,
     down: Numbers,
     up: Numbers,
     outage_at: Wholes,
@@ -120,7 +144,7 @@ def disturbed(
     batch that is not done by `down[j]` is lost. `fates` [calls] comes as WAITING; `batch_of` and `done` [calls] as -1
     and infinity, which stay for calls that were shed.
     """
-    count = len(times)
+    count, steps = len(times), len(rests)
     replicas = [(0.0, factors[replica], replica) for replica in range(len(factors))]
     heapify(replicas)
     outage = [outage_at[replica] for replica in range(len(factors))]
@@ -167,6 +191,11 @@ def disturbed(
         size = min(limit, waiting)
         free, factor, replica = replicas[0]
         service = pools[at[size] + int(picks[batch] * (at[size + 1] - at[size]))] * factor
+        if steps > 0 and begin - free > rests[0]:
+            step = 0
+            while step + 1 < steps and begin - free > rests[step + 1]:
+                step += 1
+            service += wakings[step]
         end = begin + service
         fate = SERVED
         next_outage = outage[replica]

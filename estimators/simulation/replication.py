@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from inferplan.estimators.network import Network, Stream
 from inferplan.estimators.simulation.compiled import INTERPRETED, Loops
+from inferplan.estimators.simulation.standstills import Standstills
 from inferplan.estimators.simulation.station import Served, serve
 
 Floats = NDArray[np.float64]
@@ -83,6 +84,8 @@ class Replication:
     """Per station its sorted arrivals and what it did with them."""
     origins: dict[str, Origins] = field(default_factory=dict)
     """Per station, whose calls its arrivals are."""
+    stalls: Standstills | None = None
+    """When the machine stood still."""
 
 
 def replicate(
@@ -103,6 +106,8 @@ def replicate(
     for stream in network.streams:
         arrivals = stream.source.times_s(run.end_s, chance.of("arrivals", stream.name), clock)
         run.entries_s[stream.name] = np.repeat(arrivals, stream.job_size) if stream.job_size > 1 else arrivals
+    if network.stalls is not None:
+        run.stalls = Standstills.of(network.stalls, run.end_s, chance.of("stalls"))
     for stage in network.order:
         arriving = {stream.name: arriving_at(network, stream, stage, run, chance, drawn) for stream in network.streams}
         _serve_stage(network, stage, arriving, run, chance, loops)
@@ -145,7 +150,7 @@ def arriving_at(
     """A class's calls of a stage, given what the stages above did."""
     sources = network.feeds[stage]
     if not sources:
-        return _entering(network, stream, stage, run.entries_s[stream.name], chance, choose)
+        return _entering(network, stream, stage, run, chance, choose)
     upstream = run.calls[stream.name, sources[0]]
     fan_out = _fan_out(network, stream, (sources[0], stage), upstream.station, chance)
     if fan_out is None:
@@ -170,9 +175,12 @@ def arriving_at(
 
 
 def _entering(
-    network: Network, stream: Stream, stage: str, entries_s: Floats, chance: Randomness, choose: Chooser
+    network: Network, stream: Stream, stage: str, run: Replication, chance: Randomness, choose: Chooser
 ) -> Arriving:
+    entries_s = run.entries_s[stream.name]
     chosen = choose(stream, stage, entries_s, chance)
+    if run.stalls is not None:
+        entries_s = run.stalls.held_up(entries_s)
     delays = np.array([network.entry_delay_s.get((stream.name, name), 0.0) for name, _ in stream.routes[stage]])
     times = entries_s + delays[chosen] if delays.any() else entries_s
     for index, (name, _) in enumerate(stream.routes[stage]):

@@ -63,7 +63,8 @@ def serve(
     loops: Loops = INTERPRETED,
 ) -> Served:
     """Serve sorted arrivals. The k-th batch takes the time that the k-th uniform number of `rng` picks from the
-    measured times of its size, longer by the slow-down of the replica that serves it.
+    measured times of its size, longer by the slow-down of the replica that serves it, and by what it takes a replica to
+    wake up that was free for long.
 
     `deadlines_s` of the calls matter where the station's order is `edf`. `begin_s` is when the counted time begins,
     which the station's outages count from.
@@ -86,9 +87,9 @@ def _singles(arrivals_s: Floats, station: Station, uniforms: Floats, loops: Loop
     services = pool[(uniforms * len(pool)).astype(np.int64)]
     if station.slowdowns:
         services = services * station.slowdowns[0]
-    done = _floats(len(services), loops)
-    loops.singles(_given(arrivals_s, loops), _given(services, loops), station.replicas, done)
-    ends = np.asarray(done, dtype=np.float64)
+    done, taken = _floats(len(services), loops), _given(services, loops)
+    loops.singles(_given(arrivals_s, loops), taken, station.replicas, *_wakings(station, loops), done)
+    ends, services = np.asarray(done, dtype=np.float64), np.asarray(taken, dtype=np.float64)
     starts = ends - services
     return Served(ends, _NO_FATES, _NO_FATES, starts, np.ones(len(ends), dtype=np.int64), services, starts)
 
@@ -100,7 +101,7 @@ def _batches(arrivals_s: Floats, station: Station, uniforms: Floats, loops: Loop
     factors = np.array(station.slowdowns or (1.0,) * station.replicas)
     batches = loops.batches(
         _given(arrivals_s, loops), _given(uniforms, loops), _given(pools, loops), _given(at, loops),
-        station.max_batch, station.max_queue_delay_s, _given(factors, loops), done, *results,
+        station.max_batch, station.max_queue_delay_s, _given(factors, loops), *_wakings(station, loops), done, *results,
     )  # fmt: skip
     starts, sizes, services, ready = _cut(results, batches)
     return Served(np.asarray(done, dtype=np.float64), _NO_FATES, _NO_FATES, starts, sizes, services, ready)
@@ -120,7 +121,8 @@ def _disturbed(
     batches = loops.disturbed(
         *(_given(column, loops) for column in (arrivals_s, deadlines_s, uniforms, pools, at)),
         station.max_batch, station.max_queue_delay_s, station.order == "edf", station.queue_limit or 0,
-        *(_given(column, loops) for column in (factors, down, up, outage_at)), *per_call, *per_batch,
+        _given(factors, loops), *_wakings(station, loops),
+        *(_given(column, loops) for column in (down, up, outage_at)), *per_call, *per_batch,
     )  # fmt: skip
     starts, sizes, services, ready = _cut(per_batch, batches)
     ends = np.asarray(per_call[2], dtype=np.float64)
@@ -134,6 +136,13 @@ def _pools(station: Station) -> tuple[Floats, Counts]:
     draws = [station.service.draws_s(size) for size in range(1, station.max_batch + 1)]
     at = np.cumsum([0, 0, *(len(times) for times in draws)])
     return np.concatenate(draws), at
+
+
+def _wakings(station: Station, loops: Loops) -> tuple[Any, Any]:
+    """For how long a replica has to have been free, rising, and how much longer its batch takes then."""
+    assert station.service is not None
+    rests, longer = (np.array([one[i] for one in station.service.wakings], dtype=np.float64) for i in (0, 1))
+    return _given(rests, loops), _given(longer, loops)
 
 
 def _outages(station: Station, begin_s: float) -> tuple[Floats, Floats, Counts]:

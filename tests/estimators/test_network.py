@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from inferplan.estimators.fanout import FanOutLaw, law_of_mean
-from inferplan.estimators.network import Network, Station, stage_order
+from inferplan.estimators.network import Network, Stalls, Station, stage_order, stalls_of
 from inferplan.spec.workload import Workload
 
 
@@ -25,6 +26,20 @@ def test_unstable_stations_are_named_with_both_figures(
     network = single(station("s", "s", [(1, 0.01), (4, 0.02)], n=2), 400.0)
     assert network.unstable() == ("s: 400 calls/s reach it, its capacity is 400",)
     assert single(station("s", "s", None), 1e9).unstable() == ()
+
+
+def test_stalls_are_pooled_and_short_ones_left_out(station: Callable[..., Station]) -> None:
+    """Seen in 2 s and in 3 s; a request's stages take 10 and 30 ms, so what is under 0.4 ms is not worth simulating."""
+
+    def seen(name: str, mean_s: float, stalls: tuple[float, ...], watched_s: float) -> Station:
+        plain = station(name, name, [(1, mean_s)])
+        assert plain.service is not None
+        return replace(plain, service=replace(plain.service, stalls=stalls, watched_s=watched_s))
+
+    both = [seen("a", 0.01, (1e-4, 5e-4, 2e-3), 2.0), seen("b", 0.03, (3e-4, 4e-3), 3.0)]
+    assert stalls_of(both) == Stalls(3 / 5, (5e-4, 2e-3, 4e-3))
+    assert stalls_of([seen("a", 0.01, (), 2.0)]) is None
+    assert stalls_of([station("a", "a", [(1, 0.01)]), station("s", "s", None)]) is None
 
 
 def test_stage_order_does_not_depend_on_the_document() -> None:

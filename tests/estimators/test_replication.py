@@ -1,8 +1,8 @@
 """One replication, against a reference that knows nothing of passes over sorted arrivals: one event after the other.
 
-Random networks have everything at once: chains and joins, fan-outs, batches and delays, unequal replicas, bounded
-queues, deadlines, failures and late starts, jobs, routing shares, network delays. Times are multiples of 1/8 s, so that
-calls end, arrive and come due in the same instant.
+Random networks have everything at once: chains and joins, fan-outs, batches and delays, unequal replicas, replicas that
+wake up, a router that stalls, bounded queues, deadlines, failures and late starts, jobs, routing shares, link delays.
+Times are multiples of 1/8 s, so that calls end, arrive and come due in the same instant.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferplan.estimators.fanout import ONE, FanOutLaw, FanOuts, law_of_mean
-from inferplan.estimators.network import Network, Outage, Station, Stream
+from inferplan.estimators.network import Network, Outage, Stalls, Station, Stream
 from inferplan.estimators.service import ServiceModel, ServicePoint
 from inferplan.estimators.simulation import Chance, Replication, replicate
 from inferplan.estimators.simulation.compiled import INTERPRETED, compiled
@@ -137,7 +137,14 @@ def reference(network: Network, chance: Chance) -> Outcome:
         (first,) = [stage for stage in network.order if not network.feeds[stage]]
         for request, time in enumerate(tree.entries[stream.name]):
             way = network.entry_delay_s.get((stream.name, tree.routes[stream.name, first][request]), 0.0)
-            event = (time + way, rank[first], 3, "arrive", (number[stream.name], stream.name), request)
+            event = (
+                held_up(network, chance, time) + way,
+                rank[first],
+                3,
+                "arrive",
+                (number[stream.name], stream.name),
+                request,
+            )
             heapq.heappush(events, event)
 
     def finish(time: float, owner: str, stage: str, call: int) -> None:
@@ -195,6 +202,21 @@ def reference(network: Network, chance: Chance) -> Outcome:
     return Outcome(times, answered, places)
 
 
+def held_up(network: Network, chance: Chance, time: float) -> float:
+    """When the router gets to a request."""
+    if network.stalls is None:
+        return time
+    rng, lengths = chance.of("stalls"), network.stalls.lengths_s
+    starts = sorted((rng.random(int(rng.poisson(network.stalls.rate_hz * END_S))) * END_S).tolist())
+    stalls = [
+        (start, start + lengths[int(u * len(lengths))])
+        for start, u in zip(starts, rng.random(len(starts)), strict=True)
+    ]
+    while any(start <= time < end for start, end in stalls):
+        time = max(end for start, end in stalls if start <= time < end)
+    return time
+
+
 def look(name: str, place: Place, time: float, level: int, events: list[Any]) -> None:
     """Free replicas take batches that are due."""
     station = place.station
@@ -210,7 +232,9 @@ def look(name: str, place: Place, time: float, level: int, events: list[Any]) ->
         taken, place.queue = place.queue[: station.max_batch], place.queue[station.max_batch :]
         assert station.service is not None
         pool = station.service.draws_s(len(taken))
-        end = time + pool[int(place.uniforms[len(place.batches)] * len(pool))] * free[0].factor
+        took = pool[int(place.uniforms[len(place.batches)] * len(pool))] * free[0].factor
+        took += max((w for w in station.service.wakings if time - free[0].since > w[0]), default=(0.0, 0.0))[1]
+        end = time + took
         free[0].batch, free[0].ticket = [(owner, call) for *_, owner, call in taken], len(place.batches)
         place.batches.append((time, len(taken)))
         heapq.heappush(events, (end, level, 0, "end", (name, free[0].ticket), free[0].number))
@@ -247,8 +271,11 @@ def stations(draw: st.DrawFn, name: str, stage: str) -> Station:
         outages += [Outage(replica, begin / 8, end / 8) for begin, end in pairs]
         if len(edges) % 2 and draw(st.booleans()):
             outages.append(Outage(replica, edges[-1] / 8, math.inf))
+    service = ServiceModel(
+        points, wakings=draw(st.sampled_from([(), (), ((0.0, 0.125),), ((0.25, 0.125), (1.0, 0.5))]))
+    )
     return Station(
-        name, stage, "v", replicas, batch, draw(st.sampled_from([0.0, 0.125, 1.0])), ServiceModel(points), slower,
+        name, stage, "v", replicas, batch, draw(st.sampled_from([0.0, 0.125, 1.0])), service, slower,
         draw(st.sampled_from([None, None, 1, 3, 6])), draw(st.sampled_from(["fifo", "fifo", "edf"])), tuple(outages),
     )  # fmt: skip
 
@@ -296,6 +323,7 @@ def networks(draw: st.DrawFn) -> Network:
         {pair: draw(delays) for pair in ends} if far else {},
         {pair: draw(delays) for pair in pairs} if far else {},
         {pair: draw(delays) for pair in ends} if far else {},
+        stalls=draw(st.sampled_from([None, None, Stalls(0.5, (0.25, 1.0, 4.0))])),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from inferplan.estimators.fanout import ONE, FanOutLaw, FanOuts, law_of_mean
-from inferplan.estimators.network import Network, Station, Stream
+from inferplan.estimators.network import Network, Stalls, Station, Stream
 from inferplan.estimators.simulation import Chance, Effort, replicate, simulate
 from inferplan.estimators.simulation.compiled import loops
 from inferplan.estimators.simulation.scenario import traced
@@ -52,6 +52,40 @@ def test_mmn_waits_as_erlang_says(n: int, rho: float, station: MakeStation, sing
     queued = top / (sum(offered**j / math.factorial(j) for j in range(n)) + top)
     value, half = mean_wait(single(station("s", "s", [(1, S)], n, cv=1.0), offered / S))
     assert abs(value - (S + queued * S / (n * (1 - rho)))) <= half + 0.02 * value
+
+
+@pytest.mark.parametrize("rho", [0.2, 0.6])
+def test_replicas_that_wake_up_wait_as_welch_says(rho: float, station: MakeStation, single: Make) -> None:
+    """M/G/1 where a call that finds the server idle takes longer (Welch 1964): here all services are constant."""
+    first, rate = 1.5 * S, rho / S
+    served = station("s", "s", [(1, S)])
+    assert served.service is not None
+    served = dataclasses.replace(served, service=dataclasses.replace(served.service, wakings=((0.0, first - S),)))
+    idle = (1 - rho) / (1 - rho + rate * first)
+    wait = rate * S**2 / (2 * (1 - rho)) + rate * (first**2 - S**2) / (2 * (1 - rho + rate * first))
+    value, half = mean_wait(single(served, rate))
+    assert abs(value - (wait + idle * first + (1 - idle) * S)) <= half + 0.01 * value
+
+
+@pytest.mark.parametrize(
+    ("wakings", "latency_s"),
+    [
+        (((0.0095, 0.002),), 0.001),
+        (((0.005, 0.002),), 0.003),
+        (((0.005, 0.002), (0.02, 0.004)), 0.003),
+        (((0.001, 0.001), (0.006, 0.002)), 0.003),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_rest_decides_what_waking_up_takes(
+    wakings: tuple[tuple[float, float], ...], latency_s: float, batch: int, station: MakeStation, single: Make
+) -> None:
+    """Calls of 1 ms come every 10 ms: a replica rests for 9 ms, or for what waking up leaves of that."""
+    served = station("s", "s", [(1, 0.001)] + [(4, 0.002)] * (batch > 1))
+    assert served.service is not None
+    woken = dataclasses.replace(served, service=dataclasses.replace(served.service, wakings=wakings))
+    network = single(woken, 100.0, Arrivals(process="deterministic"))
+    assert simulate(network).streams["c"].latency_p50_s.value == pytest.approx(latency_s)
 
 
 def test_mm1_tail_is_exponential(station: MakeStation, single: Make) -> None:
@@ -216,6 +250,31 @@ def test_overheads_are_drawn_and_occupy_nothing(station: MakeStation, single: Ma
     # Beyond what a replica could serve one after the other they would queue; here none waits for another.
     busy = dataclasses.replace(single(station("s", "s", [(1, 0.001)]), 100.0), overheads_s={("c", "s"): (1.0,)})
     assert simulate(busy, effort=Effort(50_000)).streams["c"].latency_p50_s.value == pytest.approx(1.001, abs=0.001)
+
+
+def test_stalls_hold_up_what_comes_meanwhile(station: MakeStation, single: Make) -> None:
+    """A request of a sparse Poisson stream finds the router standing for as long as what is left of a busy period of
+    an M/G/inf queue: with one length d and rate r it is idle for a share exp(-r d) of the time."""
+    rate, length = 2.0, 0.2
+    quiet = single(station("s", "s", [(1, 0.001)]), 0.05)
+    run = replicate(dataclasses.replace(quiet, stalls=Stalls(rate, (length,))), Chance(0, 0), 400_000.0, 0.0)
+    waits = run.latencies_s["c"] - 0.001
+    assert float((waits < 1e-9).mean()) == pytest.approx(math.exp(-rate * length), abs=0.01)
+    # Of those held up, some by a stall that began within another one.
+    assert float((waits > length).mean()) > 0.01
+    few = replicate(dataclasses.replace(quiet, stalls=Stalls(1e-3, (length,))), Chance(0, 0), 400_000.0, 0.0)
+    assert few.latencies_s["c"].max() <= length + 0.001 + 1e-6
+
+
+def test_a_stall_sends_a_burst(station: MakeStation, single: Make) -> None:
+    """What came in a second of standing still waits for one another, and so does what comes until they are served."""
+    busy = single(station("s", "s", [(1, 0.005)]), 100.0, Arrivals(process="deterministic"))
+    run = replicate(dataclasses.replace(busy, stalls=Stalls(0.01, (1.0,))), Chance(0, 0), 1000.0, 0.0)
+    latencies = run.latencies_s["c"]
+    stalls = int(np.sum(np.diff(latencies) > 0.5))
+    assert stalls > 3
+    # 100 requests at 200 a second while 100 a second come: the queue is gone after another second.
+    assert float((latencies > 0.0055).mean() * len(latencies)) == pytest.approx(200 * stalls, rel=0.05)
 
 
 def test_a_bounded_queue_sheds_as_erlang_says(station: MakeStation, single: Make) -> None:

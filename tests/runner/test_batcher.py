@@ -92,6 +92,8 @@ def test_the_simulator_means_the_same_by_batching(
     """The station of `inferplan.estimators` and the batcher, on the same arrivals, with services of 7 ticks."""
 
     class Constant:
+        wakings = ()
+
         def draws_s(self, batch: int) -> NDArray[np.float64]:
             return np.array([7.0])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import select
 import signal
@@ -49,6 +50,15 @@ def test_waits_are_not_rounded_up_to_milliseconds(monkeypatch: pytest.MonkeyPatc
         selector.select(0.0002)
         selector.select(0.0041)
     assert asked == [0.0002]  # the longer wait is epoll's, and ends early: the loop asks again for the rest
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="timer slack is Linux's")
+def test_timers_are_not_late_on_purpose() -> None:
+    async def slack_ns() -> int:
+        get_timer_slack = 30
+        return int(ctypes.CDLL(None).prctl(get_timer_slack, 0, 0, 0, 0))
+
+    assert eventloop.run(slack_ns) == 1
 
 
 def test_ctrl_c_cancels_and_cleans_up() -> None:

@@ -7,11 +7,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from inferplan.estimators.points import ModelKey, read_points
 from inferplan.profilers.store import ProfileStore
-from inferplan.runner.handoff import LEAST_CALLS, QUANTILES, measure_handoff, stages_to_measure
+from inferplan.runner import handoff
+from inferplan.runner.handoff import measure_handoff, stages_to_measure
+from inferplan.runner.trial import Batch, Burst
 from inferplan.spec.modelfiles import model_sha256
 from inferplan.spec.plan import LoadedPlan
 from inferplan.spec.profile import Profile, read_profile
@@ -33,20 +36,53 @@ def profile_of(*rows: Measurement, handoffs: tuple[HandoffRow, ...] = ()) -> Pro
     return Profile(Path("p"), rows, (), (), "", handoffs=handoffs)
 
 
-@pytest.mark.parametrize(("kind", "stage"), [("scale", "double"), ("graph", "split")])
-def test_a_stage_is_served_for_a_moment(deploy: Deploy, kind: str, stage: str) -> None:
+@pytest.mark.parametrize(("kind", "stage", "larger"), [("scale", "double", True), ("graph", "split", False)])
+def test_a_stage_is_served_for_a_moment(deploy: Deploy, kind: str, stage: str, larger: bool) -> None:
     workload = deploy(kind).workload.workload
-    row = measure_handoff(workload, point(workload, stage))
+    first = point(workload, stage)
+    row = measure_handoff(workload, profile_of(first, *([point(workload, stage, 4)] if larger else [])), first)
     assert (row.status, row.reason) == ("ok", "")
-    assert row.n >= LEAST_CALLS
+    assert row.n >= (handoff.LEAST - handoff.WARMUP) * (handoff.BURST - handoff.WORKING)
     times = json.loads(row.handoffs_s)
     assert times == sorted(times)
-    assert len(times) == min(row.n, QUANTILES)
+    assert len(times) == min(row.n, handoff.FINE_QUANTILES)
     # Two processes cannot pass anything on in less than a microsecond; how long it takes is the machine's affair.
     assert 1e-6 < times[0] <= (row.handoff_mean_s or 0)
     assert (row.entry_s or 0) > 0
-    assert len(json.loads(row.entries_s)) == len(times)
+    entries = json.loads(row.entries_s)
+    assert entries == sorted(entries)
+    assert entries[0] <= (row.entry_s or 0) <= entries[-1]
+    assert all(stall > handoff.STALL_S for stall in json.loads(row.stalls_s))
+    pairs = json.loads(row.wakings_s)
+    assert [rest for rest, _ in pairs] == list(handoff.RESTS_S)
+    assert pairs == sorted(pairs, key=lambda pair: pair[1])
+    assert (row.handoff_call_s is not None) == larger
+    assert (row.handoff_call_s or 0.0) >= 0.0
     assert (row.stage, row.variant, row.device, row.device_fingerprint) == (stage, "only", "edge/cpu", "f")
+
+
+def served(longer_s: dict[float, float], noise_s: float) -> handoff._Served:
+    """Inputs whose times differ tenfold; single calls take longer by the length of rests; one stall in ten."""
+    rng = np.random.default_rng(0)
+    own = rng.uniform(1e-3, 1e-2, 60)
+
+    def batch(own_s: float, more_s: float) -> Batch:
+        stall = 0.004 * (rng.random() < 0.1)
+        return Batch(1.0, 1.0 + own_s + more_s + stall + abs(rng.normal(0, noise_s)), own_s, 1)
+
+    bursts = [Burst([batch(one, 1e-4) for _ in range(handoff.BURST)]) for one in own]
+    singles = {rest: [Burst([batch(one, 1e-4 + longer)]) for one in own] for rest, longer in longer_s.items()}
+    return handoff._Served(bursts, singles, [])
+
+
+def test_waking_up_is_told_apart_by_how_long_a_replica_rested() -> None:
+    """Nothing after short rests, then 0.2 ms, and 0.5 ms after 20 ms; less after 6 ms than after 2 ms is chance."""
+    longer = dict(zip(handoff.RESTS_S.values(), (0.0, 0.0, 2e-4, 1e-4, 5e-4), strict=True))
+    found = handoff._wakings(served(longer, 2e-5))
+    assert [least for least, _ in found] == list(handoff.RESTS_S)
+    assert [time for _, time in found] == pytest.approx([0.0, 0.0, 2e-4, 2e-4, 5e-4], abs=2e-5)
+    # What is no more than chance is nothing.
+    assert max(time for _, time in handoff._wakings(served(dict.fromkeys(longer, 0.0), 1e-3))) == 0.0
 
 
 def test_what_cannot_be_served_is_a_row_that_says_why(deploy: Deploy) -> None:
@@ -54,7 +90,7 @@ def test_what_cannot_be_served_is_a_row_that_says_why(deploy: Deploy) -> None:
     workload = loaded.workload.workload
     wanted = point(workload, "double")
     (loaded.path.parent / "double.onnx").write_bytes(b"no model")
-    row = measure_handoff(workload, wanted)
+    row = measure_handoff(workload, profile_of(wanted), wanted)
     assert row.status == "failed"
     assert "onnxruntime cannot load it" in row.reason
 
@@ -66,7 +102,11 @@ def test_the_fastest_point_of_every_stage_stands_for_it_until_it_is_known(deploy
     other = point(workload, "twice")
     found = stages_to_measure(workload, profile_of(slow, fast, point(workload, "split", 4, 0.01), other), "edge/cpu")
     assert found == {"split": fast, "twice": other}
-    known = HandoffRow("split", "only", "", "edge/cpu", "f")
+    known = HandoffRow("split", "only", "", "edge/cpu", "f", watched_s=1.0)
+    old = dataclasses.replace(known, watched_s=0.0)
+    assert set(stages_to_measure(workload, profile_of(slow, other, handoffs=(old,)), "edge/cpu")) == {"split", "twice"}
+    failed = dataclasses.replace(old, status="failed")
+    assert set(stages_to_measure(workload, profile_of(slow, other, handoffs=(failed,)), "edge/cpu")) == {"twice"}
     assert set(stages_to_measure(workload, profile_of(slow, other, handoffs=(known,)), "edge/cpu")) == {"twice"}
     moved = point(workload, "split", machine="g")
     assert stages_to_measure(workload, profile_of(slow, moved, handoffs=(known,)), "edge/cpu") == {"split": moved}
@@ -76,8 +116,9 @@ def test_the_fastest_point_of_every_stage_stands_for_it_until_it_is_known(deploy
 def test_it_is_kept_and_believed_on_the_machine_it_was_measured_on(deploy: Deploy, tmp_path: Path) -> None:
     workload = deploy("scale").workload.workload
     row = HandoffRow(
-        "double", "only", "", "edge/cpu", "f", 3, 2e-4, "[1e-4, 2e-4, 3e-4]", 5e-5, "[4e-5, 6e-5]", measured_at="now"
-    )
+        "double", "only", "", "edge/cpu", "f", 3, 2e-4, "[1e-4, 2e-4, 3e-4]", 5e-5, "[4e-5, 6e-5]",
+        handoff_call_s=1e-5, wakings_s="[[1e-3, 2e-5]]", measured_at="now",
+    )  # fmt: skip
     with ProfileStore(tmp_path / "p", "scale") as store:
         store.add_measurement(point(workload, "double"), None)
         store.add_handoff(row)
@@ -86,7 +127,9 @@ def test_it_is_kept_and_believed_on_the_machine_it_was_measured_on(deploy: Deplo
     key = ModelKey("double", "only", "edge/cpu", "cpu", 1)
     model = read_points(workload, profile).models[key]
     assert model.mean_s(1) == pytest.approx(3e-4)
+    assert model.handed_s(3) == pytest.approx(2.2e-4)
     assert model.entry == (4e-5, 6e-5)
+    assert model.wakings == ((1e-3, 2e-5),)
     elsewhere = profile_of(point(workload, "double"), handoffs=(dataclasses.replace(row, device_fingerprint="g"),))
     failed = profile_of(point(workload, "double"), handoffs=(dataclasses.replace(row, status="failed"),))
     for other in (elsewhere, failed):

@@ -34,6 +34,7 @@ def report(deploy: Deploy) -> Callable[..., RunReport]:
         answered: int = 20,
         notes: list[str] | None = None,
         crashes: list[str] | None = None,
+        router_cores: float = 0.1,
     ) -> RunReport:
         latency = np.broadcast_to(np.asarray(latency_s, float), count).copy()
         latency[:failed] = np.inf
@@ -46,7 +47,9 @@ def report(deploy: Deploy) -> Callable[..., RunReport]:
             {"broken": failed} if failed else {}, answers,
         )  # fmt: skip
         settings = RunSettings(10.0, 0, 1.0, 1.0, 1.0, False, 60.0)
-        return judge(loaded, settings, notes or [], requests, {"web": load}, {}, {"double-only": crashes or []})
+        return judge(
+            loaded, settings, notes or [], requests, {"web": load}, {}, {"double-only": crashes or []}, router_cores
+        )
 
     return make
 
@@ -69,6 +72,13 @@ def test_promises_kept(report: Make) -> None:
     ]
     assert (web.offered_rps, web.throughput_rps.measured.value, web.within_slo) == (200.0, 200.0, 1.0)
     assert web.latency_p50_s.ratio == pytest.approx(10)
+
+
+def test_a_router_without_a_core_to_spare_is_named(report: Make) -> None:
+    assert report(router_cores=0.65).notes == []
+    busy = report(router_cores=0.83)
+    assert busy.router_cores == 0.83
+    assert busy.notes == ["router and load generator kept 0.83 of a core busy: they are part of these latencies"]
 
 
 def test_latency_promises_broken_or_not_to_be_told(report: Make) -> None:

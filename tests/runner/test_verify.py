@@ -46,6 +46,7 @@ def test_a_run_measures_scores_and_judges(deploy: Deploy) -> None:
     assert p90 == slo
     assert 0 < p50 <= (p90 or 0)
     assert web.latency_p50_s.ratio == pytest.approx(p50 / 0.01)
+    assert 0 < report.router_cores < 2
     option = report.options["double-only"]
     assert option.calls == sum(size * count for size, count in option.batch_sizes.items())
     assert option.calls == pytest.approx(web.requests + slow.requests, abs=10)

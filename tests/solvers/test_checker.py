@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from inferplan.solvers.checker import check_plan
 from inferplan.solvers.planner import solve
 from inferplan.spec.errors import CheckFailedError
 from inferplan.spec.plan import Plan
+from inferplan.spec.rows import HandoffRow
 
 TIMES = {("a", "v"): {1: 0.01, 4: 0.03}, ("b", "v"): {1: 0.02, 4: 0.05}}
 
@@ -68,6 +70,23 @@ FORGERIES = {
 
 def test_an_honest_plan_passes(solved: tuple[Plan, Any, Any]) -> None:
     check_plan(*solved)
+
+
+def test_solver_and_checker_hand_batches_over_alike(instances: Any) -> None:
+    """Batches of 4 take 50 ms, and 4 ms and thrice 1 ms to hand over: what was known of the stage's machine."""
+    loaded = instances.workload(
+        {"b": ["v"]}, classes={"web": {"rate_rps": 60.0, "slo": {"latency_s": 0.5}, "accuracy": {"floor": 0.7}}}
+    )
+    profile = instances.profile({("b", "v"): {4: 0.05}}, {("b", "v"): 0.9})
+    row = HandoffRow("b", "v", "", "edge/cpu", "f", 3, 4e-3, "[3e-3, 5e-3]", handoff_call_s=1e-3)
+    handed = dataclasses.replace(profile, handoffs=(row,))
+    plan = solve(loaded, handed, plan_dir=instances.folder)
+    check_plan(plan, loaded.workload, handed)
+    (deployed,) = plan.options.values()
+    assert deployed.predicted.capacity_rps == pytest.approx(deployed.replicas * 4 / 0.057)
+    with pytest.raises(CheckFailedError) as caught:
+        check_plan(plan, loaded.workload, profile)
+    assert any("its capacity is" in line for line in caught.value.details)
 
 
 @pytest.mark.parametrize("finding", FORGERIES)

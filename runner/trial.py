@@ -1,0 +1,148 @@
+"""A stage served on trial: a replica of it behind a router of its own, given one burst of calls after another."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from inferplan.profilers.runtimes.executor import ExecutorSpec
+from inferplan.runner.frames import Blob, Reply
+from inferplan.runner.pipeline import Topology
+from inferplan.runner.pool import Backend, Failure, OptionPool
+from inferplan.runner.replica import Replica, ReplicaName
+from inferplan.runner.router import Answers, Journey, Router, Routes
+from inferplan.runner.worker import Assignment
+from inferplan.spec.errors import InputError
+from inferplan.spec.workload import Pipeline, Workload
+
+_OPTION = "trial"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """When a batch was sent to the replica and came back (the event loop's clock), what the replica worked on it, and
+    its calls."""
+
+    sent_s: float
+    back_s: float
+    service_s: float
+    size: int
+
+    @property
+    def taken_s(self) -> float:
+        """How long the replica was taken."""
+        return self.back_s - self.sent_s
+
+    @property
+    def handed_s(self) -> float:
+        """How much of that was not its work."""
+        return self.taken_s - self.service_s
+
+
+@dataclass(slots=True)
+class Burst:
+    """Calls that came at one instant: their batches, and when the answer to the first was there, from its due time."""
+
+    batches: list[Batch] = field(default_factory=list)
+    latency_s: float = 0.0
+
+
+class _Pool(OptionPool[Journey]):
+    """A pool of one replica that remembers its batches."""
+
+    def __init__(self, router: Router, max_batch: int) -> None:
+        super().__init__(_OPTION, max_batch, 0.0, router.deliver)
+        self.burst = Burst()
+
+    def replied(self, replica: Backend, reply: Reply) -> None:
+        """A batch is back."""
+        sent_s, batch = self._working[replica]
+        service_s = reply.pre_s + reply.infer_s + reply.post_s
+        self.burst.batches.append(Batch(sent_s, self._loop.time(), service_s, len(batch)))
+        super().replied(replica, reply)
+
+
+class _OnlyOption(Routes):
+    """Routes where there is one option."""
+
+    def __init__(self) -> None:
+        super().__init__({}, 0)
+
+    def choose(self, traffic: str, stage: str) -> str:
+        """The option."""
+        return _OPTION
+
+
+class Trial:
+    """Async context manager: entering starts the replica, leaving ends it.
+
+    Raises InputError where it cannot start or does not answer.
+    """
+
+    def __init__(
+        self, workload: Workload, spec: ExecutorSpec, provider: str, threads: int, cores: tuple[int, ...]
+    ) -> None:
+        alone = Topology.of(Pipeline(stages={spec.stage: workload.pipeline.stages[spec.stage]}))
+        self._limit_s = workload.profile.load_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._router = Router(alone, _OnlyOption(), {})
+        assignment = Assignment(spec, provider, threads, cores, (), False, os.getpid())
+        self._replica = Replica(ReplicaName(_OPTION, 0), assignment, self._replied, self._ended)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._replica.start(self._limit_s)
+        except BaseException:
+            await self._replica.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._replica.stop()
+
+    async def send(self, item: Blob, calls: int, rest_s: float, max_batch: int = 1) -> Burst:
+        """After a rest, the same call so many times at one instant; until all are answered."""
+        pool = self._router.pools[_OPTION] = _Pool(self._router, max_batch)
+        pool.expect()
+        pool.add(self._replica)
+        due = self._loop.time() + rest_s
+        over: asyncio.Future[None] = self._loop.create_future()
+        left = calls
+
+        def done(result: Answers | Failure) -> None:
+            nonlocal left
+            if isinstance(result, Failure):
+                if not over.done():
+                    over.set_exception(InputError(result.reason))
+                return
+            if left == calls:
+                pool.burst.latency_s = self._loop.time() - due
+            left -= 1
+            if not left and not over.done():
+                over.set_result(None)
+
+        def begin() -> None:
+            for _ in range(calls):
+                self._router.submit(_OPTION, item, done)
+
+        self._loop.call_at(due, begin)
+        try:
+            async with asyncio.timeout(self._limit_s):
+                await over
+        except TimeoutError:
+            raise InputError(f"no answer within {self._limit_s:g} s") from None
+        finally:
+            pool.close()
+        return pool.burst
+
+    def _replied(self, replica: Replica, reply: Reply) -> None:
+        self._router.pools[_OPTION].replied(replica, reply)
+
+    def _ended(self, replica: Replica, reason: str) -> None:
+        if _OPTION in self._router.pools:
+            self._router.pools[_OPTION].ended(replica, str(replica.name), reason)
