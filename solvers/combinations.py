@@ -21,6 +21,10 @@ from inferplan.solvers.problem import Problem
 from inferplan.spec.errors import InputError
 
 MAX_COMBINATIONS = 20_000
+TOO_MANY = (
+    f"{{}} planned by listing combinations of choices, at most {MAX_COMBINATIONS:,} for all classes and their parts:"
+    " take out variants"
+)
 Choice = Mapping[tuple[int, str, str], Any]
 """X[k, stage, variant] as linear expressions."""
 
@@ -35,16 +39,17 @@ class Encoding(Protocol):
         """A linear expression that orders plans by the weighted accuracy of these classes."""
 
 
-def encoding(problem: Problem, model: Any, choice: Choice) -> Encoding | None:
-    """The encoding to use; None where no accuracy is known."""
+def encoding(problem: Problem, model: Any, choice: Choice, listed: type[Listed] | None = None) -> Encoding | None:
+    """The encoding to use; None where no accuracy is known. `listed`: how combinations are listed."""
+    listed = listed or Listed
     accuracy = problem.accuracy
     if accuracy is None or not any(accuracy.knows(s, v) for s in problem.stages for v in problem.variants(s)):
         return None
     size = math.prod(len(problem.variants(stage)) for stage in problem.stages) * len(problem.classes)
     if size <= MAX_COMBINATIONS:
-        return Listed(problem, accuracy, model, choice)
+        return listed(problem, accuracy, model, choice)
     if accuracy.composition == "table":
-        return Listed(problem, accuracy, model, choice, only_measured=True)
+        return listed(problem, accuracy, model, choice, only_measured=True)
     if accuracy.composition not in PLAIN:
         raise InputError(
             f"composition {accuracy.composition} is planned by listing combinations: {size:,} for all classes are more"

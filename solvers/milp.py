@@ -50,13 +50,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 from inferplan.solvers.bill import bill
 from inferplan.solvers.columns import Column
 from inferplan.solvers.packing import Packing
-from inferplan.solvers.problem import Problem
+from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import (
     ACCURACY,
     CORES,
@@ -92,6 +92,8 @@ class Solution:
     values: Mapping[Goal, float] = field(default_factory=dict)
     """Values of the goals as the program sees them: all are minimised, costs and powers are scaled."""
     power_w: float | None = None
+    classes: tuple[ClassNeed, ...] = ()
+    """The classes as they are split; empty: those of the problem."""
 
     def worth(self, ask: Ask) -> float:
         """A question's objective, to be minimised: cost, power, minus the accuracy (as it is encoded), or a weighted
@@ -215,6 +217,11 @@ class Solver:
             best, bound = min(best, one.value), min(bound, one.bound)
             complete &= one.proven
         return found, bound, complete
+
+
+def instance(problem: Problem, solution: Solution) -> Problem:
+    """The problem with its classes split as a solution does."""
+    return replace(problem, classes=solution.classes) if solution.classes else problem
 
 
 def solution_of(problem: Problem, columns: tuple[Column, ...]) -> Solution:

@@ -145,6 +145,15 @@ class Choice(Record):
     share: float = Field(gt=0, le=1)
 
 
+class Mixture(Record):
+    """A part of a class's requests: each of them goes this way through the whole pipeline."""
+
+    share: float = Field(gt=0, le=1, description="Of the class's requests.")
+    requests: PositiveInt | None = Field(None, description="Of a class of jobs: requests of every job.")
+    routes: dict[Name, Name] = Field(description="Per stage, the option.")
+    accuracy: Estimate | None = Field(None, description="Of these requests, in the workload's metric.")
+
+
 class ClassPrediction(Record):
     """What a class is expected to see. Latencies end to end."""
 
@@ -166,7 +175,17 @@ class ClassPlan(Record):
     slo_percentile: float | None = None
     slo_latency_s: Seconds | None = None
     accuracy_floor: float | None = None
-    routes: dict[Name, list[Choice]] = Field(description="Per stage, the options and their shares.")
+    job_requests: PositiveInt | None = Field(
+        None,
+        description="Requests of a job, where the class is of jobs: the latency is then the deadline, counted until the"
+        " last of them is answered, and the floor the mean accuracy.",
+    )
+    routes: dict[Name, list[Choice]] = Field(description="Per stage, the options and their shares of its calls.")
+    mixtures: list[Mixture] = Field(
+        default=[],
+        description="Where requests of a class go different ways: which ways, and how many go each. A request keeps its"
+        " way; `routes` are what that adds up to.",
+    )
     predicted: ClassPrediction
 
 
@@ -321,6 +340,7 @@ class Plan(Record):
                         )
                 if not math.isclose(sum(choice.share for choice in choices), 1.0, abs_tol=1e-6):
                     raise ValueError(f"classes.{name}.routes.{stage}: shares must add up to 1")
+            self._check_mixtures(name, traffic)
         placed = dict.fromkeys(self.options, 0)
         for device, machines in self.machines.items():
             for placements in machines.packing:
@@ -334,6 +354,22 @@ class Plan(Record):
             if placed[name] != option.replicas:
                 raise ValueError(f"options.{name} has {option.replicas} replicas, {placed[name]} are placed")
         return self
+
+    def _check_mixtures(self, name: str, traffic: ClassPlan) -> None:
+        for index, mixture in enumerate(traffic.mixtures):
+            at = f"classes.{name}.mixtures[{index}]"
+            if set(mixture.routes) != set(traffic.routes):
+                raise ValueError(f"{at}: a way has an option for every stage")
+            for stage, option in mixture.routes.items():
+                if option not in {choice.option for choice in traffic.routes[stage]}:
+                    raise ValueError(f"{at}: the class has no route through {option!r} at stage {stage}")
+            if (mixture.requests is None) != (traffic.job_requests is None):
+                raise ValueError(f"{at}: 'requests' belongs to classes of jobs")
+        if traffic.mixtures and not math.isclose(sum(m.share for m in traffic.mixtures), 1.0, abs_tol=1e-6):
+            raise ValueError(f"classes.{name}.mixtures: shares must add up to 1")
+        if traffic.mixtures and traffic.job_requests is not None:
+            if sum(mixture.requests or 0 for mixture in traffic.mixtures) != traffic.job_requests:
+                raise ValueError(f"classes.{name}.mixtures: their requests must add up to {traffic.job_requests}")
 
 
 def dump_plan(plan: Plan) -> str:
@@ -364,7 +400,7 @@ def _rounded(value: Any, name: str) -> Any:
 # Records keep the order their fields are declared in; mappings keyed by the user's names are sorted.
 _FIELD_ORDER = frozenset(
     {"", "workload", "profile", "proof", "certificate", "predicted", "binding", "alternatives", "costs", "energy"}
-    | {"assurance", "cases", "to_measure"}
+    | {"assurance", "cases", "to_measure", "mixtures"}
 )
 
 

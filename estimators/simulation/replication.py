@@ -77,6 +77,8 @@ class Replication:
     """When each class's requests arrived, all of them."""
     answered_s: dict[str, Floats] = field(default_factory=dict)
     latencies_s: dict[str, Floats] = field(default_factory=dict)
+    ways: dict[str, Counts] = field(default_factory=dict)
+    """Which way each request goes, of classes that go several."""
     calls: dict[tuple[str, str], Calls] = field(default_factory=dict)
     """By (class, stage)."""
     served: dict[str, tuple[Floats, Served]] = field(default_factory=dict)
@@ -103,6 +105,8 @@ def replicate(
     for stream in network.streams:
         arrivals = stream.source.times_s(run.end_s, chance.of("arrivals", stream.name), clock)
         run.entries_s[stream.name] = np.repeat(arrivals, stream.job_size) if stream.job_size > 1 else arrivals
+        if stream.ways:
+            run.ways[stream.name] = _ways(stream, len(run.entries_s[stream.name]), chance)
     for stage in network.order:
         arriving = {stream.name: _arriving(network, stream, stage, run, chance) for stream in network.streams}
         _serve_stage(network, stage, arriving, run, chance, loops)
@@ -133,7 +137,7 @@ class _Arriving:
 def _arriving(network: Network, stream: Stream, stage: str, run: Replication, chance: Randomness) -> _Arriving:
     sources = network.feeds[stage]
     if not sources:
-        return _entering(network, stream, stage, run.entries_s[stream.name], chance)
+        return _entering(network, stream, stage, run, chance)
     upstream = run.calls[stream.name, sources[0]]
     fan_out = _fan_out(network, stream, (sources[0], stage), upstream.station, chance)
     if fan_out is None:
@@ -142,7 +146,7 @@ def _arriving(network: Network, stream: Stream, stage: str, run: Replication, ch
         parent = np.repeat(np.arange(len(fan_out)), fan_out)
         # Where every request made one call, calls are numbered like requests.
         owner = parent if upstream.one_each else upstream.owner[parent]
-    chosen = _choice(stream, stage, len(owner), chance)
+    chosen = _choice(stream, stage, owner, run, chance)
     times: Floats | None = None
     for source in sources:
         calls = run.calls[stream.name, source]
@@ -156,8 +160,10 @@ def _arriving(network: Network, stream: Stream, stage: str, run: Replication, ch
     return _Arriving(owner, parent, times, chosen, upstream.one_each and fan_out is None)
 
 
-def _entering(network: Network, stream: Stream, stage: str, entries_s: Floats, chance: Randomness) -> _Arriving:
-    chosen = _choice(stream, stage, len(entries_s), chance)
+def _entering(network: Network, stream: Stream, stage: str, run: Replication, chance: Randomness) -> _Arriving:
+    entries_s = run.entries_s[stream.name]
+    owner = np.arange(len(entries_s))
+    chosen = _choice(stream, stage, owner, run, chance)
     delays = np.array([network.entry_delay_s.get((stream.name, name), 0.0) for name, _ in stream.routes[stage]])
     times = entries_s + delays[chosen] if delays.any() else entries_s
     for index, (name, _) in enumerate(stream.routes[stage]):
@@ -165,14 +171,30 @@ def _entering(network: Network, stream: Stream, stage: str, entries_s: Floats, c
         if len(draws):
             uniforms = chance.of("overhead", stream.name, name).random(len(times))
             times = times + np.where(chosen == index, draws[(uniforms * len(draws)).astype(np.int64)], 0.0)
-    return _Arriving(np.arange(len(entries_s)), None, times, chosen, True)
+    return _Arriving(owner, None, times, chosen, True)
 
 
-def _choice(stream: Stream, stage: str, count: int, chance: Randomness) -> Counts:
-    """Which of the class's stations of a stage serves each of `count` calls."""
-    choices = stream.routes[stage]
+def _ways(stream: Stream, count: int, chance: Randomness) -> Counts:
+    """Which way each of `count` requests goes: drawn by the shares; of every job, the first so many go the first."""
+    requests = [way.requests for way in stream.ways]
+    if stream.job_size > 1 and None not in requests:
+        job = np.repeat(np.arange(len(requests)), np.array(requests, dtype=np.int64))
+        return np.tile(job, count // stream.job_size)
+    edges = np.cumsum([way.share for way in stream.ways])
+    drawn = chance.of("way", stream.name).random(count) * edges[-1]
+    return np.minimum(np.searchsorted(edges, drawn, side="right"), len(edges) - 1).astype(np.int64)
+
+
+def _choice(stream: Stream, stage: str, owner: Counts, run: Replication, chance: Randomness) -> Counts:
+    """Which of the class's stations of a stage serves each call, given whose it is."""
+    choices, count = stream.routes[stage], len(owner)
     if len(choices) == 1:
         return np.zeros(count, dtype=np.int64)
+    if stream.ways:
+        position = {name: index for index, (name, _) in enumerate(choices)}
+        stations = np.array([position[way.stations[stage]] for way in stream.ways])
+        found: Counts = stations[run.ways[stream.name][owner]]
+        return found
     edges = np.cumsum([share for _, share in choices])
     drawn = chance.of("route", stream.name, stage).random(count) * edges[-1]
     chosen: Counts = np.minimum(np.searchsorted(edges, drawn, side="right"), len(choices) - 1).astype(np.int64)
