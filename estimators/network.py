@@ -288,7 +288,9 @@ def _stream(
         percentile, limit, size = percentile or DEFAULT_PERCENTILE, traffic.job.deadline_s, traffic.job.requests
     # The times of a trace are those of jobs where the class has jobs.
     rate = source.rate_rps * (size if source.trace is not None else 1)
-    return Stream(name, rate, source.process, percentile, limit, routes, source.trace, size, ways if len(ways) > 1 else ())
+    return Stream(
+        name, rate, source.process, percentile, limit, routes, source.trace, size, ways if len(ways) > 1 else ()
+    )
 
 
 def stage_order(workload: Workload) -> list[str]:

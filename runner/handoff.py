@@ -197,7 +197,7 @@ async def _serve(
         schedule = make_schedule({_OPTION: Source(Arrivals(), 1 / gap_s)}, warmup_s + duration_s, 0)
         windows = Windows(warmup_s, duration_s, 10.0 + 10 * service_s)
         blobs = [dump(item) for item in inputs]
-        generator = LoadGenerator(schedule, windows, blobs, router.submit, _nothing, ignore)
+        generator = LoadGenerator(schedule, windows, blobs, router.submit_all, _nothing, ignore)
         await generator.run(_nothing)
     finally:
         pool.close()

@@ -12,6 +12,7 @@ from inferplan.estimators.simulation import SimulationResult
 from inferplan.solvers.judge import Judge
 from inferplan.solvers.milp import Solution
 from inferplan.solvers.neighbours import arranged
+from inferplan.solvers.parts import refuse
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.strategies.tools import Proposer, Tools
 from inferplan.spec.document import closest
@@ -65,7 +66,11 @@ def strategies(named: str) -> list[str]:
 def compare(
     problem: Problem, names: Sequence[str], *, seed: int = 0, time_limit_s: float = 60.0, gap: float = 1e-6
 ) -> list[Entry]:
-    """Let every strategy decide. Decision times are of single runs, each with a simulator that has seen nothing."""
+    """Let every strategy decide. Decision times are of single runs, each with a simulator that has seen nothing.
+
+    Raises InputError where classes may be split: the strategies do not.
+    """
+    refuse(problem, "compare")
     entries = []
     for name in names:
         judge = Judge(problem, seed)

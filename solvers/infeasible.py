@@ -11,9 +11,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from inferplan.solvers import parts
 from inferplan.solvers.enquiry import promised_s
 from inferplan.solvers.judge import Judge
-from inferplan.solvers import parts
 from inferplan.solvers.milp import Solution, Solver, instance
 from inferplan.solvers.mixtures import solver_of
 from inferplan.solvers.neighbours import arranged

@@ -43,9 +43,7 @@ def network_of(problem: Problem, columns: tuple[Column, ...], slowdowns: Slowdow
                 option.service, (slowdowns or {}).get(name, ()),
             )
         )  # fmt: skip
-    network = build_network(
-        problem.workload, problem.laws, stations, routes_of(problem, named), ways(problem, named)
-    )
+    network = build_network(problem.workload, problem.laws, stations, routes_of(problem, named), ways(problem, named))
     return delayed(network, problem.workload, problem.payloads, stations_of(problem, named))
 
 

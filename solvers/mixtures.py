@@ -151,7 +151,6 @@ class MeanListed(Listed):
         self._rows: dict[int, Any] = {}
 
     def set_floor(self, k: int, floor: float | None) -> None:
-        import mip
 
         own = members(self._problem, self._problem.classes[k].name)
         real = [p for p in own if self._problem.classes[p].share > 0]

@@ -41,11 +41,8 @@ Pattern = tuple[tuple[float, ...], ...]
 def splits(problem: Problem) -> list[str]:
     """Names of the classes that may be split."""
     workload = problem.workload
-    return [
-        need.name
-        for need in problem.classes
-        if workload.splitting is True or workload.classes[need.name].kind == "jobs"
-    ]
+    names = dict.fromkeys(need.name for need in problem.classes)
+    return [name for name in names if workload.splitting is True or workload.classes[name].kind == "jobs"]
 
 
 def parted(problem: Problem) -> Problem:
@@ -65,6 +62,16 @@ def parted(problem: Problem) -> Problem:
             " split jobs with `inferplan jobs`"
         )
     return with_pattern(problem, patterns(problem)[0])
+
+
+def refuse(problem: Problem, verb: str) -> None:
+    """Raise InputError where classes may be split, for what does not know how."""
+    names = splits(problem)
+    if names:
+        raise InputError(
+            f"{verb} does not split classes yet ({', '.join(names)}): set splitting: false, and leave out classes of"
+            " jobs"
+        )
 
 
 def patterns(problem: Problem) -> list[Pattern]:

@@ -367,9 +367,9 @@ class Plan(Record):
                 raise ValueError(f"{at}: 'requests' belongs to classes of jobs")
         if traffic.mixtures and not math.isclose(sum(m.share for m in traffic.mixtures), 1.0, abs_tol=1e-6):
             raise ValueError(f"classes.{name}.mixtures: shares must add up to 1")
-        if traffic.mixtures and traffic.job_requests is not None:
-            if sum(mixture.requests or 0 for mixture in traffic.mixtures) != traffic.job_requests:
-                raise ValueError(f"classes.{name}.mixtures: their requests must add up to {traffic.job_requests}")
+        served = sum(mixture.requests or 0 for mixture in traffic.mixtures)
+        if traffic.mixtures and traffic.job_requests is not None and served != traffic.job_requests:
+            raise ValueError(f"classes.{name}.mixtures: their requests must add up to {traffic.job_requests}")
 
 
 def dump_plan(plan: Plan) -> str:

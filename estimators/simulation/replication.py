@@ -182,7 +182,8 @@ def _ways(stream: Stream, count: int, chance: Randomness) -> Counts:
         return np.tile(job, count // stream.job_size)
     edges = np.cumsum([way.share for way in stream.ways])
     drawn = chance.of("way", stream.name).random(count) * edges[-1]
-    return np.minimum(np.searchsorted(edges, drawn, side="right"), len(edges) - 1).astype(np.int64)
+    chosen: Counts = np.minimum(np.searchsorted(edges, drawn, side="right"), len(edges) - 1).astype(np.int64)
+    return chosen
 
 
 def _choice(stream: Stream, stage: str, owner: Counts, run: Replication, chance: Randomness) -> Counts:
