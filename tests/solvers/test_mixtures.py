@@ -132,9 +132,7 @@ def test_looser_floors_and_limits_never_cost_more(instances: Any) -> None:
 
 def test_a_request_keeps_its_way_through_all_stages(instances: Any) -> None:
     """What counts is the mean of the ways' accuracies, not of the stages' one by one."""
-    plan = plan_of(
-        instances, web(60.0, 0.62, 1.5), times=CHAIN_TIMES, accuracy=CHAIN_ACCURACY, edges=EDGES
-    )
+    plan = plan_of(instances, web(60.0, 0.62, 1.5), times=CHAIN_TIMES, accuracy=CHAIN_ACCURACY, edges=EDGES)
     found = plan.classes["web"]
     assert len(found.mixtures) == 2
     mean = 0.0
@@ -160,8 +158,7 @@ def test_fan_outs_that_depend_on_the_way_are_counted_by_way(instances: Any, fan_
         flows=[fan_flow("a", "b", "s", [1]), fan_flow("a", "b", "l", [3])],
     )
     calls = math.fsum(
-        20.0 * m.share * (3 if plan.options[m.routes["a"]].variant == "l" else 1)
-        for m in plan.classes["web"].mixtures
+        20.0 * m.share * (3 if plan.options[m.routes["a"]].variant == "l" else 1) for m in plan.classes["web"].mixtures
     )
     served = math.fsum(o.predicted.load_rps for o in plan.options.values() if o.stage == "b")
     if plan.classes["web"].mixtures:
@@ -210,7 +207,9 @@ def test_the_checker_finds_other_shares_than_planned(instances: Any) -> None:
     broken = found.model_copy(update={"mixtures": moved, "routes": routes})
     loaded = instances.workload({"a": ["s", "l"]}, classes=web(60.0, 0.84), splitting=True, devices=ONE_CORE)
     with pytest.raises(CheckFailedError) as error:
-        check_plan(plan.model_copy(update={"classes": {"web": broken}}), loaded.workload, instances.profile(TIMES, ACCURACY))
+        check_plan(
+            plan.model_copy(update={"classes": {"web": broken}}), loaded.workload, instances.profile(TIMES, ACCURACY)
+        )
     text = "\n".join(error.value.details)
     assert "calls/s reach it" in text
     assert "mean accuracy" in text
