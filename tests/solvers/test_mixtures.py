@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inferplan.solvers.checker import check_plan
+from inferplan.solvers.columns import build_columns
+from inferplan.solvers.judge import Judge
+from inferplan.solvers.milp import solution_of
+from inferplan.solvers.mixtures import mean_keeps
+from inferplan.solvers.parts import parted, patterns, with_pattern
 from inferplan.solvers.planner import solve
+from inferplan.solvers.problem import read_problem
 from inferplan.spec.errors import CheckFailedError, InfeasibleError, InputError
 from inferplan.spec.plan import Choice, Plan
 
@@ -120,6 +127,49 @@ def test_splitting_never_costs_more_and_keeps_its_promises(instances: Any, rate:
     assert split.certificate.verdict == "met"
     assert split.certificate.classes["web"].latency_s.upper is not None
     assert split.certificate.classes["web"].latency_s.upper <= 0.4
+
+
+def cheapest_certified(instances: Any, classes: dict[str, Any], splitting: bool, below: int) -> int:
+    """Fewest replicas, fewer than `below`, of all plans that the simulation certifies: every pattern of shares, option
+    and number of replicas of every part, apart or in one queue; `below` where there is none."""
+    loaded = instances.workload({"a": ["s", "l"]}, classes=classes, splitting=splitting, devices=ONE_CORE)
+    problem = parted(read_problem(loaded.workload, instances.profile(TIMES, ACCURACY)))
+    (need, *_) = problem.classes
+    judge, best = Judge(problem, 0), below
+    assert problem.accuracy is not None
+    for pattern in patterns(problem):
+        split = with_pattern(problem, pattern)
+        columns = build_columns(split, prune=False)
+        plans = [(column,) for column in columns if column.classes == (0, 1)]
+        plans += itertools.product(*([c for c in columns if c.classes == (part,)] for part in (0, 1)))
+        for plan in sorted(plans, key=lambda plan: sum(c.replicas for c in plan)):
+            if sum(c.replicas for c in plan) >= best:
+                break
+            chosen = {(k, c.stage): c.option.variant for c in plan for k in c.classes}
+            parts = [k for k in (0, 1) if split.classes[k].share > 0]
+            if need.floor is not None and not mean_keeps(split, problem.accuracy, parts, chosen, need.floor):
+                continue
+            if judge.certain(replace(solution_of(split, plan), classes=split.classes)).verdict == "met":
+                best = sum(c.replicas for c in plan)
+    return best
+
+
+@pytest.mark.parametrize(
+    ("classes", "splitting"),
+    [
+        (web(60.0, 0.84, 0.6), True),
+        (web(45.0, 0.87, 0.3), True),
+        (web(75.0, 0.85, 0.35), True),
+        (jobs(4, 40.0, 0.83, 0.45), False),
+        (jobs(6, 30.0, 0.87, 0.4), False),
+    ],
+)
+def test_no_cheaper_plan_is_certified(instances: Any, classes: dict[str, Any], splitting: bool) -> None:
+    plan = plan_of(instances, classes, splitting=splitting)
+    assert plan.certificate is not None
+    assert plan.certificate.verdict == "met"
+    replicas = round(plan.cost_usd_per_h / 0.1)
+    assert cheapest_certified(instances, classes, splitting, replicas) == replicas
 
 
 def test_looser_floors_and_limits_never_cost_more(instances: Any) -> None:
