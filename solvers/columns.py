@@ -102,7 +102,7 @@ def _contexts(problem: Problem, stage: str, classes: tuple[int, ...]) -> list[Co
     """Every joint choice of fan-outs above the stage, for the classes."""
     choices: list[list[tuple[int, str, tuple[str, ...]]]] = []
     lineage = {edge[0]: edge for edge in problem.laws.lineages[stage]}
-    for k in classes:
+    for k in (k for k in classes if problem.classes[k].share > 0):
         for source in problem.laws.deciding(stage):
             groups: dict[FanOutLaw, list[str]] = {}
             for variant in problem.variants(source):

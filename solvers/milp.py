@@ -146,7 +146,7 @@ class Solver:
         self.problem = problem
         self.timed_out = False
         self.tie_gaps = tie_gaps
-        self.branches = [Program(problem, _within(scenario, columns)) for scenario in scenarios(problem, columns)]
+        self.branches = [Program(problem, within(scenario, columns)) for scenario in scenarios(problem, columns)]
 
     def ask(self, ask: Ask, time_limit_s: float, gap: float) -> Solution | None:
         """The best plan for a question; None where there is none, or none was found in time (`timed_out`)."""
@@ -250,7 +250,7 @@ def scenarios(problem: Problem, columns: Sequence[Column]) -> list[Scenario]:
     return [dict(zip(sorted(groups), choice, strict=True)) for choice in product(*choices)]
 
 
-def _within(scenario: Scenario, columns: Sequence[Column]) -> list[Column]:
+def within(scenario: Scenario, columns: Sequence[Column]) -> list[Column]:
     """Columns that a scenario leaves possible."""
     return [column for column in columns if all(_agrees(column, who, atom) for who, atom in scenario.items())]
 

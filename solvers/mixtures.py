@@ -27,7 +27,7 @@ from inferplan.estimators.accuracy import AccuracyModel
 from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.columns import Column
 from inferplan.solvers.combinations import TOO_MANY, Additive, Choice, Encoding, Listed, encoding
-from inferplan.solvers.milp import TIE_GAPS, Solution, Solver
+from inferplan.solvers.milp import TIE_GAPS, Solution, Solver, scenarios, within
 from inferplan.solvers.packing import Packing
 from inferplan.solvers.parts import is_parted, members, patterns, with_pattern
 from inferplan.solvers.problem import Problem
@@ -53,7 +53,7 @@ class MixtureSolver(Solver):
             split = with_pattern(problem, pattern)
             columns = assured_columns(split, lifted)
             self._patterns.append((split, frozenset(columns)))
-            self.branches.append(MixtureProgram(split, columns))
+            self.branches += [MixtureProgram(split, within(one, columns)) for one in scenarios(split, columns)]
 
     def ask(self, ask: Ask, time_limit_s: float, gap: float) -> Solution | None:
         found = super().ask(ask, time_limit_s, gap)

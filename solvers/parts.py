@@ -56,6 +56,11 @@ def parted(problem: Problem) -> Problem:
             f"{len(names)} classes may be split ({', '.join(names)}): at most {max(STEPS)} are honoured;"
             " merge classes with the same promises"
         )
+    for need in problem.classes:
+        if need.floor is not None and problem.accuracy is None:
+            raise InputError(
+                f"classes.{need.name}.job.mean_accuracy: the workload has no 'accuracy' with a metric to hold this to"
+            )
     if len(problem.ways.tiers) > 1:
         raise InputError(
             f"{', '.join(names)}: classes that are split are not planned over several tiers yet: leave one tier, or"
@@ -163,7 +168,9 @@ def together(
     """What joins one queue: parts of one class that make the same calls are that class. Also, per part, which it is."""
     groups: dict[object, list[int]] = {}
     for index, (need, count) in enumerate(zip(needs, calls, strict=True)):
-        groups.setdefault((need.name, count), []).append(index)
+        # A part without requests makes the calls of the rest of its class, which it goes with.
+        own = (one for other, one in zip(needs, calls, strict=True) if other.name == need.name and other.share > 0)
+        groups.setdefault((need.name, count if need.share > 0 else next(own, count)), []).append(index)
     joined = [_whole([needs[i] for i in group]) for group in groups.values()]
     which = {i: number for number, group in enumerate(groups.values()) for i in group}
     counts = [in_groups(calls[group[0]], need) for need, group in zip(joined, groups.values(), strict=True)]

@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 
 from inferplan.solvers.checker import check_plan
 from inferplan.solvers.columns import build_columns
+from inferplan.solvers.contest import compare
 from inferplan.solvers.judge import Judge
 from inferplan.solvers.milp import solution_of
 from inferplan.solvers.mixtures import mean_keeps
+from inferplan.solvers.pareto import frontier
 from inferplan.solvers.parts import parted, patterns, with_pattern
 from inferplan.solvers.planner import solve
 from inferplan.solvers.problem import read_problem
 from inferplan.spec.errors import CheckFailedError, InfeasibleError, InputError
-from inferplan.spec.plan import Choice, Plan
+from inferplan.spec.plan import Choice, Plan, dump_plan
 
 ONE_CORE = {"cpu": {"price_usd_per_h": 0.1, "cores": 1}}
 TIMES = {("a", "s"): {1: 0.01, 2: 0.018, 4: 0.03}, ("a", "l"): {1: 0.05, 2: 0.09, 4: 0.17}}
@@ -356,3 +358,23 @@ def test_a_deadline_that_cannot_be_kept_is_named(instances: Any) -> None:
     with pytest.raises(InfeasibleError) as error:
         plan_of(instances, jobs(4, 4.0, 0.94, 0.02), splitting=False)
     assert "classes.album.job.deadline_s (99 % within 20 ms)" in error.value.message
+
+
+def test_the_same_input_gives_the_same_plan(instances: Any) -> None:
+    first, again = (plan_of(instances, web(60.0, 0.84, 0.6)) for _ in range(2))
+    assert first.classes["web"].mixtures
+    assert dump_plan(first) == dump_plan(again)
+
+
+def test_four_classes_that_split_are_too_many(instances: Any) -> None:
+    classes = {f"c{number}": {"rate_rps": 5.0, "accuracy": {"floor": 0.8}} for number in range(4)}
+    with pytest.raises(InputError, match="at most 3"):
+        plan_of(instances, classes)
+
+
+def test_frontiers_and_comparisons_do_not_split(instances: Any) -> None:
+    loaded = instances.workload({"a": ["s", "l"]}, classes=web(60.0, 0.84), splitting=True, devices=ONE_CORE)
+    problem = read_problem(loaded.workload, instances.profile(TIMES, ACCURACY))
+    for ask in (lambda: frontier(problem, ("cost", "accuracy")), lambda: compare(problem, ["optimal"])):
+        with pytest.raises(InputError, match="does not split"):
+            ask()
