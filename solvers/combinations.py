@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from inferplan.estimators.accuracy import PLAIN, TOLERANCE, AccuracyModel
+from inferplan.solvers.parts import is_parted, members
 from inferplan.solvers.problem import Problem
 from inferplan.spec.errors import InputError
 
@@ -39,9 +40,9 @@ class Encoding(Protocol):
         """A linear expression that orders plans by the weighted accuracy of these classes."""
 
 
-def encoding(problem: Problem, model: Any, choice: Choice, listed: type[Listed] | None = None) -> Encoding | None:
+def encoding(problem: Problem, model: Any, choice: Choice) -> Encoding | None:
     """The encoding to use; None where no accuracy is known. `listed`: how combinations are listed."""
-    listed = listed or Listed
+    listed = MeanListed if is_parted(problem) else Listed
     accuracy = problem.accuracy
     if accuracy is None or not any(accuracy.knows(s, v) for s in problem.stages for v in problem.variants(s)):
         return None
@@ -98,6 +99,35 @@ class Listed:
         return mip.xsum(
             weight * value * z for k, weight in weights.items() for value, z in zip(worth, self._z[k], strict=True)
         )
+
+
+class MeanListed(Listed):
+    """Combinations of every part; a floor holds for the mean over the parts of a class."""
+
+    def __init__(
+        self, problem: Problem, accuracy: AccuracyModel, model: Any, choice: Choice, only_measured: bool = False
+    ) -> None:
+        super().__init__(problem, accuracy, model, choice, only_measured)
+        self._problem = problem
+        self._model = model
+        self._rows: dict[int, Any] = {}
+
+    def set_floor(self, k: int, floor: float | None) -> None:
+
+        own = members(self._problem, self._problem.classes[k].name)
+        real = [p for p in own if self._problem.classes[p].share > 0]
+        if len(real) == 1:
+            super().set_floor(k, floor)
+            return
+        for value, z in zip(self._values, self._z[k], strict=True):
+            z.ub = 1.0 if floor is None or value is not None else 0.0
+        if k != real[0]:
+            return
+        if k in self._rows:
+            self._model.remove([self._rows.pop(k)])
+        if floor is not None:
+            total = self.total({p: self._problem.classes[p].share for p in real})
+            self._rows[k] = self._model.add_constr(total >= self._accuracy.turn.turned(floor))
 
 
 class Additive:

@@ -26,7 +26,7 @@ from typing import Any
 from inferplan.estimators.accuracy import AccuracyModel
 from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.columns import Column
-from inferplan.solvers.combinations import TOO_MANY, Additive, Choice, Encoding, Listed, encoding
+from inferplan.solvers.combinations import TOO_MANY, Additive
 from inferplan.solvers.milp import TIE_GAPS, Solution, Solver, scenarios, within
 from inferplan.solvers.packing import Packing
 from inferplan.solvers.parts import is_parted, members, patterns, with_pattern
@@ -64,6 +64,19 @@ class MixtureSolver(Solver):
         return replace(found, classes=split.classes)
 
 
+def mean_keeps(
+    problem: Problem, accuracy: AccuracyModel, parts: Sequence[int], chosen: Mapping[tuple[int, str], str], floor: float
+) -> bool:
+    """Whether the mean accuracy over parts, which use these choices, keeps a floor."""
+    total = 0.0
+    for k in parts:
+        value = accuracy.of({stage: chosen[k, stage] for stage in problem.stages})
+        if value is None:
+            return False
+        total += problem.classes[k].share * value.value
+    return accuracy.turn.keeps(total / math.fsum(problem.classes[k].share for k in parts), floor)
+
+
 class MixtureProgram(Program):
     """The program of one pattern."""
 
@@ -71,6 +84,8 @@ class MixtureProgram(Program):
         super()._build()
         import mip
 
+        if isinstance(self._accuracy, Additive):
+            raise InputError(TOO_MANY.format("splitting and jobs are"))
         self._slowest: dict[str, Any] = {}
 
         for name in dict.fromkeys(need.name for need in self.problem.classes):
@@ -78,12 +93,6 @@ class MixtureProgram(Program):
             if len(own) > 1 and all(self.problem.classes[k].share > 0 for k in own):
                 shared = [y for y, c in zip(self._y, self.columns, strict=True) if set(own) <= set(c.classes)]
                 self.model += mip.xsum(shared) <= len(self.problem.stages) - 1
-
-    def _encoding(self) -> Encoding | None:
-        found = encoding(self.problem, self.model, self._choice, MeanListed)
-        if isinstance(found, Additive):
-            raise InputError(TOO_MANY.format("splitting and jobs are"))
-        return found
 
     def expression(self, goal: Goal) -> Any:
         kind, who = goal
@@ -124,45 +133,3 @@ class MixtureProgram(Program):
             # Only this question asks this floor.
             self._added.append(self.model.add_constr(mip.xsum(used) <= len(used) - 1))
         return cut
-
-
-def mean_keeps(
-    problem: Problem, accuracy: AccuracyModel, parts: Sequence[int], chosen: Mapping[tuple[int, str], str], floor: float
-) -> bool:
-    """Whether the mean accuracy over parts, which use these choices, keeps a floor."""
-    total = 0.0
-    for k in parts:
-        value = accuracy.of({stage: chosen[k, stage] for stage in problem.stages})
-        if value is None:
-            return False
-        total += problem.classes[k].share * value.value
-    return accuracy.turn.keeps(total / math.fsum(problem.classes[k].share for k in parts), floor)
-
-
-class MeanListed(Listed):
-    """Combinations of every part; a floor holds for the mean over the parts of a class."""
-
-    def __init__(
-        self, problem: Problem, accuracy: AccuracyModel, model: Any, choice: Choice, only_measured: bool = False
-    ) -> None:
-        super().__init__(problem, accuracy, model, choice, only_measured)
-        self._problem = problem
-        self._model = model
-        self._rows: dict[int, Any] = {}
-
-    def set_floor(self, k: int, floor: float | None) -> None:
-
-        own = members(self._problem, self._problem.classes[k].name)
-        real = [p for p in own if self._problem.classes[p].share > 0]
-        if len(real) == 1:
-            super().set_floor(k, floor)
-            return
-        for value, z in zip(self._values, self._z[k], strict=True):
-            z.ub = 1.0 if floor is None or value is not None else 0.0
-        if k != real[0]:
-            return
-        if k in self._rows:
-            self._model.remove([self._rows.pop(k)])
-        if floor is not None:
-            total = self.total({p: self._problem.classes[p].share for p in real})
-            self._rows[k] = self._model.add_constr(total >= self._accuracy.turn.turned(floor))

@@ -108,12 +108,8 @@ class Program:
         self._tiers = TierFlows(self.problem, model, self.columns, self._y, self._at)
         self._add_machines()
         self._add_latencies()
-        self._accuracy: Encoding | None = self._encoding()
+        self._accuracy: Encoding | None = encoding(self.problem, model, self._choice)
         self._floors: dict[int, float | None] = {}
-
-    def _encoding(self) -> Encoding | None:
-        """How accuracy is told."""
-        return encoding(self.problem, self.model, self._choice)
 
     def _choices(self) -> dict[tuple[int, str, str], Any]:
         import mip

@@ -26,6 +26,10 @@ from inferplan.spec.costs import TierEnergy as TierEnergy
 from inferplan.spec.costs import Traffic as Traffic
 from inferplan.spec.document import LoadedWorkload, load_workload, read_document, validated
 from inferplan.spec.errors import InputError
+from inferplan.spec.routes import Choice as Choice
+from inferplan.spec.routes import Estimate as Estimate
+from inferplan.spec.routes import Mixture as Mixture
+from inferplan.spec.routes import mixture_findings
 from inferplan.spec.stage import Choice as StageChoice
 from inferplan.spec.types import (
     Count,
@@ -78,14 +82,6 @@ class Proof(Record):
     gap: NonNegative = Field(description="|objective - bound| / |objective|")
 
 
-class Estimate(Record):
-    """A predicted number with its interval, where there is one."""
-
-    value: float
-    lower: float | None = None
-    upper: float | None = None
-
-
 class OptionPrediction(Record):
     """What a deployed option is expected to do, at its load."""
 
@@ -136,22 +132,6 @@ class DeployedOption(Record):
     def choice(self) -> str:
         """Name of what was chosen: `variant`, or `variant@modality+modality`."""
         return self.chosen.name
-
-
-class Choice(Record):
-    """A share of a class's calls of a stage that goes to an option."""
-
-    option: Name
-    share: float = Field(gt=0, le=1)
-
-
-class Mixture(Record):
-    """A part of a class's requests: each of them goes this way through the whole pipeline."""
-
-    share: float = Field(gt=0, le=1, description="Of the class's requests.")
-    requests: PositiveInt | None = Field(None, description="Of a class of jobs: requests of every job.")
-    routes: dict[Name, Name] = Field(description="Per stage, the option.")
-    accuracy: Estimate | None = Field(None, description="Of these requests, in the workload's metric.")
 
 
 class ClassPrediction(Record):
@@ -340,7 +320,8 @@ class Plan(Record):
                         )
                 if not math.isclose(sum(choice.share for choice in choices), 1.0, abs_tol=1e-6):
                     raise ValueError(f"classes.{name}.routes.{stage}: shares must add up to 1")
-            self._check_mixtures(name, traffic)
+            for wrong in mixture_findings(traffic.mixtures, traffic.job_requests, traffic.routes):
+                raise ValueError(f"classes.{name}.mixtures: {wrong}")
         placed = dict.fromkeys(self.options, 0)
         for device, machines in self.machines.items():
             for placements in machines.packing:
@@ -354,22 +335,6 @@ class Plan(Record):
             if placed[name] != option.replicas:
                 raise ValueError(f"options.{name} has {option.replicas} replicas, {placed[name]} are placed")
         return self
-
-    def _check_mixtures(self, name: str, traffic: ClassPlan) -> None:
-        for index, mixture in enumerate(traffic.mixtures):
-            at = f"classes.{name}.mixtures[{index}]"
-            if set(mixture.routes) != set(traffic.routes):
-                raise ValueError(f"{at}: a way has an option for every stage")
-            for stage, option in mixture.routes.items():
-                if option not in {choice.option for choice in traffic.routes[stage]}:
-                    raise ValueError(f"{at}: the class has no route through {option!r} at stage {stage}")
-            if (mixture.requests is None) != (traffic.job_requests is None):
-                raise ValueError(f"{at}: 'requests' belongs to classes of jobs")
-        if traffic.mixtures and not math.isclose(sum(m.share for m in traffic.mixtures), 1.0, abs_tol=1e-6):
-            raise ValueError(f"classes.{name}.mixtures: shares must add up to 1")
-        served = sum(mixture.requests or 0 for mixture in traffic.mixtures)
-        if traffic.mixtures and traffic.job_requests is not None and served != traffic.job_requests:
-            raise ValueError(f"classes.{name}.mixtures: their requests must add up to {traffic.job_requests}")
 
 
 def dump_plan(plan: Plan) -> str:
