@@ -41,7 +41,7 @@ class Encoding(Protocol):
 
 
 def encoding(problem: Problem, model: Any, choice: Choice) -> Encoding | None:
-    """The encoding to use; None where no accuracy is known. `listed`: how combinations are listed."""
+    """The encoding to use; None where no accuracy is known."""
     listed = MeanListed if is_parted(problem) else Listed
     accuracy = problem.accuracy
     if accuracy is None or not any(accuracy.knows(s, v) for s in problem.stages for v in problem.variants(s)):
