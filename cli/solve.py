@@ -113,6 +113,7 @@ def print_plan(plan: Plan, output: Path | None, workload: Path, profile: Path | 
         cost_lines,
         machines_table,
         measuring_lines,
+        mixtures_table,
         options_table,
         proof_line,
         traffic_table,
@@ -129,6 +130,7 @@ def print_plan(plan: Plan, output: Path | None, workload: Path, profile: Path | 
         ("What runs", options_table(plan)),
         ("Where it runs", machines_table(plan)),
         ("What goes between tiers", traffic_table(plan)),
+        ("Which ways requests go", mixtures_table(plan)),
         ("What each class gets", classes_table(plan)),
     ):
         if table is not None:

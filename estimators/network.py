@@ -87,12 +87,23 @@ class Station:
 
 
 @dataclass(frozen=True)
+class Way:
+    """One of several ways through the pipeline that a class's requests go: a station per stage. A request keeps its
+    way. `share` is of the class's requests; of a class of jobs `requests` of every job go this way."""
+
+    share: float
+    stations: Mapping[str, str]
+    requests: int | None = None
+
+
+@dataclass(frozen=True)
 class Stream:
     """A traffic class. `routes` gives per stage the stations and the shares of the calls that go to each.
 
     `percentile` (0..100) and `limit_s` are the SLO's; None where the class has none. A class of jobs sends `job_size`
     requests at one instant, and what was promised is the time until the last of them is answered (`limit_s`: the
-    deadline). `rate_rps` counts requests, not jobs. With a trace, `arrivals` says nothing.
+    deadline). `rate_rps` counts requests, not jobs. With a trace, `arrivals` says nothing. With `ways` every request is
+    sent one of them as a whole; without, every call is drawn by itself.
     """
 
     name: str
@@ -103,6 +114,14 @@ class Stream:
     routes: Mapping[str, tuple[tuple[str, float], ...]]
     trace: Trace | None = None
     job_size: int = 1
+    ways: tuple[Way, ...] = ()
+
+    @property
+    def flows(self) -> tuple[tuple[float, Mapping[str, tuple[tuple[str, float], ...]]], ...]:
+        """Shares of its requests that are routed alike, each with its routes."""
+        if not self.ways:
+            return ((1.0, self.routes),)
+        return tuple((way.share, {s: ((name, 1.0),) for s, name in way.stations.items()}) for way in self.ways)
 
     @property
     def source(self) -> Source:
@@ -161,23 +180,28 @@ class Network:
     def _loads(self, rates: Mapping[str, float], shedding: bool) -> dict[str, float]:
         """The same at other rates of the classes. `shedding`: a bounded queue sends on no more than its capacity."""
         loads = dict.fromkeys(self.stations, 0.0)
-        calls: dict[str, dict[str, dict[str, float]]] = {stream.name: {} for stream in self.streams}
+        flows = [(rates[s.name] * share, routes) for s in self.streams for share, routes in s.flows]
+        calls: list[dict[str, dict[str, float]]] = [{} for _ in flows]
         for stage in self.order:
-            for stream in self.streams:
-                calls[stream.name][stage] = self._reaching(stream, rates[stream.name], stage, calls[stream.name])
-                for station, rate in calls[stream.name][stage].items():
-                    loads[station] += rate
-            for stream in self.streams if shedding else ():
-                for name in calls[stream.name][stage]:
+            for (rate, routes), mine in zip(flows, calls, strict=True):
+                mine[stage] = self._reaching(routes, rate, stage, mine)
+                for station, reaching in mine[stage].items():
+                    loads[station] += reaching
+            for mine in calls if shedding else ():
+                for name in mine[stage]:
                     station_ = self.stations[name]
                     if station_.queue_limit is not None and loads[name] > station_.capacity_at_rps(math.inf):
-                        calls[stream.name][stage][name] *= station_.capacity_at_rps(math.inf) / loads[name]
+                        mine[stage][name] *= station_.capacity_at_rps(math.inf) / loads[name]
         return loads
 
     def _reaching(
-        self, stream: Stream, rate_rps: float, stage: str, calls: Mapping[str, Mapping[str, float]]
+        self,
+        routes: Mapping[str, tuple[tuple[str, float], ...]],
+        rate_rps: float,
+        stage: str,
+        calls: Mapping[str, Mapping[str, float]],
     ) -> dict[str, float]:
-        """Calls per second of a class at each station of a stage, given those of the stages above."""
+        """Calls per second of requests that are routed alike at each station of a stage, given those above."""
         sources = self.feeds[stage]
         rate = rate_rps
         if sources:
@@ -186,7 +210,7 @@ class Network:
                 upstream * self.fan_outs.law((source, stage), self.stations[name].variant).mean
                 for name, upstream in calls[source].items()
             )
-        return {name: rate * share for name, share in stream.routes[stage]}
+        return {name: rate * share for name, share in routes[stage]}
 
     def unstable(self, at_peak: bool = False) -> tuple[str, ...]:
         """Stations whose load reaches their capacity in the long run, each with both figures.
@@ -209,14 +233,21 @@ def build_network(
     laws: FanOuts,
     stations: Sequence[Station],
     routes: Mapping[str, Mapping[str, Sequence[tuple[str, float]]]],
+    ways: Mapping[str, Sequence[Way]] | None = None,
 ) -> Network:
-    """A network of a workload's classes over stations; `routes` is class -> stage -> (station, share).
+    """A network of a workload's classes over stations; `routes` is class -> stage -> (station, share), `ways` the ways
+    of classes that go several.
 
     Stations that serve a class of jobs take the earliest deadline first. `queue_limit` is that of the stage.
     """
     pipeline = workload.pipeline
     streams = [
-        _stream(workload, name, {stage: tuple(sorted(choices)) for stage, choices in routes[name].items()})
+        _stream(
+            workload,
+            name,
+            {stage: tuple(sorted(choices)) for stage, choices in routes[name].items()},
+            tuple((ways or {}).get(name, ())),
+        )
         for name in sorted(workload.classes)
     ]
     urgent = {
@@ -267,7 +298,9 @@ def _overheads_s(
     return found
 
 
-def _stream(workload: Workload, name: str, routes: Mapping[str, tuple[tuple[str, float], ...]]) -> Stream:
+def _stream(
+    workload: Workload, name: str, routes: Mapping[str, tuple[tuple[str, float], ...]], ways: tuple[Way, ...]
+) -> Stream:
     """The stream of a class. Raises InputError where its trace cannot be read."""
     traffic, source = workload.classes[name], source_of(workload, name)
     percentile = traffic.slo.percentile if traffic.slo else None
@@ -277,7 +310,9 @@ def _stream(workload: Workload, name: str, routes: Mapping[str, tuple[tuple[str,
         percentile, limit, size = percentile or DEFAULT_PERCENTILE, traffic.job.deadline_s, traffic.job.requests
     # The times of a trace are those of jobs where the class has jobs.
     rate = source.rate_rps * (size if source.trace is not None else 1)
-    return Stream(name, rate, source.process, percentile, limit, routes, source.trace, size)
+    return Stream(
+        name, rate, source.process, percentile, limit, routes, source.trace, size, ways if len(ways) > 1 else ()
+    )
 
 
 def stage_order(workload: Workload) -> list[str]:
@@ -308,7 +343,11 @@ def network_of_plan(plan: Plan, workload: Workload, profile: Profile, samples: S
         }
         for name, traffic in plan.classes.items()
     }
-    network = build_network(workload, fan_outs(workload, profile), stations, routes)
+    ways = {
+        name: [Way(mixture.share, mixture.routes, mixture.requests) for mixture in traffic.mixtures]
+        for name, traffic in plan.classes.items()
+    }
+    network = build_network(workload, fan_outs(workload, profile), stations, routes, ways)
     return delayed(network, workload, payloads_of(workload, profile), standing(plan, workload))
 
 

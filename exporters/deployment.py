@@ -275,6 +275,11 @@ def _routes(plan: Plan, workload: Workload, models: Mapping[str, Model]) -> tupl
     ways: dict[str, tuple[list[str], dict[str, tuple[Choice, ...]]]] = {}
     for name, traffic in sorted(plan.classes.items()):
         choices: dict[str, tuple[Choice, ...]] = {}
+        if traffic.mixtures and len(workload.pipeline.stages) > 1:
+            raise InputError(
+                f"class {name}: its requests go different ways through the pipeline, which exported pipelines cannot"
+                " keep them to; `inferplan serve` can, and plans without splitting can be exported"
+            )
         for stage in workload.pipeline.stages:
             picks = traffic.routes.get(stage)
             if not picks:

@@ -211,6 +211,21 @@ def classes_table(plan: Plan) -> Table:
     return Table(columns, rows)
 
 
+def mixtures_table(plan: Plan) -> Table | None:
+    """One row per way of a class whose requests go different ways; None where there is none."""
+    rows = [
+        [
+            name,
+            percent(mixture.share) if mixture.requests is None else f"{mixture.requests} of {traffic.job_requests}",
+            ", ".join(mixture.routes[stage] for stage in sorted(mixture.routes)),
+            share(mixture.accuracy.value if mixture.accuracy else None),
+        ]
+        for name, traffic in sorted(plan.classes.items())
+        for mixture in traffic.mixtures
+    ]
+    return Table([*left("class"), *right("requests"), *left("way"), *right("accuracy")], rows) if rows else None
+
+
 def promise(traffic: ClassPlan) -> str:
     """A class's latency promise in words: `p99 <= 50.0 ms`."""
     if traffic.slo_latency_s is None or traffic.slo_percentile is None:

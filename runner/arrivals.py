@@ -24,13 +24,22 @@ class Schedule:
     streams: NDArray[np.int32]
 
 
-def make_schedule(sources: Mapping[str, Source], duration_s: float, seed: int, clock_s: float = 0.0) -> Schedule:
+def make_schedule(
+    sources: Mapping[str, Source],
+    duration_s: float,
+    seed: int,
+    clock_s: float = 0.0,
+    sizes: Mapping[str, int] | None = None,
+) -> Schedule:
     """Draw every class's arrivals and merge them. A class's times depend on the seed and its own name only.
 
-    `clock_s` is what the clock of traces and days shows at the start of the run.
+    `clock_s` is what the clock of traces and days shows at the start of the run. `sizes`: requests that a class of jobs
+    sends at every arrival.
     """
+    sizes = sizes or {}
     names = tuple(sorted(sources))
-    drawn = [sources[name].times_s(duration_s, _generator(seed, name), clock_s) for name in names]
+    arrived = [sources[name].times_s(duration_s, _generator(seed, name), clock_s) for name in names]
+    drawn = [np.repeat(times, sizes.get(name, 1)) for name, times in zip(names, arrived, strict=True)]
     times = np.concatenate(drawn)
     owners = np.repeat(np.arange(len(names), dtype=np.int32), [len(part) for part in drawn])
     order = np.argsort(times, kind="stable")

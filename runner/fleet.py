@@ -16,6 +16,7 @@ from inferplan.runner.pipeline import Topology
 from inferplan.runner.pool import OptionPool
 from inferplan.runner.replica import Replica, ReplicaName
 from inferplan.runner.router import Router, Routes
+from inferplan.runner.ways import Ways
 from inferplan.runner.worker import Assignment
 from inferplan.spec.errors import InferplanError
 from inferplan.spec.plan import DeployedOption, LoadedPlan
@@ -46,7 +47,7 @@ class Fleet:
         self._restarts: Counter[ReplicaName] = Counter()
         self._restarting: set[asyncio.Task[None]] = set()
         skips = {name: self._skip_code(option) for name, option in self._plan.options.items() if _skips(option)}
-        self.router = Router(self._topology, Routes(self._plan.classes, seed), skips)
+        self.router = Router(self._topology, Routes(self._plan.classes, seed), skips, Ways(self._plan.classes, seed))
 
     @property
     def ready(self) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inferplan.runner import intervals
 from inferplan.runner.intervals import Interval
@@ -114,8 +115,8 @@ def _class_report(
     doubts: Sequence[str],
     oversubscribed: bool,
 ) -> ClassReport:
-    count = len(load.latency_s)
-    answered = load.latency_s[np.isfinite(load.latency_s)]
+    count, latency_s = len(load.latency_s), latencies_s(plan, load)
+    answered = latency_s[np.isfinite(latency_s)]
     predicted = plan.predicted
     accuracy = _accuracy(plan, load, requests, settings.seed, lower_is_better)
     verdict, reasons = _verdict(plan, load, accuracy, doubts, oversubscribed)
@@ -126,27 +127,28 @@ def _class_report(
         verdict=verdict,
         reasons=reasons,
         requests=count,
-        completed=len(answered),
+        completed=int(np.isfinite(load.latency_s).sum()),
         failed=load.failed,
         unfinished=load.unfinished,
         errors=dict(sorted(load.reasons.items())),
         offered_rps=count / settings.duration_s,
         throughput_rps=compared(predicted.throughput_rps, Interval(load.completed_in_window / settings.duration_s)),
         latency_mean_s=compared(
-            value_of(predicted.latency_mean_s), Interval(float(answered.mean()) if len(answered) == count > 0 else None)
+            value_of(predicted.latency_mean_s),
+            Interval(float(answered.mean()) if len(answered) == len(latency_s) > 0 else None),
         ),
-        latency_p50_s=compared(value_of(predicted.latency_p50_s), intervals.percentile(load.latency_s, 50.0)),
-        latency_p90_s=compared(value_of(predicted.latency_p90_s), intervals.percentile(load.latency_s, 90.0)),
-        latency_p99_s=compared(value_of(predicted.latency_p99_s), intervals.percentile(load.latency_s, 99.0)),
+        latency_p50_s=compared(value_of(predicted.latency_p50_s), intervals.percentile(latency_s, 50.0)),
+        latency_p90_s=compared(value_of(predicted.latency_p90_s), intervals.percentile(latency_s, 90.0)),
+        latency_p99_s=compared(value_of(predicted.latency_p99_s), intervals.percentile(latency_s, 99.0)),
         latency_slo_s=None
         if plan.slo_percentile is None
         else compared(
             slo_prediction.value if slo_prediction else None,
-            intervals.percentile(load.latency_s, plan.slo_percentile),
+            intervals.percentile(latency_s, plan.slo_percentile),
         ),
         slo_percentile=plan.slo_percentile,
         slo_latency_s=slo,
-        within_slo=None if slo is None or not count else float((load.latency_s <= slo).mean()),
+        within_slo=None if slo is None or not count else float((latency_s <= slo).mean()),
         accuracy=accuracy,
         lateness=Lateness(
             p50_s=float(np.quantile(lateness, 0.5)),
@@ -154,6 +156,16 @@ def _class_report(
             max_s=float(lateness.max()),
         ),
     )
+
+
+def latencies_s(plan: ClassPlan, load: Load) -> NDArray[np.float64]:
+    """Latencies of a class's requests; of a class of jobs, until the last request of each job was answered."""
+    size = plan.job_requests or 1
+    if size == 1:
+        return load.latency_s
+    # The requests of a job are scheduled at one instant, one job after the other.
+    jobs: NDArray[np.float64] = load.latency_s.reshape(-1, size).max(axis=1)
+    return jobs
 
 
 def value_of(estimate: Estimate | None) -> float | None:
@@ -196,7 +208,8 @@ def _latency_verdict(plan: ClassPlan, load: Load, oversubscribed: bool) -> tuple
     q, limit_s = plan.slo_percentile, plan.slo_latency_s
     late_s = float(np.quantile(load.lateness_s, q / 100.0))
     late = late_s > LATE_SHARE * limit_s
-    tail = intervals.percentile(load.latency_s, q)
+    latency_s = latencies_s(plan, load)
+    tail = intervals.percentile(latency_s, q)
     shown = f"p{q:g} latency {_time(tail.value)} [{_time(tail.lower)}, {_time(tail.upper)}], promised {_time(limit_s)}"
     if lost:
         shown += f"; {lost} of {count} requests got no answer"
@@ -210,7 +223,10 @@ def _latency_verdict(plan: ClassPlan, load: Load, oversubscribed: bool) -> tuple
         if oversubscribed:
             return "undecided", f"{shown}; but replicas share cores"
         return "missed", shown
-    return "undecided", f"{shown}: {count} requests cannot tell, run for longer"
+    return (
+        "undecided",
+        f"{shown}: {len(latency_s)} {'jobs' if plan.job_requests else 'requests'} cannot tell, run for longer",
+    )
 
 
 def _accuracy_verdict(floor: float, accuracy: AccuracyReport | None) -> tuple[Verdict, str]:

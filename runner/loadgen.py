@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -29,7 +29,8 @@ PROGRESS_S = 0.5
 BURST = 64
 """Most requests sent without letting replies in between, when the generator is behind."""
 
-Submit = Callable[[str, Blob, Done], None]
+Submit = Callable[[str, Sequence[Blob], Sequence[Done]], None]
+"""(class, requests that arrive together, what to call when each is done)"""
 Finish = Callable[[int, Answers], Any]
 """(index of the example, predictions of the last stages) -> the answer. May raise: the request has failed."""
 
@@ -158,11 +159,13 @@ class LoadGenerator:
             if due > now:
                 loop.call_at(due, self._tick)
                 return
-            index = self._next
-            self._next += 1
-            self._lateness_s[index] = now - due
-            name = self._names[self._streams[index]]
-            self._submit(name, self._blobs[self._example[index]], partial(self._done, index))
+            first, stream = self._next, self._streams[self._next]
+            while self._next < len(times) and times[self._next] == times[first] and self._streams[self._next] == stream:
+                self._lateness_s[self._next] = now - due
+                self._next += 1
+            together = range(first, self._next)
+            blobs = [self._blobs[self._example[index]] for index in together]
+            self._submit(self._names[stream], blobs, [partial(self._done, index) for index in together])
         loop.call_soon(self._tick)
 
     def _done(self, index: int, result: Answers | Failure) -> None:

@@ -1,4 +1,5 @@
-"""Sends requests through the pipeline: picks an option per call, queues it, follows its outputs, joins.
+"""Sends requests through the pipeline: picks an option per call (or a way per request), queues it, follows its outputs,
+joins.
 
 Everything happens in callbacks of one event loop; there is no task per request. Items stay opaque blobs, with
 one exception: `skip` options run no model and have no replica, so their `passthrough` and `route` run here.
@@ -13,6 +14,7 @@ from itertools import accumulate
 from inferplan.runner.frames import Blob, dump, load
 from inferplan.runner.pipeline import Call, Progress, Topology
 from inferplan.runner.pool import Failure, OptionPool, Outcome, Waiting
+from inferplan.runner.ways import Way, Ways
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import ClassPlan
 from inferplan.spec.stagecode import StageAdapter
@@ -26,10 +28,11 @@ Done = Callable[[Answers | Failure], None]
 class Journey:
     """One request under way."""
 
-    __slots__ = ("done", "ended", "progress", "traffic")
+    __slots__ = ("done", "ended", "progress", "traffic", "way")
 
-    def __init__(self, traffic: str, topology: Topology, done: Done) -> None:
+    def __init__(self, traffic: str, topology: Topology, done: Done, way: Way | None = None) -> None:
         self.traffic = traffic
+        self.way = way
         self.progress: Progress[Blob] = Progress(topology)
         self.done = done
         self.ended = False
@@ -66,12 +69,15 @@ class Routes:
 class Router:
     """`pools` has the options with replicas, `skips` the stage code of those without."""
 
-    def __init__(self, topology: Topology, routes: Routes, skips: Mapping[str, StageAdapter]) -> None:
+    def __init__(
+        self, topology: Topology, routes: Routes, skips: Mapping[str, StageAdapter], ways: Ways | None = None
+    ) -> None:
         self.pools: dict[str, OptionPool[Journey]] = {}
         self.under_way = 0
         self._topology = topology
         self._routes = routes
         self._skips = skips
+        self._ways = ways or Ways({}, 0)
 
     def submit(self, traffic: str, item: Blob, done: Done) -> None:
         """Start a request; `done` is called once with its answers, or with why there are none."""
@@ -79,7 +85,7 @@ class Router:
 
     def submit_all(self, traffic: str, items: Sequence[Blob], dones: Sequence[Done]) -> None:
         """Start requests that arrive together: they may share a batch without waiting for one another."""
-        journeys = [Journey(traffic, self._topology, self._counted(done)) for done in dones]
+        journeys = [Journey(traffic, self._topology, self._counted(done), self._ways.begin(traffic)) for done in dones]
         self.under_way += len(journeys)
         calls = [(journey, journey.progress.begin(item)) for journey, item in zip(journeys, items, strict=True)]
         self._make(calls)
@@ -118,7 +124,8 @@ class Router:
     def _make(self, calls: Sequence[tuple[Journey, Call[Blob]]]) -> None:
         by_option: dict[str, list[Waiting[Journey]]] = {}
         for journey, call in calls:
-            option = self._routes.choose(journey.traffic, call.stage)
+            way = journey.way
+            option = self._routes.choose(journey.traffic, call.stage) if way is None else way[call.stage]
             by_option.setdefault(option, []).append(Waiting(journey, call))
         for option, waiting in by_option.items():
             pool = self.pools.get(option)

@@ -91,7 +91,8 @@ async def _run(
     windows = Windows(settings.warmup_s, settings.duration_s, settings.drain_s)
     sources = _sources(loaded, settings)
     # Traces and days begin when measuring does; the warm-up is the end of the pass before.
-    schedule = make_schedule(sources, settings.warmup_s + settings.duration_s, settings.seed, -settings.warmup_s)
+    sizes = {name: traffic.job_requests or 1 for name, traffic in loaded.plan.classes.items()}
+    schedule = make_schedule(sources, settings.warmup_s + settings.duration_s, settings.seed, -settings.warmup_s, sizes)
     measured: dict[str, PoolStats] = {}
     fleet = Fleet(
         loaded,
@@ -112,7 +113,9 @@ async def _run(
                     measured[name] = replace(pool.stats)
                 pool.stats = PoolStats()
 
-        generator = LoadGenerator(schedule, windows, requests.blobs(), fleet.router.submit, requests.finish, on_event)
+        generator = LoadGenerator(
+            schedule, windows, requests.blobs(), fleet.router.submit_all, requests.finish, on_event
+        )
         await generator.run(on_window)
         crashes = {name: list(pool.crashes) for name, pool in pools.items()}
     loads = {name: generator.load(stream) for stream, name in enumerate(schedule.names)}
@@ -125,6 +128,9 @@ def _sources(loaded: LoadedPlan, settings: RunSettings) -> dict[str, Source]:
     found = {}
     for name in loaded.plan.classes:
         source = source_of(loaded.workload.workload, name).scaled(settings.rate_scale)
+        size = loaded.plan.classes[name].job_requests or 1
+        if size > 1 and source.trace is None:
+            source = source.scaled(1 / size)
         long = source.cycle_s is not None and source.cycle_s > settings.duration_s
         found[name] = source.with_day(settings.duration_s) if long else source
     return found

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from inferplan.estimators.accuracy import AccuracyEstimate
-from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.columns import Column
 from inferplan.solvers.explain import Chosen
 from inferplan.solvers.milp import Solution, Solver
+from inferplan.solvers.mixtures import solver_of
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import Ask
 from inferplan.spec.plan import Wanted
@@ -49,7 +49,7 @@ def hopes(problem: Problem, ask: Ask, deadline: float) -> list[Wanted]:
         left = deadline - time.monotonic()
         if left <= 0:
             break
-        program = program or Solver(hopeful, assured_columns(hopeful))
+        program = program or solver_of(hopeful)
         solution = program.ask(replace(ask, goals=(ask.objective,)), left, 1e-6)
         if solution is None:
             break

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from inferplan.estimators.accuracy import AccuracyEstimate
 from inferplan.estimators.interference import measured_on
+from inferplan.estimators.network import Way
 from inferplan.estimators.points import where
 from inferplan.estimators.simulation import SimulationResult, StationResult, StreamResult
 from inferplan.estimators.transport import traffic
@@ -18,6 +19,7 @@ from inferplan.solvers.columns import Column
 from inferplan.solvers.judge import Slowdowns
 from inferplan.solvers.milp import Solution
 from inferplan.solvers.options import Option
+from inferplan.solvers.parts import routes_of, ways, whole
 from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import column_names
 from inferplan.solvers.tier_flows import crossings
@@ -30,6 +32,7 @@ from inferplan.spec.plan import (
     ClassPrediction,
     DeployedOption,
     Estimate,
+    Mixture,
     OptionPrediction,
     ProfileSource,
     Traffic,
@@ -162,20 +165,41 @@ def class_plans(
     """How every class is served and what it may expect."""
     names = column_names(solution.columns)
     plans: dict[str, ClassPlan] = {}
-    for k, need in enumerate(problem.classes):
+    split, routed = ways(problem, names), routes_of(problem, names)
+    for need in whole(problem):
         routes = {
-            column.stage: [Choice(option=name, share=1.0)] for name, column in names.items() if k in column.classes
+            stage: [Choice(option=name, share=share) for name, share in choices]
+            for stage, choices in routed[need.name].items()
         }
+        found = split[need.name]
         plans[need.name] = ClassPlan(
             rate_rps=need.rate_rps,
             trace_sha256=need.trace_sha256,
             slo_percentile=need.percentile if need.limit_s is not None else None,
             slo_latency_s=need.limit_s,
             accuracy_floor=need.floor,
+            job_requests=need.burst if problem.workload.classes[need.name].kind == "jobs" else None,
             routes=routes,
+            mixtures=[_mixture(problem, way, names) for way in found] if len(found) > 1 else [],
             predicted=_class_prediction(need, result.streams[need.name], accuracies[need.name]),
         )
     return plans
+
+
+def _mixture(problem: Problem, way: Way, names: Mapping[str, Column]) -> Mixture:
+    """One way of a class, with the accuracy of the requests that go it."""
+    model = problem.estimated or problem.accuracy
+    variants = {stage: names[station].option.variant for stage, station in way.stations.items()}
+    return Mixture(
+        share=way.share,
+        requests=way.requests,
+        routes=dict(way.stations),
+        accuracy=_estimate(None if model is None else model.of(variants)),
+    )
+
+
+def _estimate(found: AccuracyEstimate | None) -> Estimate | None:
+    return None if found is None else Estimate(value=found.value, lower=found.lower, upper=found.upper)
 
 
 def _class_prediction(need: ClassNeed, seen: StreamResult, accuracy: AccuracyEstimate | None) -> ClassPrediction:
@@ -187,9 +211,7 @@ def _class_prediction(need: ClassNeed, seen: StreamResult, accuracy: AccuracyEst
         latency_slo_s=seen.latency_slo_s,
         # Every queue is stable, so what arrives is answered, or was shed.
         throughput_rps=need.rate_rps * (1 - seen.unanswered / seen.requests),
-        accuracy=None
-        if accuracy is None
-        else Estimate(value=accuracy.value, lower=accuracy.lower, upper=accuracy.upper),
+        accuracy=_estimate(accuracy),
         accuracy_source=None if accuracy is None else accuracy.source,
     )
 
@@ -211,7 +233,7 @@ def network(problem: Problem, solution: Solution) -> Traffic | None:
 def class_certificates(problem: Problem, result: SimulationResult) -> dict[str, ClassCertificate]:
     """The verdict on every class with a latency promise."""
     classes: dict[str, ClassCertificate] = {}
-    for need in problem.classes:
+    for need in whole(problem):
         seen = result.streams[need.name]
         if need.limit_s is not None and seen.verdict is not None and seen.latency_slo_s is not None:
             classes[need.name] = ClassCertificate(

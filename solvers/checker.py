@@ -16,13 +16,14 @@ from inferplan.solvers.accuracy_check import end_to_end, planned_end_to_end
 from inferplan.solvers.assurance_check import check_assurance, planned_mean_s
 from inferplan.solvers.bill_check import check_bill
 from inferplan.solvers.interference_check import check_interference
+from inferplan.solvers.mixture_check import check_mixtures, flows
 from inferplan.solvers.traffic_check import check_traffic
 from inferplan.spec.arrivals import source_of
 from inferplan.spec.errors import CheckFailedError
 from inferplan.spec.plan import DeployedOption, Plan
 from inferplan.spec.profile import Profile
 from inferplan.spec.rows import FlowRow, Measurement
-from inferplan.spec.workload import Edge, FanOut, Workload
+from inferplan.spec.workload import Edge, FanOut, TrafficClass, Workload
 
 RELATIVE = 1e-6
 
@@ -31,6 +32,7 @@ def check_plan(plan: Plan, workload: Workload, profile: Profile) -> None:
     """Recompute what a plan claims. Raises CheckFailedError with everything found wrong."""
     findings = [
         *_routes(plan, workload),
+        *check_mixtures(plan, workload, profile),
         *_capacity(plan, workload, profile),
         *check_interference(plan, workload, profile),
         *_machines(plan, workload),
@@ -52,7 +54,7 @@ def _routes(plan: Plan, workload: Workload) -> Iterator[str]:
     for name, traffic in plan.classes.items():
         if set(traffic.routes) != set(workload.pipeline.stages):
             yield f"class {name} is not routed through every stage"
-        if not math.isclose(source_of(workload, name).rate_rps, traffic.rate_rps, rel_tol=RELATIVE):
+        if not math.isclose(_rate_rps(name, workload), traffic.rate_rps, rel_tol=RELATIVE):
             yield f"class {name}: rate {traffic.rate_rps} is not the workload's"
         for stage, choices in traffic.routes.items():
             if abs(math.fsum(choice.share for choice in choices) - 1) > RELATIVE:
@@ -61,10 +63,17 @@ def _routes(plan: Plan, workload: Workload) -> Iterator[str]:
                 option = plan.options[choice.option]
                 if option.stage != stage or _choice(option) not in _choices(workload, stage):
                     yield f"class {name}, stage {stage}: option {choice.option} does not belong there"
-            if len({_choice(plan.options[choice.option]) for choice in choices}) > 1:
+            may = workload.splitting is True or workload.classes[name].job is not None
+            if len({_choice(plan.options[choice.option]) for choice in choices}) > 1 and not may:
                 yield f"class {name}, stage {stage}: its calls go to several variants"
-            if len(choices) > 1 and not workload.splitting:
+            if len(choices) > 1 and not workload.splitting and not may:
                 yield f"class {name}, stage {stage}: its calls are split, which the workload does not allow"
+
+
+def _rate_rps(name: str, workload: Workload) -> float:
+    """Requests per second of a class; the times of a trace are those of jobs where the class has jobs."""
+    traffic, rate = workload.classes[name], source_of(workload, name).rate_rps
+    return rate * traffic.job.requests if traffic.job is not None and traffic.trace is not None else rate
 
 
 def _choice(option: DeployedOption) -> str:
@@ -107,21 +116,21 @@ def _mean_fan_out(edge: Edge, choice: str, profile: Profile) -> float:
 def _loads(plan: Plan, workload: Workload, profile: Profile) -> dict[str, float]:
     """Calls per second of every option, walking the stages as their feeds are known."""
     loads = dict.fromkeys(plan.options, 0.0)
-    for traffic in plan.classes.values():
+    for rate_rps, routes in (flow for traffic in plan.classes.values() for flow in flows(traffic)):
         rates: dict[str, dict[str, float]] = {}
         while len(rates) < len(workload.pipeline.stages):
             for stage in workload.pipeline.stages:
                 feeding = [edge for edge in workload.pipeline.edges if edge.target == stage]
                 if stage in rates or any(edge.source not in rates for edge in feeding):
                     continue
-                total = traffic.rate_rps
+                total = rate_rps
                 if feeding:
                     edge = feeding[0]
                     total = math.fsum(
                         rate * _mean_fan_out(edge, _choice(plan.options[name]), profile)
                         for name, rate in rates[edge.source].items()
                     )
-                rates[stage] = {choice.option: total * choice.share for choice in traffic.routes[stage]}
+                rates[stage] = {option: total * share for option, share in routes[stage].items()}
         for stage_rates in rates.values():
             for name, rate in stage_rates.items():
                 loads[name] += rate
@@ -219,6 +228,8 @@ def _accuracy(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]
     if workload.accuracy is None:
         return
     for name, traffic in plan.classes.items():
+        if traffic.mixtures:
+            continue
         variants = {stage: _choice(plan.options[choices[0].option]) for stage, choices in traffic.routes.items()}
         value = end_to_end(variants, workload, profile)
         said = traffic.predicted.accuracy
@@ -226,7 +237,8 @@ def _accuracy(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]
             value is not None and said is not None and not math.isclose(value, said.value, rel_tol=RELATIVE)
         ):
             yield f"class {name}: its accuracy is {value}, the plan says {said.value if said else None}"
-        floor = workload.classes[name].accuracy.floor
+        job = workload.classes[name].job
+        floor = workload.classes[name].accuracy.floor if job is None else job.mean_accuracy
         if floor is not None:
             sign = 1.0 if workload.accuracy.metric.direction == "maximize" else -1.0
             planned = planned_end_to_end(variants, workload, profile, said)
@@ -237,13 +249,14 @@ def _accuracy(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]
 def _latency(plan: Plan, workload: Workload) -> Iterator[str]:
     certificate = plan.certificate
     for name, traffic in workload.classes.items():
-        if traffic.slo is None:
+        promised = _promised(traffic)
+        if promised is None:
             continue
         claim = certificate.classes.get(name) if certificate else None
         if claim is None:
             yield f"class {name} has an SLO and no certificate"
             continue
-        if claim.limit_s != traffic.slo.latency_s or claim.percentile != traffic.slo.percentile:
+        if (claim.limit_s, claim.percentile) != promised:
             yield f"class {name}: certified for another SLO than the workload's"
         if claim.verdict == "met" and (claim.latency_s.upper is None or claim.latency_s.upper > claim.limit_s):
             yield f"class {name}: said to be met, but its latency may be {claim.latency_s.upper} s of {claim.limit_s}"
@@ -261,6 +274,13 @@ def _latency(plan: Plan, workload: Workload) -> Iterator[str]:
             yield f"class {name} has an SLO and no mean latency"
         elif (mean.upper or mean.value) < slowest * 0.5:
             yield f"class {name}: mean latency {mean.value} s is far below the {slowest} s of its stages"
+
+
+def _promised(traffic: TrafficClass) -> tuple[float, float] | None:
+    """Latency and percentile that a class was promised; a class of jobs its deadline."""
+    if traffic.job is not None:
+        return traffic.job.deadline_s, traffic.slo.percentile if traffic.slo else 99.0
+    return None if traffic.slo is None else (traffic.slo.latency_s, traffic.slo.percentile)
 
 
 def _mean_s(plan: Plan, option: str) -> float:

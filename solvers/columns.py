@@ -34,6 +34,7 @@ from inferplan.estimators.fanout import CallCounts, FanOutLaw
 from inferplan.estimators.queueing import Arrivals, Demand, estimate
 from inferplan.solvers.bill import column_usd_per_h, column_w
 from inferplan.solvers.options import Option
+from inferplan.solvers.parts import admissible, together
 from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.tier_flows import sizes_differ
 from inferplan.spec.errors import InputError
@@ -78,6 +79,7 @@ def build_columns(problem: Problem, lifted: bool = False, prune: bool = True) ->
         contexts = [
             (classes, context)
             for classes in _subsets(len(problem.classes))
+            if admissible(problem, classes)
             for context in _contexts(problem, stage, classes)
         ]
         if len(contexts) > MAX_CONTEXTS:
@@ -100,7 +102,7 @@ def _contexts(problem: Problem, stage: str, classes: tuple[int, ...]) -> list[Co
     """Every joint choice of fan-outs above the stage, for the classes."""
     choices: list[list[tuple[int, str, tuple[str, ...]]]] = []
     lineage = {edge[0]: edge for edge in problem.laws.lineages[stage]}
-    for k in classes:
+    for k in (k for k in classes if problem.classes[k].share > 0):
         for source in problem.laws.deciding(stage):
             groups: dict[FanOutLaw, list[str]] = {}
             for variant in problem.variants(source):
@@ -119,9 +121,9 @@ def _calls(problem: Problem, stage: str, k: int, context: Context) -> CallCounts
 
 def _arrivals(needs: Sequence[ClassNeed], calls: Sequence[CallCounts]) -> Arrivals:
     """Superposition of the classes' calls: groups and their variability weighted by rates."""
-    rates = [need.rate_rps * count.groups for need, count in zip(needs, calls, strict=True)]
+    rates = [need.groups_rps * count.groups for need, count in zip(needs, calls, strict=True)]
     total = sum(rates)
-    load = sum(need.rate_rps * count.mean for need, count in zip(needs, calls, strict=True))
+    load = sum(need.groups_rps * count.mean for need, count in zip(needs, calls, strict=True))
     if total <= 0 or load <= 0:
         return Arrivals(0.0)
     weights: dict[int, float] = {}
@@ -131,7 +133,7 @@ def _arrivals(needs: Sequence[ClassNeed], calls: Sequence[CallCounts]) -> Arriva
     sizes = tuple(sorted(weights))
     groups = FanOutLaw(sizes, tuple(weights[size] for size in sizes))
     scv = sum(need.uneven.scv * rate for need, rate in zip(needs, rates, strict=True)) / total
-    shares = [need.rate_rps * count.mean / load for need, count in zip(needs, calls, strict=True)]
+    shares = [need.groups_rps * count.mean / load for need, count in zip(needs, calls, strict=True)]
     peak = sum(need.uneven.peak_factor * share for need, share in zip(needs, shares, strict=True))
     uneven = [(share, need.uneven.uneven) for need, share in zip(needs, shares, strict=True)]
     return Arrivals(load, scv, groups, tuple((s, part) for s, part in uneven if part is not None and s > 0), peak)
@@ -172,8 +174,9 @@ def _tabulate(
     """Estimate every option under the load of every context, for every sensible number of replicas."""
     for classes, context in contexts:
         needs = [problem.classes[k] for k in classes]
-        calls = [_calls(problem, stage, k, context) for k in classes]
-        arrivals = _arrivals(needs, calls)
+        joined, counts, which = together(needs, [_calls(problem, stage, k, context) for k in classes])
+        calls = [counts[index] for index in which]
+        arrivals = _arrivals(joined, counts)
         level = max(need.percentile for need in needs) / 100
         most_calls = max(count.quantile(level) for count in calls)
         options = problem.options(stage)

@@ -17,10 +17,15 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from inferplan.estimators.accuracy import PLAIN, TOLERANCE, AccuracyModel
+from inferplan.solvers.parts import is_parted, members
 from inferplan.solvers.problem import Problem
 from inferplan.spec.errors import InputError
 
 MAX_COMBINATIONS = 20_000
+TOO_MANY = (
+    f"{{}} planned by listing combinations of choices, at most {MAX_COMBINATIONS:,} for all classes and their parts:"
+    " take out variants"
+)
 Choice = Mapping[tuple[int, str, str], Any]
 """X[k, stage, variant] as linear expressions."""
 
@@ -37,14 +42,15 @@ class Encoding(Protocol):
 
 def encoding(problem: Problem, model: Any, choice: Choice) -> Encoding | None:
     """The encoding to use; None where no accuracy is known."""
+    listed = MeanListed if is_parted(problem) else Listed
     accuracy = problem.accuracy
     if accuracy is None or not any(accuracy.knows(s, v) for s in problem.stages for v in problem.variants(s)):
         return None
     size = math.prod(len(problem.variants(stage)) for stage in problem.stages) * len(problem.classes)
     if size <= MAX_COMBINATIONS:
-        return Listed(problem, accuracy, model, choice)
+        return listed(problem, accuracy, model, choice)
     if accuracy.composition == "table":
-        return Listed(problem, accuracy, model, choice, only_measured=True)
+        return listed(problem, accuracy, model, choice, only_measured=True)
     if accuracy.composition not in PLAIN:
         raise InputError(
             f"composition {accuracy.composition} is planned by listing combinations: {size:,} for all classes are more"
@@ -93,6 +99,35 @@ class Listed:
         return mip.xsum(
             weight * value * z for k, weight in weights.items() for value, z in zip(worth, self._z[k], strict=True)
         )
+
+
+class MeanListed(Listed):
+    """Combinations of every part; a floor holds for the mean over the parts of a class."""
+
+    def __init__(
+        self, problem: Problem, accuracy: AccuracyModel, model: Any, choice: Choice, only_measured: bool = False
+    ) -> None:
+        super().__init__(problem, accuracy, model, choice, only_measured)
+        self._problem = problem
+        self._model = model
+        self._rows: dict[int, Any] = {}
+
+    def set_floor(self, k: int, floor: float | None) -> None:
+
+        own = members(self._problem, self._problem.classes[k].name)
+        real = [p for p in own if self._problem.classes[p].share > 0]
+        if len(real) == 1:
+            super().set_floor(k, floor)
+            return
+        for value, z in zip(self._values, self._z[k], strict=True):
+            z.ub = 1.0 if floor is None or value is not None else 0.0
+        if k != real[0]:
+            return
+        if k in self._rows:
+            self._model.remove([self._rows.pop(k)])
+        if floor is not None:
+            total = self.total({p: self._problem.classes[p].share for p in real})
+            self._rows[k] = self._model.add_constr(total >= self._accuracy.turn.turned(floor))
 
 
 class Additive:

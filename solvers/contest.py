@@ -15,6 +15,7 @@ from inferplan.solvers.document import accuracies, plan_document
 from inferplan.solvers.judge import Judge
 from inferplan.solvers.milp import Solution, promises
 from inferplan.solvers.neighbours import arranged
+from inferplan.solvers.parts import refuse
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.strategies.tools import Proposer, Tools
 from inferplan.solvers.tier_flows import crossings
@@ -76,8 +77,10 @@ def compare(
 ) -> list[Entry]:
     """Let every strategy decide. Decision times are of single runs, each with a simulator that has seen nothing.
 
-    Raises InputError where the workload asks for what no strategy but `solve` itself can answer.
+    Raises InputError where the workload asks for what no strategy but `solve` itself can answer: classes that may be
+    split, a share of availability.
     """
+    refuse(problem, "compare")
     if problem.workload.robustness.availability is not None:
         raise InputError(
             "robustness.availability: how many spares it takes depends on the plan, so strategies cannot be compared"

@@ -8,8 +8,9 @@ from pathlib import Path
 from inferplan.estimators.accuracy import AccuracyEstimate, AccuracyModel
 from inferplan.solvers import assembly, statement
 from inferplan.solvers.judge import Judge
-from inferplan.solvers.milp import Solution
+from inferplan.solvers.milp import Solution, instance
 from inferplan.solvers.neighbours import machines_of, tenants
+from inferplan.solvers.parts import mean_accuracy, whole
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import Ask
 from inferplan.spec.document import LoadedWorkload
@@ -19,13 +20,9 @@ from inferplan.spec.profile import Profile
 
 def accuracies(problem: Problem, solution: Solution, model: AccuracyModel | None) -> dict[str, AccuracyEstimate | None]:
     """Accuracy of every class by a model; None where it is not known."""
-    chosen = solution.chosen()
-    return {
-        need.name: None
-        if model is None
-        else model.of({stage: chosen[k, stage].option.variant for stage in problem.stages})
-        for k, need in enumerate(problem.classes)
-    }
+    chosen, own = solution.chosen(), instance(problem, solution)
+    names = [need.name for need in whole(own)]
+    return {name: None if model is None else mean_accuracy(own, name, chosen, model) for name in names}
 
 
 def plan_document(
@@ -69,7 +66,9 @@ def plan_document(
         proof=proof,
         certificate=assembly.certificate(problem, seen, verdict),
         assurance=statement.assurance(problem, solution, judge, plain_usd_per_h),
-        classes=assembly.class_plans(problem, solution, seen, accuracies(problem, solution, problem.estimated)),
+        classes=assembly.class_plans(
+            instance(problem, solution), solution, seen, accuracies(problem, solution, problem.estimated)
+        ),
         options=assembly.options(solution, seen, judge.slowdowns(solution)),
         machines=statement.machines(problem, solution),
         traffic=assembly.network(problem, solution),

@@ -12,6 +12,7 @@ from inferplan.solvers.document import accuracies
 from inferplan.solvers.judge import GLANCE, Judge, limits_s
 from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.neighbours import arranged
+from inferplan.solvers.parts import promise, whole
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import ACCURACY, BETTER, COST, ENERGY, WEIGHTED, Ask
 from inferplan.solvers.story import duration, variants_text
@@ -65,16 +66,15 @@ def binding(plan: Chosen, tails_s: Mapping[str, float]) -> list[Binding]:
 def _promises(plan: Chosen, tails_s: Mapping[str, float]) -> Iterator[tuple[Ask, Binding]]:
     ask, problem = plan.ask, plan.problem
     accuracies = plan.accuracies(plan.solution)
-    for need in problem.classes:
+    for need in whole(problem):
         if need.limit_s is not None:
-            entry = Binding(
-                constraint=f"classes.{need.name}.slo.latency_s", value=tails_s[need.name], limit=need.limit_s, unit="s"
-            )
+            path = promise(problem, need.name, "latency")
+            entry = Binding(constraint=path, value=tails_s[need.name], limit=need.limit_s, unit="s")
             yield replace(ask, scales={**ask.scales, need.name: None}, rejected=plan.unstable), entry
         accuracy = accuracies[need.name]
         if need.floor is not None and accuracy is not None and problem.accuracy is not None:
             entry = Binding(
-                constraint=f"classes.{need.name}.accuracy.floor",
+                constraint=promise(problem, need.name, "accuracy"),
                 value=accuracy.value,
                 limit=need.floor,
                 unit=problem.accuracy.metric,
@@ -171,7 +171,7 @@ def _broken(
     """Promises an alternative would break."""
     accuracy = plan.problem.accuracy
     limits = limits_s(plan.problem)
-    for need in plan.problem.classes:
+    for need in whole(plan.problem):
         estimate = accuracies[need.name]
         if need.floor is None or accuracy is None:
             pass

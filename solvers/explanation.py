@@ -64,9 +64,9 @@ def explain(
 
     Raises InputError for plans of classes that spread, else as `solve` does.
     """
-    if loaded.workload.splitting:
+    if loaded.workload.splitting or any(traffic.kind == "jobs" for traffic in loaded.workload.classes.values()):
         raise InputError(
-            "plans of classes that spread over devices are not explained step by step:"
+            "plans of classes that split, spread over devices, or have jobs are not explained step by step:"
             " what holds them and what else was considered stands in the plan (binding, alternatives)"
         )
     found = decided(loaded, profile, time_limit_s=time_limit_s, gap=gap, seed=seed, samples=samples)

@@ -11,10 +11,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from inferplan.solvers.assurance import assured_columns
+from inferplan.solvers import parts
 from inferplan.solvers.enquiry import promised_s
 from inferplan.solvers.judge import Judge
-from inferplan.solvers.milp import Solution, Solver
+from inferplan.solvers.milp import Solution, Solver, instance
+from inferplan.solvers.mixtures import solver_of
 from inferplan.solvers.neighbours import arranged
 from inferplan.solvers.options import OptionTable
 from inferplan.solvers.problem import Problem
@@ -36,7 +37,7 @@ class Promise:
 
 def infeasible(problem: Problem, judge: Judge, ask: Ask) -> InfeasibleError:
     """The error that explains why no plan keeps every promise of the question."""
-    program = Solver(problem, assured_columns(problem, lifted=True))
+    program = solver_of(problem, lifted=True)
     promises = list(_promises(ask))
     conflict = _conflict(program, ask, promises)
     helps = [line for promise in promises if (line := _relaxation(problem, program, judge, ask, promise))]
@@ -103,9 +104,11 @@ def _name(problem: Problem, promise: Promise) -> str:
     classes = {need.name: need for need in problem.classes}
     if promise.kind == "latency":
         need = classes[promise.who]
-        return f"classes.{need.name}.slo ({need.percentile:g} % within {duration(need.limit_s or 0.0)})"
+        path = parts.promise(problem, need.name, "latency").removesuffix(".latency_s")
+        return f"{path} ({need.percentile:g} % within {duration(need.limit_s or 0.0)})"
     if promise.kind == "accuracy":
-        return f"classes.{promise.who}.accuracy.floor ({classes[promise.who].floor:g})"
+        path = parts.promise(problem, promise.who, "accuracy")
+        return f"{path} ({classes[promise.who].floor:g})"
     if promise.kind == "count":
         return f"{_device_path(promise.who)}.count ({problem.devices[promise.who].count})"
     return f"objective.budget_usd_per_h ({problem.budget_usd_per_h:g})"
@@ -145,9 +148,7 @@ def _latency(judge: Judge, best: Solution, name: str) -> str | None:
 
 def _accuracy(problem: Problem, best: Solution, name: str) -> str:
     assert problem.accuracy is not None
-    k = next(k for k, need in enumerate(problem.classes) if need.name == name)
-    chosen = best.chosen()
-    reached = problem.accuracy.of({stage: chosen[k, stage].option.variant for stage in problem.stages})
+    reached = parts.mean_accuracy(instance(problem, best), name, best.chosen(), problem.accuracy)
     if reached is None:
         return "remove it (accuracy is not known)"
     least = problem.accuracy.turn.direction == "maximize"

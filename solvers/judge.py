@@ -9,8 +9,9 @@ from inferplan.estimators.network import Network, Station, build_network, delaye
 from inferplan.estimators.simulation import Effort, SimulationResult, StreamResult, simulate
 from inferplan.solvers.assurance import Case, at_level, cases
 from inferplan.solvers.columns import Column
-from inferplan.solvers.milp import Solution
+from inferplan.solvers.milp import Solution, instance
 from inferplan.solvers.neighbours import machines_of, tenants
+from inferplan.solvers.parts import routes_of, ways
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import column_names
 from inferplan.solvers.tier_flows import path_delay_s, placed
@@ -32,9 +33,9 @@ Slowdowns = Mapping[str, tuple[float, ...]]
 
 def network_of(problem: Problem, columns: tuple[Column, ...], slowdowns: Slowdowns | None = None) -> Network:
     """The network of queues that chosen columns make."""
-    routes: dict[str, dict[str, list[tuple[str, float]]]] = {need.name: {} for need in problem.classes}
+    named = column_names(columns)
     stations = []
-    for name, column in column_names(columns).items():
+    for name, column in named.items():
         option = column.option
         stations.append(
             Station(
@@ -42,10 +43,8 @@ def network_of(problem: Problem, columns: tuple[Column, ...], slowdowns: Slowdow
                 option.service, (slowdowns or {}).get(name, ()),
             )
         )  # fmt: skip
-        for k in column.classes:
-            routes[problem.classes[k].name][option.stage] = [(name, 1.0)]
-    network = build_network(problem.workload, problem.laws, stations, routes)
-    return delayed(network, problem.workload, problem.payloads, stations_of(problem, column_names(columns)))
+    network = build_network(problem.workload, problem.laws, stations, routes_of(problem, named), ways(problem, named))
+    return delayed(network, problem.workload, problem.payloads, stations_of(problem, named))
 
 
 def believed(problem: Problem, solution: Solution) -> dict[str, float]:
@@ -63,7 +62,8 @@ def believed(problem: Problem, solution: Solution) -> dict[str, float]:
             extra = [c.whole_s[c.classes.index(k)] - s for c, s in zip(parts, single, strict=True)]
             under_way = path_delay_s(problem, where, k, path)
             worst = max(worst, sum(single) + max([*extra, 0.0]) + under_way)
-        ratios[need.name] = worst / need.limit_s
+        # A class is as slow as the slowest of its parts.
+        ratios[need.name] = max(worst / need.limit_s, ratios.get(need.name, 0.0))
     return ratios
 
 
@@ -85,7 +85,7 @@ class Judge:
         """What the simulation says of a plan, at its load and with all of its machines."""
         key = (_place(solution), effort)
         if key not in self._seen:
-            network = network_of(self.problem, solution.columns, self.slowdowns(solution))
+            network = network_of(instance(self.problem, solution), solution.columns, self.slowdowns(solution))
             self._seen[key] = simulate(network, self.seed, effort)
         return self._seen[key]
 
@@ -120,7 +120,7 @@ class Judge:
         headroom, top = self.problem.assurance.headroom, max(self.problem.assurance.levels)
         if headroom == 0:
             return ()
-        network = network_of(self.problem, solution.columns, self.slowdowns(solution))
+        network = network_of(instance(self.problem, solution), solution.columns, self.slowdowns(solution))
         loads = network.loads_rps()
         return tuple(
             f"{name}: {top * loads[name] / station.capacity_rps:.6g} of its capacity is used, {1 - headroom:g} allowed"
@@ -145,7 +145,7 @@ class Judge:
         busy = {name: column.utilisation for name, column in column_names(solution.columns).items()}
         slow: Slowdowns = interference.slowdowns(beside, machines, busy)
         for _ in range(PASSES):
-            network = network_of(self.problem, solution.columns, slow)
+            network = network_of(instance(self.problem, solution), solution.columns, slow)
             if not slow or network.unstable():
                 break
             seen = simulate(network, self.seed, SETTLING).stations

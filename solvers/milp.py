@@ -50,13 +50,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 from inferplan.solvers.bill import bill
 from inferplan.solvers.columns import Column
 from inferplan.solvers.packing import Packing
-from inferplan.solvers.problem import Problem
+from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import (
     ACCURACY,
     CORES,
@@ -92,6 +92,8 @@ class Solution:
     values: Mapping[Goal, float] = field(default_factory=dict)
     """Values of the goals as the program sees them: all are minimised, costs and powers are scaled."""
     power_w: float | None = None
+    classes: tuple[ClassNeed, ...] = ()
+    """The classes as they are split; empty: those of the problem."""
 
     def worth(self, ask: Ask) -> float:
         """A question's objective, to be minimised: cost, power, minus the accuracy (as it is encoded), or a weighted
@@ -144,7 +146,7 @@ class Solver:
         self.problem = problem
         self.timed_out = False
         self.tie_gaps = tie_gaps
-        self.branches = [Program(problem, _within(scenario, columns)) for scenario in scenarios(problem, columns)]
+        self.branches = [Program(problem, within(scenario, columns)) for scenario in scenarios(problem, columns)]
 
     def ask(self, ask: Ask, time_limit_s: float, gap: float) -> Solution | None:
         """The best plan for a question; None where there is none, or none was found in time (`timed_out`)."""
@@ -217,6 +219,11 @@ class Solver:
         return found, bound, complete
 
 
+def instance(problem: Problem, solution: Solution) -> Problem:
+    """The problem with its classes split as a solution does."""
+    return replace(problem, classes=solution.classes) if solution.classes else problem
+
+
 def solution_of(problem: Problem, columns: tuple[Column, ...]) -> Solution:
     """Given columns on as few machines as hold them, with nothing said about how good they are."""
     packings = pack_columns(problem, columns)
@@ -243,7 +250,7 @@ def scenarios(problem: Problem, columns: Sequence[Column]) -> list[Scenario]:
     return [dict(zip(sorted(groups), choice, strict=True)) for choice in product(*choices)]
 
 
-def _within(scenario: Scenario, columns: Sequence[Column]) -> list[Column]:
+def within(scenario: Scenario, columns: Sequence[Column]) -> list[Column]:
     """Columns that a scenario leaves possible."""
     return [column for column in columns if all(_agrees(column, who, atom) for who, atom in scenario.items())]
 

@@ -31,6 +31,7 @@ from inferplan.solvers.combinations import MAX_COMBINATIONS
 from inferplan.solvers.judge import believed
 from inferplan.solvers.labels import Floats, TooManyLabels, undominated
 from inferplan.solvers.milp import Solution, Solver, promises, solution_of
+from inferplan.solvers.parts import refuse
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import ACCURACY, COST, RATIO, Ask
 from inferplan.spec.errors import InputError
@@ -78,8 +79,10 @@ def frontier(
 ) -> Frontier:
     """The Pareto set over two or three axes; `method` forces one of the ways to find it.
 
-    Raises InputError where an axis means nothing for the workload, or three axes are asked of the program.
+    Raises InputError where an axis means nothing for the workload, three axes are asked of the program, or classes may
+    be split.
     """
+    refuse(problem, "frontier")
     columns = _known(problem, assured_columns(problem), "accuracy" in axes)
     _check(problem, axes)
     why = why_not(problem, columns) or ""

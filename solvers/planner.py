@@ -11,14 +11,16 @@ from inferplan.estimators.accuracy import combination_text
 from inferplan.estimators.service import SampleSource
 from inferplan.estimators.simulation import SimulationResult
 from inferplan.solvers.asking import fitted_line, hopes, wanted
-from inferplan.solvers.assurance import assured_columns, enough_spares
+from inferplan.solvers.assurance import enough_spares
 from inferplan.solvers.checker import check_plan
 from inferplan.solvers.document import plan_document
 from inferplan.solvers.explain import Chosen, alternatives, binding
 from inferplan.solvers.infeasible import disturbed, infeasible
 from inferplan.solvers.judge import Judge, believed, limits_s, measured
-from inferplan.solvers.milp import Solution, Solver, promises
+from inferplan.solvers.milp import Solution, promises
+from inferplan.solvers.mixtures import solver_of
 from inferplan.solvers.objectives import decide, normalised
+from inferplan.solvers.parts import parted
 from inferplan.solvers.problem import Problem, read_problem
 from inferplan.solvers.program import ACCURACY, Ask
 from inferplan.solvers.search import MARGIN, SAME, Search
@@ -52,7 +54,7 @@ def solve(
     Raises InfeasibleError where no plan keeps every promise, InputError where the profile lacks what is needed,
     UndecidedError where the time limit left no plan at all.
     """
-    if loaded.workload.splitting:
+    if loaded.workload.splitting == "devices":
         problem = read_problem(loaded.workload, profile, samples)
         deadline = time.monotonic() + time_limit_s
         plan = solve_split(problem, loaded, profile, plan_dir=plan_dir, deadline=deadline, gap=gap, seed=seed)
@@ -135,7 +137,7 @@ def _searched_enough(workload: Workload, profile: Profile, limits: _Limits) -> D
     than its spares suffice for, it is made again with one spare more.
     """
     deadline = time.monotonic() + limits.time_s
-    problem = read_problem(workload, profile, limits.samples)
+    problem = parted(read_problem(workload, profile, limits.samples))
     for _ in range(MAX_SPARES):
         search, proven = _searched(problem, limits, deadline)
         try:
@@ -157,7 +159,7 @@ def _searched_enough(workload: Workload, profile: Profile, limits: _Limits) -> D
 
 def _searched(problem: Problem, limits: _Limits, deadline: float) -> tuple[Search, bool]:
     """The search for the best plan of an instance, run, and whether all goals but the last were proven."""
-    program = Solver(problem, assured_columns(problem))
+    program = solver_of(problem)
     ask = normalised(program, promises(problem), limits.time_s, limits.gap)
     search = Search(problem, program, Judge(problem, limits.seed), ask, limits.gap, deadline)
     return search, decide(search, problem)

@@ -16,10 +16,10 @@ from inferplan.estimators.service import SampleSource
 from inferplan.estimators.transport import Payloads, Ways, payloads_of, ways_of
 from inferplan.estimators.unevenness import Unevenness, unevenness_of
 from inferplan.solvers.options import Option, OptionTable, option_table
-from inferplan.spec.arrivals import source_of
+from inferplan.spec.arrivals import Source, source_of
 from inferplan.spec.errors import InputError
 from inferplan.spec.profile import Profile
-from inferplan.spec.workload import Workload
+from inferplan.spec.workload import Job, TrafficClass, Workload
 
 MAX_CLASSES = 6
 DEFAULT_PERCENTILE = 99.0
@@ -58,6 +58,17 @@ class ClassNeed:
     limit_s: float | None
     floor: float | None
     trace_sha256: str | None = None
+    share: float = 1.0
+    """Of the class's requests, where this is a part of a class (`parts`)."""
+    burst: int = 1
+    """Requests that arrive at one instant: those of a job."""
+    burst_of: int = 1
+    """Requests of a whole job."""
+
+    @property
+    def groups_rps(self) -> float:
+        """Requests per second; of a class of jobs, jobs."""
+        return self.rate_rps / max(self.burst, 1)
 
 
 @dataclass(frozen=True)
@@ -179,9 +190,9 @@ def _company(workload: Workload, interference: Interference) -> dict[tuple[str, 
 
 def _class_need(workload: Workload, name: str) -> ClassNeed:
     traffic = workload.classes[name]
-    if traffic.kind == "jobs":
-        raise InputError(f"class {name} is of jobs: `inferplan jobs` splits them; plans are for kind: requests")
     source = source_of(workload, name)
+    if traffic.job is not None:
+        return _job_need(traffic.job, traffic, name, source)
     return ClassNeed(
         name,
         source.rate_rps,
@@ -190,4 +201,21 @@ def _class_need(workload: Workload, name: str) -> ClassNeed:
         traffic.slo.latency_s if traffic.slo else None,
         traffic.accuracy.floor,
         None if source.trace is None else source.trace.sha256,
+    )
+
+
+def _job_need(job: Job, traffic: TrafficClass, name: str, source: Source) -> ClassNeed:
+    """What a class of jobs was promised: that a job's last request is answered by the deadline."""
+    # The times of a trace are those of jobs.
+    rate = source.rate_rps * (job.requests if source.trace is not None else 1)
+    return ClassNeed(
+        name,
+        rate,
+        unevenness_of(source),
+        traffic.slo.percentile if traffic.slo else DEFAULT_PERCENTILE,
+        job.deadline_s,
+        job.mean_accuracy,
+        None if source.trace is None else source.trace.sha256,
+        burst=job.requests,
+        burst_of=job.requests,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from inferplan.estimators.simulation import SimulationResult
-from inferplan.solvers.milp import Solution
+from inferplan.solvers.milp import Solution, instance
+from inferplan.solvers.parts import ways
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import column_names
 
@@ -19,7 +20,8 @@ def describe(problem: Problem, solution: Solution) -> str:
         for name, column in sorted(names.items(), key=lambda item: (order[item[1].stage], item[0]))
     ]
     power = "" if solution.power_w is None else f", {solution.power_w:.6g} W"
-    return f"{', '.join(parts)} at {solution.cost_usd_per_h:.6g} USD/h{power}"
+    split = _ways_text(instance(problem, solution), solution)
+    return f"{', '.join(parts)}{split} at {solution.cost_usd_per_h:.6g} USD/h{power}"
 
 
 def duration(seconds: float) -> str:
@@ -50,12 +52,38 @@ def slowest_text(slowdowns: Mapping[str, tuple[float, ...]]) -> str:
 
 def variants_text(problem: Problem, solution: Solution) -> dict[str, str]:
     """Choice per stage; where classes differ, each class's."""
-    chosen = solution.chosen()
+    chosen, problem = solution.chosen(), instance(problem, solution)
     text: dict[str, str] = {}
     for stage in problem.stages:
-        by_class = {need.name: chosen[k, stage].option.variant for k, need in enumerate(problem.classes)}
-        if len(set(by_class.values())) == 1:
-            text[stage] = next(iter(by_class.values()))
+        by_class: dict[str, dict[str, float]] = {}
+        for k, need in enumerate(problem.classes):
+            variants = by_class.setdefault(need.name, {})
+            variant = chosen[k, stage].option.variant
+            variants[variant] = variants.get(variant, 0.0) + need.share
+        named = {name: _mixed(variants) for name, variants in by_class.items()}
+        if len(set(named.values())) == 1:
+            text[stage] = next(iter(named.values()))
         else:
-            text[stage] = ", ".join(f"{variant} ({name})" for name, variant in by_class.items())
+            text[stage] = ", ".join(f"{variant} ({name})" for name, variant in named.items())
+    return text
+
+
+def _mixed(shares: Mapping[str, float]) -> str:
+    """A variant, or several with their shares."""
+    used = {variant: share for variant, share in shares.items() if share > 0}
+    if len(used) == 1:
+        return next(iter(used))
+    return " + ".join(f"{100 * share:.3g} % {variant}" for variant, share in used.items())
+
+
+def _ways_text(problem: Problem, solution: Solution) -> str:
+    """How classes are split over what runs."""
+    text = ""
+    for name, found in ways(problem, column_names(solution.columns)).items():
+        if len(found) > 1:
+            shares = [
+                f"{100 * way.share:.3g} %" if way.requests is None else f"{way.requests} of a job" for way in found
+            ]
+            parts = [f"{share} by {', '.join(way.stations.values())}" for share, way in zip(shares, found, strict=True)]
+            text += f" ({name}: {'; '.join(parts)})"
     return text

@@ -26,6 +26,10 @@ from inferplan.spec.costs import TierEnergy as TierEnergy
 from inferplan.spec.costs import Traffic as Traffic
 from inferplan.spec.document import LoadedWorkload, load_workload, read_document, validated
 from inferplan.spec.errors import InputError
+from inferplan.spec.routes import Choice as Choice
+from inferplan.spec.routes import Estimate as Estimate
+from inferplan.spec.routes import Mixture as Mixture
+from inferplan.spec.routes import mixture_findings
 from inferplan.spec.stage import Choice as StageChoice
 from inferplan.spec.types import (
     Count,
@@ -76,14 +80,6 @@ class Proof(Record):
     objective: float
     bound: float
     gap: NonNegative = Field(description="|objective - bound| / |objective|")
-
-
-class Estimate(Record):
-    """A predicted number with its interval, where there is one."""
-
-    value: float
-    lower: float | None = None
-    upper: float | None = None
 
 
 class OptionPrediction(Record):
@@ -138,13 +134,6 @@ class DeployedOption(Record):
         return self.chosen.name
 
 
-class Choice(Record):
-    """A share of a class's calls of a stage that goes to an option."""
-
-    option: Name
-    share: float = Field(gt=0, le=1)
-
-
 class ClassPrediction(Record):
     """What a class is expected to see. Latencies end to end."""
 
@@ -166,7 +155,17 @@ class ClassPlan(Record):
     slo_percentile: float | None = None
     slo_latency_s: Seconds | None = None
     accuracy_floor: float | None = None
-    routes: dict[Name, list[Choice]] = Field(description="Per stage, the options and their shares.")
+    job_requests: PositiveInt | None = Field(
+        None,
+        description="Requests of a job, where the class is of jobs: the latency is then the deadline, counted until the"
+        " last of them is answered, and the floor the mean accuracy.",
+    )
+    routes: dict[Name, list[Choice]] = Field(description="Per stage, the options and their shares of its calls.")
+    mixtures: list[Mixture] = Field(
+        default=[],
+        description="Where requests of a class go different ways: which ways, and how many go each. A request keeps its"
+        " way; `routes` are what that adds up to.",
+    )
     predicted: ClassPrediction
 
 
@@ -321,6 +320,8 @@ class Plan(Record):
                         )
                 if not math.isclose(sum(choice.share for choice in choices), 1.0, abs_tol=1e-6):
                     raise ValueError(f"classes.{name}.routes.{stage}: shares must add up to 1")
+            for wrong in mixture_findings(traffic.mixtures, traffic.job_requests, traffic.routes):
+                raise ValueError(f"classes.{name}.mixtures: {wrong}")
         placed = dict.fromkeys(self.options, 0)
         for device, machines in self.machines.items():
             for placements in machines.packing:
@@ -364,7 +365,7 @@ def _rounded(value: Any, name: str) -> Any:
 # Records keep the order their fields are declared in; mappings keyed by the user's names are sorted.
 _FIELD_ORDER = frozenset(
     {"", "workload", "profile", "proof", "certificate", "predicted", "binding", "alternatives", "costs", "energy"}
-    | {"assurance", "cases", "to_measure", "levels", "plans", "switches", "design"}
+    | {"assurance", "cases", "to_measure", "levels", "plans", "switches", "design", "mixtures"}
 )
 
 

@@ -13,6 +13,7 @@ Path_ = tuple[str | int, ...]
 def unsupported(workload: Workload) -> Iterator[tuple[Path_, str]]:
     """Fields in use that nothing honours in this version, as (path in the document, message)."""
     yield from _top(workload)
+    yield from _with_mixtures(workload)
     yield from _devices(workload)
     for name, traffic in workload.classes.items():
         at: Path_ = ("classes", name)
@@ -23,20 +24,18 @@ def unsupported(workload: Workload) -> Iterator[tuple[Path_, str]]:
 
 
 def _top(workload: Workload) -> Iterator[tuple[Path_, str]]:
-    if workload.splitting:
+    if workload.splitting == "devices":
         yield from _with_splitting(workload)
     elif workload.max_utilisation != DEFAULT_UTILISATION:
         yield (
             ("max_utilisation",),
-            "max_utilisation is not honoured yet without splitting; robustness.headroom leaves capacity unused",
+            "max_utilisation is honoured with splitting: devices only; robustness.headroom leaves capacity unused",
         )
 
 
 def _with_splitting(workload: Workload) -> Iterator[tuple[Path_, str]]:
     """What is honoured, but not where classes spread over devices."""
     objective = workload.objective
-    if workload.splitting is True:
-        yield ("splitting",), "splitting a class over variants is not honoured yet; splitting: devices"
     if objective.minimize != "cost" and objective.maximize != "accuracy":
         yield (
             ("objective",),
@@ -56,6 +55,23 @@ def _with_splitting(workload: Workload) -> Iterator[tuple[Path_, str]]:
                 yield (*at, "billing"), "shares of machines are not honoured yet with splitting; billing: whole"
             if device.interruptions_per_h > 0:
                 yield (*at, "interruptions_per_h"), "interruptions are not honoured yet with splitting; buy on demand"
+
+
+def _with_mixtures(workload: Workload) -> Iterator[tuple[Path_, str]]:
+    """What is honoured, but not where the requests of a class go different ways."""
+    jobs = [name for name, traffic in workload.classes.items() if traffic.kind == "jobs"]
+    for name in jobs:
+        if workload.classes[name].accuracy.floor is not None:
+            yield ("classes", name, "accuracy", "floor"), "a class of jobs promises its job.mean_accuracy: give that"
+    if workload.splitting is not True and not jobs:
+        return
+    what = "with splitting: true" if workload.splitting is True else "for classes of jobs"
+    if workload.robustness.asked:
+        yield ("robustness",), f"robustness is not honoured yet {what}"
+    if workload.splitting is True and len(workload.tiers) > 1:
+        yield ("splitting",), "splitting a class over variants is not honoured yet with several tiers; one tier"
+    if jobs and workload.splitting == "devices":
+        yield ("splitting",), "splitting: devices is not honoured for classes of jobs, whose requests are split anyway"
 
 
 def _devices(workload: Workload) -> Iterator[tuple[Path_, str]]:

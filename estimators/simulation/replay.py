@@ -140,7 +140,7 @@ def _chooser(fleet: Fleet, epochs: Sequence[Epoch]) -> Chooser:
     starts = np.array([epoch.start_s for epoch in epochs])
     plans = np.array([epoch.plan for epoch in epochs], dtype=np.int64)
 
-    def choose(stream: Stream, stage: str, sent_s: Floats, chance: Randomness) -> Counts:
+    def choose(stream: Stream, stage: str, owner: Counts, sent_s: Floats, chance: Randomness) -> Counts:
         active = plans[np.maximum(np.searchsorted(starts, sent_s, side="right") - 1, 0)]
         routes = {fleet.plan_of[name]: at for at, (name, _) in enumerate(stream.routes[stage])}
         table = np.zeros(max(routes) + 1, dtype=np.int64)

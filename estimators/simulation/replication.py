@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -78,6 +79,8 @@ class Replication:
     """When each class's requests arrived, all of them."""
     answered_s: dict[str, Floats] = field(default_factory=dict)
     latencies_s: dict[str, Floats] = field(default_factory=dict)
+    ways: dict[str, Counts] = field(default_factory=dict)
+    """Which way each request goes, of classes that go several."""
     calls: dict[tuple[str, str], Calls] = field(default_factory=dict)
     """By (class, stage)."""
     served: dict[str, tuple[Floats, Served]] = field(default_factory=dict)
@@ -106,10 +109,13 @@ def replicate(
     for stream in network.streams:
         arrivals = stream.source.times_s(run.end_s, chance.of("arrivals", stream.name), clock)
         run.entries_s[stream.name] = np.repeat(arrivals, stream.job_size) if stream.job_size > 1 else arrivals
+        if stream.ways:
+            run.ways[stream.name] = _ways(stream, len(run.entries_s[stream.name]), chance)
     if network.stalls is not None:
         run.stalls = Standstills.of(network.stalls, run.end_s, chance.of("stalls"))
+    choose = partial(drawn, run)
     for stage in network.order:
-        arriving = {stream.name: arriving_at(network, stream, stage, run, chance, drawn) for stream in network.streams}
+        arriving = {stream.name: arriving_at(network, stream, stage, run, chance, choose) for stream in network.streams}
         _serve_stage(network, stage, arriving, run, chance, loops)
     for stream in network.streams:
         entry, answered = run.entries_s[stream.name], answers_s(network, run, stream)
@@ -140,8 +146,8 @@ class Arriving:
     one_each: bool
 
 
-Chooser = Callable[[Stream, str, Floats, Randomness], Counts]
-"""Which of a class's stations of a stage serves each of its calls, given when they were sent."""
+Chooser = Callable[[Stream, str, Counts, Floats, Randomness], Counts]
+"""Which of a class's stations of a stage serves each of its calls, given whose they are and when they were sent."""
 
 
 def arriving_at(
@@ -161,7 +167,7 @@ def arriving_at(
         owner = parent if upstream.one_each else upstream.owner[parent]
     done = [run.calls[stream.name, source].done_s for source in sources]
     done = done if parent is None else [times[parent] for times in done]
-    chosen = choose(stream, stage, np.max(done, axis=0) if len(done) > 1 else done[0], chance)
+    chosen = choose(stream, stage, owner, np.max(done, axis=0) if len(done) > 1 else done[0], chance)
     times: Floats | None = None
     for source, sent in zip(sources, done, strict=True):
         calls = run.calls[stream.name, source]
@@ -178,7 +184,8 @@ def _entering(
     network: Network, stream: Stream, stage: str, run: Replication, chance: Randomness, choose: Chooser
 ) -> Arriving:
     entries_s = run.entries_s[stream.name]
-    chosen = choose(stream, stage, entries_s, chance)
+    owner = np.arange(len(entries_s))
+    chosen = choose(stream, stage, owner, entries_s, chance)
     if run.stalls is not None:
         entries_s = run.stalls.held_up(entries_s)
     delays = np.array([network.entry_delay_s.get((stream.name, name), 0.0) for name, _ in stream.routes[stage]])
@@ -188,15 +195,31 @@ def _entering(
         if len(draws):
             uniforms = chance.of("overhead", stream.name, name).random(len(times))
             times = times + np.where(chosen == index, draws[(uniforms * len(draws)).astype(np.int64)], 0.0)
-    return Arriving(np.arange(len(entries_s)), None, times, chosen, True)
+    return Arriving(owner, None, times, chosen, True)
 
 
-def drawn(stream: Stream, stage: str, sent_s: Floats, chance: Randomness) -> Counts:
-    """Stations drawn by the class's shares."""
-    count = len(sent_s)
-    choices = stream.routes[stage]
+def _ways(stream: Stream, count: int, chance: Randomness) -> Counts:
+    """Which way each of `count` requests goes: drawn by the shares; of every job, the first so many go the first."""
+    requests = [way.requests for way in stream.ways]
+    if stream.job_size > 1 and None not in requests:
+        job = np.repeat(np.arange(len(requests)), np.array(requests, dtype=np.int64))
+        return np.tile(job, count // stream.job_size)
+    edges = np.cumsum([way.share for way in stream.ways])
+    drawn = chance.of("way", stream.name).random(count) * edges[-1]
+    chosen: Counts = np.minimum(np.searchsorted(edges, drawn, side="right"), len(edges) - 1).astype(np.int64)
+    return chosen
+
+
+def drawn(run: Replication, stream: Stream, stage: str, owner: Counts, sent_s: Floats, chance: Randomness) -> Counts:
+    """Stations by the ways that requests go, else drawn by the class's shares."""
+    choices, count = stream.routes[stage], len(owner)
     if len(choices) == 1:
         return np.zeros(count, dtype=np.int64)
+    if stream.ways:
+        position = {name: index for index, (name, _) in enumerate(choices)}
+        stations = np.array([position[way.stations[stage]] for way in stream.ways])
+        found: Counts = stations[run.ways[stream.name][owner]]
+        return found
     edges = np.cumsum([share for _, share in choices])
     drawn = chance.of("route", stream.name, stage).random(count) * edges[-1]
     chosen: Counts = np.minimum(np.searchsorted(edges, drawn, side="right"), len(choices) - 1).astype(np.int64)

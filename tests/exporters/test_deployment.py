@@ -101,3 +101,20 @@ def test_names_that_mean_something_elsewhere_are_refused(chain: Any, chain_plan:
         build_deployment(chain_plan.model_copy(update={"options": options}), chain)
     with pytest.raises(InputError, match="is not a name"):
         build_deployment(chain_plan, chain.model_copy(update={"name": name}))
+
+
+def test_ways_through_several_stages_are_refused(chain: Any, make_plan: Callable[..., Any]) -> None:
+    """An exported pipeline draws an option at every stage: it cannot keep a request to its way."""
+    from inferplan.spec.plan import Mixture
+
+    options = {
+        "double-a": {"stage": "double", "variant": "only"},
+        "double-b": {"stage": "double", "variant": "only", "max_batch": 8},
+        "add-only": {"stage": "add", "variant": "only"},
+    }
+    plan = make_plan(chain, options, {"edge/cpu": [{"double-a": 1, "double-b": 1, "add-only": 1}]})
+    ways = [Mixture(share=0.5, routes={"double": f"double-{x}", "add": "add-only"}) for x in ("a", "b")]
+    split = plan.model_copy(update={"classes": {"web": plan.classes["web"].model_copy(update={"mixtures": ways})}})
+    build_deployment(plan, chain)
+    with pytest.raises(InputError, match="different ways through the pipeline"):
+        build_deployment(split, chain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,9 +23,15 @@ class System:
 
     def __init__(self, delay_s: float = 0.0, blocks_at: int = -1, blocks_s: float = 0.0) -> None:
         self.sent: list[tuple[str, bytes]] = []
+        self.together: list[int] = []
         self._delay_s, self._blocks_at, self._blocks_s = delay_s, blocks_at, blocks_s
 
-    def submit(self, traffic: str, item: Blob, done: Done) -> None:
+    def submit_all(self, traffic: str, items: Sequence[Blob], dones: Sequence[Done]) -> None:
+        self.together.append(len(items))
+        for item, done in zip(items, dones, strict=True):
+            self._submit(traffic, item, done)
+
+    def _submit(self, traffic: str, item: Blob, done: Done) -> None:
         import time
 
         self.sent.append((traffic, bytes(item)))
@@ -47,7 +54,7 @@ def drive(
     edges: list[str] = []
 
     async def main() -> list[Load]:
-        generator = LoadGenerator(schedule, windows, blobs, system.submit, finish, events.append)
+        generator = LoadGenerator(schedule, windows, blobs, system.submit_all, finish, events.append)
 
         def on_window(edge: Literal["start", "end"]) -> None:
             edges.append(edge)
@@ -73,6 +80,13 @@ def test_requests_cycle_through_the_examples_per_class_and_warm_up_is_not_counte
     np.testing.assert_allclose(a.scheduled_s, [0.01, 0.03, 0.04])
     assert np.isinf(a.latency_s).tolist() == [False, False, True]
     assert a.completed_in_window == 2
+
+
+def test_requests_of_one_instant_and_class_are_sent_together() -> None:
+    system = System()
+    a, b = drive(system, [0.01, 0.01, 0.01, 0.02], [0, 0, 1, 0], Windows(0.0, 0.05, 1.0), [b"x"], [])
+    assert system.together == [2, 1, 1]
+    assert (len(a.latency_s), len(b.latency_s)) == (3, 1)
 
 
 def test_latency_counts_from_the_scheduled_time() -> None:

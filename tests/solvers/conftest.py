@@ -169,3 +169,9 @@ def module_instances(tmp_path_factory: pytest.TempPathFactory) -> Instances:
 def slowed() -> Any:
     """slowed(stage, choice, neighbours, slow-down): an interference row."""
     return interference
+
+
+@pytest.fixture(scope="session")
+def fan_flow() -> Any:
+    """fan_flow(source, target, choice, counts): a measured fan-out."""
+    return flow

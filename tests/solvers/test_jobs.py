@@ -120,7 +120,21 @@ def test_combinations_of_a_pipeline_take_the_time_of_all_their_calls(instances: 
     assert {c.name: c.accuracy for c in alone.configurations} == {"x": 0.8, "y": 0.9}
 
 
-def test_plans_are_for_requests(instances: Any) -> None:
-    _, loaded = jobs_of(instances, job={"requests": 3, "deadline_s": 1.0})
-    with pytest.raises(InputError, match="class album is of jobs: `inferplan jobs` splits them"):
+def test_jobs_are_planned_over_subsets_of_modalities(instances: Any) -> None:
+    _, loaded = jobs_of(instances, job={"requests": 3, "deadline_s": 1.0, "mean_accuracy": 0.86})
+    plan = solve(loaded, instances.profile(TIMES, ACCURACY), plan_dir=instances.folder)
+    found = plan.classes["album"]
+    assert found.job_requests == 3
+    assert found.predicted.accuracy is not None
+    assert found.predicted.accuracy.value >= 0.86
+    assert plan.certificate is not None
+    assert plan.certificate.verdict == "met"
+
+
+def test_a_mean_accuracy_needs_a_metric_to_hold_it_to(instances: Any) -> None:
+    classes = {
+        "album": {"kind": "jobs", "rate_rps": 1.0, "job": {"requests": 3, "deadline_s": 1.0, "mean_accuracy": 0.8}}
+    }
+    loaded = instances.workload({"s": ["m"]}, specs={"m": FUSED}, classes=classes, accuracy=None)
+    with pytest.raises(InputError, match="mean_accuracy"):
         solve(loaded, instances.profile(TIMES, ACCURACY), plan_dir=instances.folder)
