@@ -15,10 +15,10 @@ from inferplan.solvers.combinations import Encoding, encoding, require_listed
 from inferplan.solvers.packing import Item, Packing, pack
 from inferplan.solvers.placing import most_together, strangers
 from inferplan.solvers.problem import Problem
-from inferplan.solvers.tier_flows import TierFlows, path_legs
+from inferplan.solvers.tier_flows import TierFlows, latency_ratios, path_legs
 
-Goal = tuple[Literal["cost", "accuracy", "energy", "weighted", "ratio", "cores", "machines", "latency"], str]
-"""What to make best of (cores: fewest, then first by name). The text names the class (accuracy, latency; empty for
+Goal = tuple[Literal["cost", "accuracy", "energy", "weighted", "ratio", "cores", "names", "machines", "latency"], str]
+"""What to make best of (names: first by name). The text names the class (accuracy, latency; empty for
 all) or the device (machines)."""
 COST: Goal = ("cost", "")
 ACCURACY: Goal = ("accuracy", "")
@@ -26,10 +26,14 @@ ENERGY: Goal = ("energy", "")
 WEIGHTED: Goal = ("weighted", "")
 RATIO: Goal = ("ratio", "")
 CORES: Goal = ("cores", "")
+NAMES: Goal = ("names", "")
 TIE = 1e-7
+LATENCY_TIE = 1e-6
+"""What counts as a tie: shares of choices are whole to 1e-6, and a latency is a sum of many."""
 ABSOLUTE_GAP = 1e-9
 BETTER = 1e-5
 """What counts as better than another plan, relative."""
+GOLDEN = (math.sqrt(5) - 1) / 2
 _UNSET = math.nan
 
 
@@ -81,9 +85,10 @@ class Program:
         self.feasible = self._every_stage_has_columns()
         self.model = mip.Model(solver_name="HIGHS")
         self.model.verbose = 0
-        self.price_scale = _geometric_mean([d.tariff.hourly_usd for d in problem.devices.values()])
+        self.price_scale = price_scale(problem)
         self.power_scale = _geometric_mean([d.tariff.power_w or d.tariff.idle_w or 0 for d in problem.devices.values()])
         self._weights_asked: Mapping[str, float] = {}
+        self._scales: Mapping[str, float | None] = {}
         self._proven_packing = True
         if self.feasible:
             self._build()
@@ -252,7 +257,8 @@ class Program:
 
     def keep(self, goal: Goal, value: float) -> Any:
         """Ask that a goal stays within a tie of a value; the row can be dropped again."""
-        row = self.model.add_constr(self.expression(goal) <= value + TIE * max(1.0, abs(value)))
+        tie = LATENCY_TIE if goal[0] in ("ratio", "latency") else TIE
+        row = self.model.add_constr(self.expression(goal) <= value + tie * max(1.0, abs(value)))
         self._added.append(row)
         return row
 
@@ -295,19 +301,32 @@ class Program:
             columns = tuple(c for y, c in zip(self._y, self.columns, strict=True) if y.x > 0.5)
             packings = pack_columns(self.problem, columns)
             if not self._cut(columns, packings):
-                value = float(model.objective_value)
+                value = self._reached(goal, columns, float(model.objective_value))
                 proven = outcome == status.OPTIMAL and self._proven_packing
-                return Found(columns, packings, value, min(float(model.objective_bound), value), proven)
+                # A value that rounding made worse is no better bound.
+                bound = min(float(model.objective_bound), float(model.objective_value), value)
+                return Found(columns, packings, value, bound, proven)
             if time.monotonic() >= deadline:
                 self.timed_out = True
                 return None
+
+    def _reached(self, goal: Goal, columns: Sequence[Column], value: float) -> float:
+        """What the chosen columns reach of a goal that the program gives a value: its choices are whole to 1e-6 only,
+        which long latencies of what is hardly chosen make visible."""
+        if goal[0] not in ("ratio", "latency"):
+            return value
+        ratios = latency_ratios(self.problem, columns)
+        if goal[0] == "latency":
+            return ratios[goal[1]]
+        scaled = [ratios[name] / scale for name, scale in self._scales.items() if scale is not None and name in ratios]
+        return max(scaled, default=value)
 
     def _apply(self, ask: Ask) -> list[Any]:
         """Set bounds and add the rows of one question; returns the rows to remove afterwards."""
         import mip
 
         model, classes = self.model, self.problem.classes
-        self._weights_asked = ask.weights
+        self._weights_asked, self._scales = ask.weights, ask.scales
         added: list[Any] = []
         for k, total in self._latency.items():
             scale = ask.scales[classes[k].name]
@@ -376,10 +395,9 @@ class Program:
         if kind == "latency":
             return 1.0 * self._latency[self._index(who)]
         if kind == "cores":
-            # Cores are whole numbers; the ranks of all names together weigh less than half a core.
-            order = sorted(range(len(self.columns)), key=lambda i: self.columns[i].option.name)
-            weight = 0.5 / (len(order) * len(self.problem.stages) * len(self.problem.classes))
-            return mip.xsum((self.columns[i].cores + weight * rank) * self._y[i] for rank, i in enumerate(order))
+            return mip.xsum(column.cores * y for column, y in zip(self.columns, self._y, strict=True))
+        if kind == "names":
+            return mip.xsum(weight * y for weight, y in zip(name_weights(self.columns), self._y, strict=True))
         if self._accuracy is None:
             return None
         if goal == ACCURACY and self.problem.values_accuracy:
@@ -443,6 +461,28 @@ def _dimensions(machine: Capacity) -> list[tuple[int, Callable[[Column], int]]]:
 
     names = ("cores", "memory_bytes", "gpus", "gpu_memory_bytes")
     return [(room, need_of(what)) for what in names if (room := getattr(machine, what))]
+
+
+def name_weights(columns: Sequence[Column]) -> list[float]:
+    """What tells plans apart that are equal in everything that counts: the lower the sum, the more of the first names.
+
+    Ranks by name; where their sums are equal fractions decide, spread evenly (squares times the golden ratio) and less
+    than a rank all together.
+    """
+    order = sorted(
+        range(len(columns)),
+        key=lambda i: (columns[i].option.name, columns[i].classes, columns[i].replicas, columns[i].most or 0),
+    )
+    stages = len({column.stage for column in columns}) * max((len(c.classes) for c in columns), default=1)
+    weights = [0.0] * len(columns)
+    for rank, index in enumerate(order):
+        weights[index] = rank + (rank * rank * GOLDEN % 1.0) / (2 * stages)
+    return weights
+
+
+def price_scale(problem: Problem) -> float:
+    """What the program counts costs in, USD/h."""
+    return _geometric_mean([device.tariff.hourly_usd for device in problem.devices.values()])
 
 
 def _geometric_mean(prices: Sequence[float]) -> float:
