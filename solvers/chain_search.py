@@ -23,13 +23,13 @@ from inferplan.solvers.chain_criteria import Bar, Criteria, Frame, Reach
 from inferplan.solvers.chains import most_loss
 from inferplan.solvers.columns import Column
 from inferplan.solvers.combinations import MAX_COMBINATIONS
-from inferplan.solvers.labels import ROUNDING, Fence, Floats, TooManyLabels, reached, search
+from inferplan.solvers.labels import ROUNDING, Beam, Fence, Floats, TooManyLabels, reached, search
 from inferplan.solvers.multipliers import fence, multipliers
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import ACCURACY, BETTER, COST, Ask, Goal, price_scale
 
-WIDTHS = (200, 3_000, 60_000)
-"""Labels kept of a stage, one search after the other."""
+BEAMS = (Beam(200, 50), Beam(800, 120), Beam(3_000, 200), Beam(60_000, 100_000))
+"""What searches go on with, one after the other."""
 MAX_SUMS = 50_000
 """Sums of prices that are listed; beyond them costs are taken for any number."""
 NEAR = 1e-9
@@ -42,11 +42,13 @@ class Unsuited(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """Chosen columns. `values` are the goals' as the program states them; `bound` is of the first goal."""
+    """Chosen columns. `values` are the goals' as the program states them; `bound` is of the first goal. `proven`: there
+    is none better for it, by more than the gap."""
 
     columns: tuple[Column, ...]
     values: dict[Goal, float]
     bound: float
+    proven: bool
 
 
 @dataclass
@@ -70,26 +72,28 @@ class ChainSearch:
     def ask(self, ask: Ask, deadline: float, gap: float) -> Answer | None:
         """The best plan for a question; None where there is none.
 
-        Raises Unsuited where labels do not answer it, TooManyLabels where they are too many, or too slow.
+        Ties are broken as far as the widest search goes. Raises Unsuited where labels do not answer the question,
+        TooManyLabels where they are too many to find any plan.
         """
         reach, devices = self._promised(ask), self._criteria.fleet.devices
         bars = self._bars(ask)
         items: Sequence[int] | None = None
         values: dict[Goal, float] = {}
-        bound = -math.inf
+        bound, proven = -math.inf, True
         for goal in ask.goals:
-            if not self._means(goal, ask):
+            if not self._means(goal, ask) or not proven:
                 continue
             found = self._best(goal, reach, bars, items, deadline, 0.0 if values else gap)
             if found.items is None:
                 return None
-            bound = bound if values else self._stated(goal, found.bound, ask)
+            if not values:
+                bound, proven = self._stated(goal, found.bound, ask), found.settled
             items, values[goal] = found.items, self._stated(goal, found.value, ask)
             reach = reach.within(goal, devices, found.value + ROUNDING * max(abs(found.value), ROUNDING))
         if items is None:
             raise Unsuited("no goal means anything")
         columns = tuple(own[item] for own, item in zip(self._criteria.stages, items, strict=True))
-        return Answer(columns, values, bound)
+        return Answer(columns, values, bound, proven)
 
     def _promised(self, ask: Ask) -> Reach:
         """The limits that a question sets."""
@@ -151,21 +155,24 @@ class ChainSearch:
         weights, bound = self._multipliers(frame)
         paid = float(weights @ frame.most)
         conflicts: list[Fence] = []
-        for width in WIDTHS:
+        for beam in BEAMS:
             target = min(reach.of(goal, devices), self._target(goal, found.value, gap))
             found.bound = max(found.bound, self._no_less(goal, bound, found.value))
             if found.bound > target:
                 found.settled = True
                 break
-            if width > WIDTHS[0] and time.monotonic() >= deadline:
+            if beam is not BEAMS[0] and time.monotonic() >= deadline:
                 break
             closer = reach.within(goal, devices, target)
             narrow = self._criteria.frame(goal, closer, bars)
-            if found.items is None and width > WIDTHS[0]:
+            if found.items is None and beam is not BEAMS[0]:
                 conflicts = conflicts or self._conflicts(frame)
             most = paid + (target if frame.goal.any() else 0.0)
             main = fence(narrow.steps, narrow.lines, narrow.goal + weights @ frame.limits, most)
-            labels = search(narrow.steps, [main, *conflicts], width)
+            try:
+                labels = search(narrow.steps, [main, *conflicts], beam)
+            except TooManyLabels:
+                break
             if len(labels.values):
                 values = self._criteria.read(goal, closer, narrow, labels.values)
                 best = int(np.argmin(values))
@@ -176,8 +183,10 @@ class ChainSearch:
                 found.settled = True
                 break
             bound = max(bound, min(labels.left_out - paid, target) if frame.goal.any() else -math.inf)
-        if not found.settled:
-            raise TooManyLabels(f"more than {WIDTHS[-1]} at some stage, for {goal[0]}")
+        found.bound = max(found.bound, self._no_less(goal, bound, found.value))
+        found.settled |= found.items is not None and found.bound > self._target(goal, found.value, gap)
+        if found.items is None and not found.settled:
+            raise TooManyLabels(f"more than {BEAMS[-1].labels} at some stage, for {goal[0]}")
         found.bound = min(found.bound, found.value)
         return found
 

@@ -12,8 +12,8 @@ if such a sum, with the least that every later stage adds to it, is too large al
 
 *Slack.* What is so small that no later stage can bring it to its limit any more counts as equal.
 
-*Width.* A search may be told to go on with only so many labels, those with the least first fence; it then says what
-that fence was at least for all that it left out, which bounds what it may have missed.
+*Beam.* A search may be told to go on with only so many items and labels, those with the least first fence; it then says
+what that fence is at least for all that it left out, which bounds what it may have missed.
 """
 
 from __future__ import annotations
@@ -86,33 +86,40 @@ class Labels:
     left_out: float = math.inf
 
 
-def search(steps: Sequence[Step], fences: Sequence[Fence] = (), width: int | None = None) -> Labels:
-    """All undominated labels within the limits and fences; of each stage the `width` most promising ones, if given.
+@dataclass(frozen=True)
+class Beam:
+    """How much a search goes on with: items of a stage, and labels after it, those of the least first fence."""
+
+    labels: int
+    items: int
+
+
+def search(steps: Sequence[Step], fences: Sequence[Fence] = (), beam: Beam | None = None) -> Labels:
+    """All undominated labels within the limits and fences; of those only the most promising ones, if so asked.
 
     Raises TooManyLabels.
     """
     values = steps[0].start[None, :]
     items = np.zeros((1, 0), dtype=np.int64)
-    left_out = math.inf
-    for index, (step, allowed) in enumerate(zip(steps, inside(steps, fences), strict=True)):
+    allowed, left_out = inside(steps, fences), math.inf
+    if beam is not None:
+        allowed, left_out = _core(steps, fences[0], allowed, beam.items)
+    for index, (step, own) in enumerate(zip(steps, allowed, strict=True)):
         if index:
             values = np.stack([values[:, list(sources)].max(axis=1) for sources in step.merge], axis=1)
-        added = step.values[allowed]
-        parent, item = _extensions(values, added, step, index, fences)
-        before, own = values[parent], added[item]
-        grown = np.where(step.maxima, np.maximum(before, own), before + own)
-        kept = np.arange(len(grown))
-        if width is not None:
-            kept, least = _promising(kept, grown, fences[0], index, _SPREAD * width)
-            left_out = min(left_out, least)
-        kept = kept[undominated(grown[kept] if step.slack is None else np.maximum(grown[kept], step.slack))]
-        if width is not None:
-            kept, least = _promising(kept, grown, fences[0], index, width)
+        pairs = _Pairs(values, step.values[own], step, index, fences)
+        most = None if beam is None else _SPREAD * beam.labels
+        parent, item, least = pairs.within(most)
+        left_out = min(left_out, least)
+        grown = pairs.grown(parent, item)
+        kept = undominated(grown if step.slack is None else np.maximum(grown, step.slack))
+        if beam is not None:
+            kept, least = _promising(kept, grown, fences[0], index, beam.labels)
             left_out = min(left_out, least)
         elif len(kept) > MAX_LABELS:
             raise TooManyLabels(f"{len(kept)} labels")
         values = grown[kept]
-        items = np.concatenate([items[parent[kept]], allowed[item[kept]][:, None]], axis=1)
+        items = np.concatenate([items[parent[kept]], own[item[kept]][:, None]], axis=1)
     return Labels(values, items, left_out)
 
 
@@ -120,39 +127,92 @@ def inside(steps: Sequence[Step], fences: Sequence[Fence]) -> list[Indices]:
     """Per step the items with which every fence can be kept, if all others add as little as they can."""
     allowed = [np.ones(len(step.values), dtype=bool) for step in steps]
     for fence in fences:
-        sums = [step.values @ weights for step, weights in zip(steps, fence.weights, strict=True)]
-        least = [float(own.min(initial=math.inf)) for own in sums]
-        for may, own, lowest in zip(allowed, sums, least, strict=True):
-            may &= own <= fence.most - (sum(least) - lowest)
+        sums, rest = _with_rest(steps, fence)
+        for may, own, others in zip(allowed, sums, rest, strict=True):
+            may &= own + others <= fence.most
     return [np.flatnonzero(may) for may in allowed]
 
 
-def _extensions(
-    values: Floats, added: Floats, step: Step, index: int, fences: Sequence[Fence]
-) -> tuple[Indices, Indices]:
-    """Labels and items that go together within the room of a step and the fences, in the order of the labels."""
-    tests = [
-        (values @ fence.weights[index], added @ fence.weights[index], fence.most - float(fence.ahead[index]))
-        for fence in fences
-    ]
-    tests += [(values[:, g], added[:, g], float(step.room[g])) for g in np.flatnonzero(np.isfinite(step.room))]
-    maxima = [False] * len(fences) + step.maxima[np.isfinite(step.room)].tolist()
-    rows = max(1, _PAIRS // max(len(added), 1))
-    found: list[Indices] = []
-    total = 0
-    for begin in range(0, len(values), rows):
-        part = slice(begin, begin + rows)
-        may = np.ones((len(values[part]), len(added)), dtype=bool)
-        for (before, own, most), maximum in zip(tests, maxima, strict=True):
-            if maximum:
-                may &= (before[part] <= most)[:, None] & (own <= most)[None, :]
-            else:
-                may &= before[part][:, None] + own[None, :] <= most
-        found.append(np.flatnonzero(may) + begin * len(added))
-        total += len(found[-1])
-        if total > MAX_CANDIDATES:
-            raise TooManyLabels(f"{total} candidates")
-    return np.divmod(np.concatenate(found) if found else np.zeros(0, dtype=np.int64), max(len(added), 1))
+def _with_rest(steps: Sequence[Step], fence: Fence) -> tuple[list[Floats], list[float]]:
+    """What every item adds to a fence, and the least that all other stages add."""
+    sums = [step.values @ weights for step, weights in zip(steps, fence.weights, strict=True)]
+    least = [float(own.min(initial=math.inf)) for own in sums]
+    return sums, [math.fsum([*least[:place], *least[place + 1 :]]) for place in range(len(least))]
+
+
+def _core(steps: Sequence[Step], fence: Fence, allowed: Sequence[Indices], most: int) -> tuple[list[Indices], float]:
+    """Of every step the items that add least to a fence, and the least that it is with any other."""
+    core, left_out = [], math.inf
+    sums, rest = _with_rest(steps, fence)
+    for items, own, others in zip(allowed, sums, rest, strict=True):
+        if len(items) > most:
+            order = np.argsort(own[items], kind="stable")
+            left_out = min(left_out, float(own[items[order[most]]]) + others)
+            items = items[np.sort(order[:most])]
+        core.append(items)
+    return core, left_out
+
+
+class _Pairs:
+    """Labels and the items of a step that could extend them."""
+
+    def __init__(self, values: Floats, added: Floats, step: Step, index: int, fences: Sequence[Fence]) -> None:
+        self._values, self._added, self._maxima = values, added, step.maxima
+        self._fences = [
+            (values @ fence.weights[index], added @ fence.weights[index], fence.most - float(fence.ahead[index]))
+            for fence in fences
+        ]
+        limited = np.flatnonzero(np.isfinite(step.room))
+        self._sums = [(values[:, g], added[:, g], float(step.room[g])) for g in limited if not step.maxima[g]]
+        self._largest = [(values[:, g], added[:, g], float(step.room[g])) for g in limited if step.maxima[g]]
+        self._ahead = float(fences[0].ahead[index]) if fences else 0.0
+
+    def within(self, most: int | None) -> tuple[Indices, Indices, float]:
+        """Pairs within the room of the step and the fences, in the order of the labels: all, or the `most` of least
+        first fence; and the least fence of the others. Raises TooManyLabels."""
+        width = max(len(self._added), 1)
+        rows = max(1, _PAIRS // width)
+        found: list[Indices] = []
+        left_out, total = math.inf, 0
+        for begin in range(0, len(self._values), rows):
+            chosen = np.flatnonzero(self._allowed(slice(begin, begin + rows))) + begin * width
+            if most is not None:
+                chosen, least = self._least(chosen, width, most)
+                left_out = min(left_out, least)
+            found.append(chosen)
+            total += len(chosen)
+            if total > MAX_CANDIDATES:
+                raise TooManyLabels(f"{total} candidates")
+        every = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+        if most is not None:
+            every, least = self._least(every, width, most)
+            left_out = min(left_out, least)
+        parent, item = np.divmod(every, width)
+        return parent, item, left_out
+
+    def _allowed(self, part: slice) -> NDArray[np.bool_]:
+        may = np.ones((len(self._values[part]), len(self._added)), dtype=bool)
+        for before, own, most in (*self._fences, *self._sums):
+            if math.isfinite(most):
+                may &= before[part][:, None] <= (most - own)[None, :]
+        for before, own, most in self._largest:
+            may &= (before[part] <= most)[:, None] & (own <= most)[None, :]
+        return may
+
+    def _least(self, pairs: Indices, width: int, most: int) -> tuple[Indices, float]:
+        if len(pairs) <= most:
+            return pairs, math.inf
+        before, own, _ = self._fences[0]
+        reached = before[pairs // width] + own[pairs % width]
+        order = np.argpartition(reached, most)
+        return pairs[np.sort(order[:most])], float(reached[order[most]]) + self._ahead
+
+    def grown(self, parent: Indices, item: Indices) -> Floats:
+        """Criteria of pairs."""
+        before, own = self._values[parent], self._added[item]
+        if not self._maxima.any():
+            return before + own
+        return np.where(self._maxima, np.maximum(before, own), before + own)
 
 
 def _promising(rows: Indices, values: Floats, fence: Fence, index: int, width: int) -> tuple[Indices, float]:

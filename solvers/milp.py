@@ -186,26 +186,32 @@ class Solver:
         """The best plan for a question; None where there is none, or none was found in time (`timed_out`)."""
         deadline = time.monotonic() + time_limit_s
         self.timed_out = False
-        if self._chain is not None:
-            try:
-                return self._by_labels(self._chain, ask, deadline, gap)
-            except (Unsuited, TooManyLabels):
-                if self.method == "labels":
-                    raise
-        return self._by_program(ask, deadline, gap)
+        if self._chain is None:
+            return self._by_program(ask, deadline, gap)
+        try:
+            found = self._by_labels(self._chain, ask, deadline, gap)
+        except (Unsuited, TooManyLabels):
+            if self.method == "labels":
+                raise
+            return self._by_program(ask, deadline, gap)
+        if found is None or found.proven or self.method == "labels":
+            return found
+        other = self._by_program(ask, deadline, gap)
+        if other is None or other.objective >= found.objective:
+            self.timed_out = False
+            return found if other is None else replace(found, bound=max(found.bound, other.bound))
+        return replace(other, bound=max(found.bound, other.bound))
 
     def _by_labels(self, chain: ChainSearch, ask: Ask, deadline: float, gap: float) -> Solution | None:
         answer = chain.ask(ask, deadline, gap)
         if answer is None:
             return None
-        plan = solution_of(self.problem, answer.columns)
-        goal, scale = next(iter(answer.values)), 1.0
-        if goal == COST:
-            scale = price_scale(self.problem)
+        plan, goal = solution_of(self.problem, answer.columns), next(iter(answer.values))
+        scale = price_scale(self.problem) if goal == COST else 1.0
         objective = answer.values[goal] * scale
         return replace(
-            plan, objective=objective, bound=min(answer.bound * scale, objective), proven=True, values=answer.values,
-            by=LABELS,
+            plan, objective=objective, bound=min(answer.bound * scale, objective), proven=answer.proven,
+            values=answer.values, by=LABELS,
         )  # fmt: skip
 
     def _by_program(self, ask: Ask, deadline: float, gap: float) -> Solution | None:

@@ -66,7 +66,7 @@ def multipliers(lines: Lines, goal: Floats, limits: Floats, most: Floats) -> tup
     unit = _range(costs[:, None], lines.begins)[0]
     units = _range(takes, lines.begins)
     found, bound = _ascended(costs / unit, takes / units, most / units, lines.begins)
-    return found * unit / units, bound * unit
+    return found * unit / units, float(bound * unit)
 
 
 def fence(steps: Sequence[Step], lines: Lines, weights: Floats, most: float) -> Fence:

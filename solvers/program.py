@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from inferplan.estimators.cost import Capacity
-from inferplan.solvers.bill import column_usd_per_h, column_w
+from inferplan.solvers.bill import bill, column_usd_per_h, column_w
 from inferplan.solvers.columns import Column
 from inferplan.solvers.combinations import Encoding, encoding, require_listed
 from inferplan.solvers.packing import Item, Packing, pack
@@ -301,7 +301,7 @@ class Program:
             columns = tuple(c for y, c in zip(self._y, self.columns, strict=True) if y.x > 0.5)
             packings = pack_columns(self.problem, columns)
             if not self._cut(columns, packings):
-                value = self._reached(goal, columns, float(model.objective_value))
+                value = self._reached(goal, columns, packings, float(model.objective_value))
                 proven = outcome == status.OPTIMAL and self._proven_packing
                 # A value that rounding made worse is no better bound.
                 bound = min(float(model.objective_bound), float(model.objective_value), value)
@@ -310,14 +310,21 @@ class Program:
                 self.timed_out = True
                 return None
 
-    def _reached(self, goal: Goal, columns: Sequence[Column], value: float) -> float:
+    def _reached(self, goal: Goal, columns: Sequence[Column], packings: Mapping[str, Packing], value: float) -> float:
         """What the chosen columns reach of a goal that the program gives a value: its choices are whole to 1e-6 only,
-        which long latencies of what is hardly chosen make visible."""
-        if goal[0] not in ("ratio", "latency"):
+        and what is hardly chosen may have long latencies or many cores."""
+        kind, who = goal
+        if kind == "cost":
+            return max(value, bill(self.problem, columns, packings).total_usd_per_h / self.price_scale)
+        if kind in ("cores", "names"):
+            weights = name_weights(self.columns) if kind == "names" else [float(c.cores) for c in self.columns]
+            chosen = set(columns)
+            return math.fsum(w for w, column in zip(weights, self.columns, strict=True) if column in chosen)
+        if kind not in ("ratio", "latency"):
             return value
         ratios = latency_ratios(self.problem, columns)
-        if goal[0] == "latency":
-            return ratios[goal[1]]
+        if kind == "latency":
+            return ratios[who]
         scaled = [ratios[name] / scale for name, scale in self._scales.items() if scale is not None and name in ratios]
         return max(scaled, default=value)
 

@@ -13,15 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inferplan.solvers import chain_search
-from inferplan.solvers.chain_search import ChainSearch, Unsuited, sums_of
+from inferplan.solvers.chain_search import BEAMS, ChainSearch, Unsuited, sums_of
 from inferplan.solvers.chains import why_not
 from inferplan.solvers.columns import Column, build_columns
 from inferplan.solvers.judge import believed
-from inferplan.solvers.labels import TooManyLabels
+from inferplan.solvers.labels import Beam, TooManyLabels
 from inferplan.solvers.milp import LABELS, PROGRAM, Solution, Solver, promises, ranked, solution_of
 from inferplan.solvers.planner import solve
 from inferplan.solvers.problem import Problem, read_problem
-from inferplan.solvers.program import ACCURACY, CORES, COST, NAMES, RATIO, Ask, Goal
+from inferplan.solvers.program import ACCURACY, CORES, COST, NAMES, RATIO, Ask, Goal, price_scale
 
 QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SHAPES = {
@@ -110,14 +110,14 @@ def assert_same(one: Solution | None, other: Solution | None) -> None:
 
 
 @QUIET
-@given(spec=chains(), width=st.sampled_from([1, 200]))
-def test_labels_and_program_choose_the_same_plan(spec: dict[str, Any], width: int, module_instances: Any) -> None:
-    """Down to the last tie, even where the first search keeps one label of a stage."""
+@given(spec=chains(), beam=st.sampled_from([Beam(1, 2), BEAMS[0]]))
+def test_labels_and_program_choose_the_same_plan(spec: dict[str, Any], beam: Beam, module_instances: Any) -> None:
+    """Down to the last tie, even where the first search keeps one label and two items of a stage."""
     problem = build(module_instances, spec)
     columns = build_columns(problem)
     labels, program = both(problem, columns)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chain_search, "WIDTHS", (width, 3_000, 60_000))
+        patch.setattr(chain_search, "BEAMS", (beam, *chain_search.BEAMS[1:]))
         assert_same(labels.ask(promises(problem), 60.0, 0.0), program.ask(promises(problem), 60.0, 0.0))
 
 
@@ -141,7 +141,7 @@ def test_labels_and_program_answer_every_question_alike(
 ) -> None:
     problem = build(module_instances, spec)
     need, price = problem.classes[0], problem.devices["edge/cpu"].price_usd_per_h
-    if asked["first"][0] in ("ratio", "latency") and need.limit_s is None:
+    if asked["first"][0] in ("ratio", "latency") and (need.limit_s is None or asked["scale"] is None):
         return
     ask = replace(
         promises(problem),
@@ -267,16 +267,33 @@ def test_a_gap_is_kept_and_stated(instances: Any) -> None:
     assert rough.objective * (1 - 0.2) <= rough.bound * (1 + 1e-9)
 
 
-def test_where_labels_are_too_many_the_program_decides(instances: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chain_search, "WIDTHS", (1,))
+def test_what_narrow_searches_leave_open_the_program_decides(instances: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = large(instances)
+    columns = build_columns(problem)
+    ask = replace(promises(problem), goals=(COST,))
+    settled = Solver(problem, columns).ask(ask, 60.0, 0.0)
+    monkeypatch.setattr(chain_search, "BEAMS", (Beam(20, 20),))
+    answer = ChainSearch(problem, columns).ask(ask, time.monotonic() + 60, 0.0)
+    assert answer is not None
+    assert not answer.proven
+    found = Solver(problem, columns).ask(ask, 60.0, 0.0)
+    assert found is not None
+    assert settled is not None
+    assert found.proven
+    assert found.cost_usd_per_h == pytest.approx(settled.cost_usd_per_h)
+    assert answer.bound * price_scale(problem) <= found.bound + 1e-9
+
+
+def test_where_no_label_gets_through_the_program_decides(instances: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain_search, "BEAMS", (Beam(0, 1),))
     problem = large(instances)
     columns = build_columns(problem)
     ask = replace(promises(problem), goals=(COST,))
     with pytest.raises(TooManyLabels):
         ChainSearch(problem, columns).ask(ask, time.monotonic() + 60, 0.0)
-    found = Solver(problem, columns).ask(ask, 60.0, 0.0)
-    assert found is not None
-    assert found.by == PROGRAM
+    assert Solver(problem, columns).ask(ask, 60.0, 0.0) == Solver(problem, columns, method="program").ask(
+        ask, 60.0, 0.0
+    )
 
 
 def test_energy_is_left_to_the_program(instances: Any) -> None:

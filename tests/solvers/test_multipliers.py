@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from inferplan.solvers.chains import plain
-from inferplan.solvers.labels import Floats, Step, search, undominated
+from inferplan.solvers.labels import Beam, Floats, Step, search, undominated
 from inferplan.solvers.multipliers import fence, lines_of, multipliers
 
 FIGURES = st.integers(0, 20)
@@ -70,11 +70,11 @@ def test_fences_keep_every_label_that_beats_the_target(
 
 
 @settings(deadline=None)
-@given(stages=stages(), width=st.integers(1, 6))
-def test_what_a_limited_width_leaves_out_is_bounded(stages: list[Floats], width: int) -> None:
+@given(stages=stages(), width=st.integers(1, 6), items=st.integers(1, 5))
+def test_what_a_limited_width_leaves_out_is_bounded(stages: list[Floats], width: int, items: int) -> None:
     steps = steps_of(stages, np.full(3, np.inf))
     main = fence(steps, lines_of(steps), np.eye(3)[0], np.inf)
-    found = search(steps, [main], width)
+    found = search(steps, [main], Beam(width, items))
     assert len(found.values) <= width
     best = every(stages)[:, 0].min()
     assert min(found.values[:, 0].min(), found.left_out) <= best + 1e-9
