@@ -176,7 +176,7 @@ class ChainSearch:
             if len(labels.values):
                 values = self._criteria.read(goal, closer, narrow, labels.values)
                 best = int(np.argmin(values))
-                if values[best] <= target:
+                if math.isfinite(values[best]) and values[best] <= target:
                     found.items, found.value = labels.items[best].tolist(), float(values[best])
             if math.isinf(labels.left_out):
                 found.bound = max(found.bound, self._no_less(goal, target, found.value))
