@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from inferplan.solvers.chains import Fleet, longest, loss_steps, plain, side_by_side, way_steps
 from inferplan.solvers.columns import Column
+from inferplan.solvers.goals import Goal, name_weights
 from inferplan.solvers.labels import ROUNDING, Floats, Step
 from inferplan.solvers.multipliers import Lines, lines_of
 from inferplan.solvers.problem import Problem
-from inferplan.solvers.program import Goal, name_weights
 
 MAX_PATHS = 6
 """Paths whose latency limits have multipliers: those that are longest at least."""

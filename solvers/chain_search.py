@@ -23,12 +23,12 @@ from inferplan.solvers.chain_criteria import Bar, Criteria, Frame, Reach
 from inferplan.solvers.chains import most_loss
 from inferplan.solvers.columns import Column
 from inferplan.solvers.combinations import MAX_COMBINATIONS
+from inferplan.solvers.goals import ACCURACY, BETTER, COST, Ask, Goal, price_scale
 from inferplan.solvers.labels import ROUNDING, Beam, Fence, Floats, TooManyLabels, reached, search
 from inferplan.solvers.multipliers import fence, multipliers
 from inferplan.solvers.problem import Problem
-from inferplan.solvers.program import ACCURACY, BETTER, COST, Ask, Goal, price_scale
 
-BEAMS = (Beam(200, 50), Beam(800, 120), Beam(3_000, 200), Beam(60_000, 100_000))
+BEAMS = (Beam(200, 50), Beam(800, 300), Beam(3_000, 400), Beam(60_000, 100_000))
 """What searches go on with, one after the other."""
 MAX_SUMS = 50_000
 """Sums of prices that are listed; beyond them costs are taken for any number."""

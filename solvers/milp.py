@@ -62,6 +62,7 @@ from inferplan.solvers.bill import bill
 from inferplan.solvers.chain_search import ChainSearch, Unsuited
 from inferplan.solvers.chains import why_not
 from inferplan.solvers.columns import Column
+from inferplan.solvers.goals import price_scale
 from inferplan.solvers.labels import TooManyLabels
 from inferplan.solvers.packing import Packing
 from inferplan.solvers.problem import Problem
@@ -79,7 +80,6 @@ from inferplan.solvers.program import (
     Goal,
     Program,
     pack_columns,
-    price_scale,
 )
 
 MAX_BRANCHES = 32

@@ -72,7 +72,7 @@ def multipliers(lines: Lines, goal: Floats, limits: Floats, most: Floats) -> tup
 def fence(steps: Sequence[Step], lines: Lines, weights: Floats, most: float) -> Fence:
     """The fence of a weighted sum of lines."""
     per_step = [
-        np.bincount(places, weights, minlength=len(step.maxima))
+        np.bincount(places, weights, minlength=len(step.maxima)).astype(np.float64)
         for step, places in zip(steps, lines.places, strict=True)
     ]
     least = [float((step.values @ own).min(initial=math.inf)) for step, own in zip(steps, per_step, strict=True)]

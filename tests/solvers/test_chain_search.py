@@ -16,12 +16,12 @@ from inferplan.solvers import chain_search
 from inferplan.solvers.chain_search import BEAMS, ChainSearch, Unsuited, sums_of
 from inferplan.solvers.chains import why_not
 from inferplan.solvers.columns import Column, build_columns
+from inferplan.solvers.goals import ACCURACY, CORES, COST, NAMES, RATIO, Ask, Goal, price_scale
 from inferplan.solvers.judge import believed
 from inferplan.solvers.labels import Beam, TooManyLabels
 from inferplan.solvers.milp import LABELS, PROGRAM, Solution, Solver, promises, ranked, solution_of
 from inferplan.solvers.planner import solve
 from inferplan.solvers.problem import Problem, read_problem
-from inferplan.solvers.program import ACCURACY, CORES, COST, NAMES, RATIO, Ask, Goal, price_scale
 
 QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SHAPES = {
