@@ -97,7 +97,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         solve(*instance(Path(folder), 1, 2, 1, 1), plan_dir=Path(folder))  # imports
-        print("architectures  options  columns  published   read  tabulate  build   solve  decide  status        USD/h")
+        print("architectures  options  columns  published   read  tabulate   solve  decide  status        USD/h")
         for count in arguments.architectures:
             loaded, profile = fleet(Path(folder), count)
             marks = [time.perf_counter()]
@@ -105,9 +105,7 @@ def main() -> None:
             marks.append(time.perf_counter())
             columns = build_columns(problem)
             marks.append(time.perf_counter())
-            solver = Solver(problem, columns)
-            marks.append(time.perf_counter())
-            found = solver.ask(replace(promises(problem), goals=(COST,)), 120.0, arguments.gap)
+            found = Solver(problem, columns).ask(replace(promises(problem), goals=(COST,)), 120.0, arguments.gap)
             marks.append(time.perf_counter())
             parts = " ".join(f"{after - before:7.3f}" for before, after in itertools.pairwise(marks))
             options = sum(len(problem.options(stage)) for stage in problem.stages)

@@ -133,7 +133,9 @@ def _newest_state(rows: Sequence[Measurement], superseded: list[str]) -> list[Me
     own = [row for row in rows if row.origin != "imported"]
     if not own:
         return _newest_import(rows, superseded)
-    newest = max(own, key=lambda row: (row.origin == "measured", row.measured_at, row.key.id()))
+    # Which is newest only matters where they differ: there may be many rows, and hashing them takes time.
+    alike = len({_state(row.key) for row in own}) == 1
+    newest = own[0] if alike else max(own, key=lambda r: (r.origin == "measured", r.measured_at, r.key.id()))
     kept = [row for row in own if _state(row.key) == _state(newest.key)]
     place = f"{newest.key.stage}/{newest.choice} on {newest.key.device}"
     if len(kept) < len(own):
@@ -225,11 +227,16 @@ _RANK = {"measured": 2, "interpolated": 1, "imported": 0}
 def _points(rows: Iterable[Measurement], series: Sequence[Measurement]) -> tuple[ServicePoint, ...]:
     """One point per batch size: measured before interpolated before imported; of rows that differ in the shape they
     were fed, the newest. `series`: the rows of all thread counts, in which an interpolated point finds its shape."""
-    best: dict[int, Measurement] = {}
-    for row in sorted(rows, key=lambda r: (_RANK[r.origin], r.measured_at, r.key.id())):
-        best[row.key.batch] = row
+    found: dict[int, list[Measurement]] = {}
+    for row in rows:
+        found.setdefault(row.key.batch, []).append(row)
     measured = [row for row in series if row.origin == "measured"]
-    return tuple(service_point(best[batch], measured) for batch in sorted(best))
+    return tuple(service_point(_latest(found[batch]), measured) for batch in sorted(found))
+
+
+def _latest(rows: Sequence[Measurement]) -> Measurement:
+    """The row that counts of those of one point."""
+    return rows[0] if len(rows) == 1 else max(rows, key=lambda r: (_RANK[r.origin], r.measured_at, r.key.id()))
 
 
 def service_point(row: Measurement, measured: Sequence[Measurement] = ()) -> ServicePoint:

@@ -20,13 +20,13 @@ a path is the sum of its single calls plus the largest (whole - single) of its s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import numpy as np
 
-from inferplan.estimators.accuracy import TOLERANCE
+from inferplan.estimators.accuracy import PLAIN, TOLERANCE
 from inferplan.estimators.cost import Capacity
 from inferplan.solvers.columns import Column, adds_cost
 from inferplan.solvers.labels import ROUNDING, Floats, Labels, Step, search
@@ -90,7 +90,7 @@ def why_not(problem: Problem, columns: Sequence[Column]) -> str | None:
     if any(column.option.company for column in columns):
         return "replicas share GPUs"
     accuracy = problem.accuracy
-    if accuracy is not None and (accuracy.measured or accuracy.composition not in ("product", "mean", "minimum")):
+    if accuracy is not None and (accuracy.measured or accuracy.composition not in PLAIN):
         return "accuracy was measured for combinations"
     for name, needs in _needs(columns).items():
         if problem.devices[name].tariff.billing != "whole":
@@ -136,9 +136,18 @@ def side_by_side(parts: Sequence[Sequence[Step]]) -> tuple[list[Step], list[int]
                 np.concatenate([piece.maxima for piece in pieces]),
                 np.concatenate([piece.room for piece in pieces]),
                 np.concatenate([piece.start for piece in pieces]),
+                slack=_slack(pieces),
             )
         )
     return steps, offset
+
+
+def _slack(pieces: Sequence[Step]) -> Floats | None:
+    """Slacks of all criteria; None where there is none."""
+    if all(piece.slack is None for piece in pieces):
+        return None
+    none = [np.full(len(piece.maxima), -np.inf) for piece in pieces]
+    return np.concatenate([own if p.slack is None else p.slack for p, own in zip(pieces, none, strict=True)])
 
 
 def _nothing() -> tuple[Floats, Floats, Floats]:
@@ -154,12 +163,9 @@ def _read(
     found: Labels,
 ) -> Plans:
     """Costs, losses and latencies of labels; those beyond the limits are dropped."""
-    cost, loss, latency = (np.zeros(len(found.values)) for _ in range(3))
-    for index, (name, needs) in enumerate(_needs([c for own in stages for c in own]).items()):
-        units = _units(problem.devices[name], needs)
-        assert units is not None
-        machines = np.ceil(found.values[:, index] / units[1] - ROUNDING)
-        cost += problem.devices[name].tariff.hourly_usd * machines
+    loss, latency = (np.zeros(len(found.values)) for _ in range(2))
+    fleet = Fleet.of(problem, [c for own in stages for c in own])
+    cost = fleet.costs_usd_per_h(found.values[:, : len(fleet.rooms)])
     for part, start in zip(parts, offset, strict=True):
         if part[-1].kind == "accuracy":
             loss = found.values[:, start]
@@ -221,36 +227,89 @@ def plain(values: Floats, room: Floats, kind: str, maximum: bool = False, start:
 
 def _machines(problem: Problem, stages: Sequence[Sequence[Column]], limits: Limits) -> list[Step]:
     """One criterion per device type: what its replicas take, in units of its machines' room."""
-    every = _needs([c for own in stages for c in own])
-    taken = [np.zeros((len(own), max(len(every), 1))) for own in stages]
-    room = np.full(max(len(every), 1), np.inf)
-    for place, (name, needs) in enumerate(every.items()):
-        device = problem.devices[name]
-        units = _units(device, needs)
-        assert units is not None
-        most = math.inf if device.count is None else float(device.count)
-        if limits.budget_usd_per_h is not None and device.tariff.hourly_usd > 0:
-            most = min(most, limits.budget_usd_per_h / device.tariff.hourly_usd + ROUNDING)
-        room[place] = most if math.isinf(most) else math.floor(most) * units[1]
-        for values, own in zip(taken, stages, strict=True):
+    fleet = Fleet.of(problem, [c for own in stages for c in own])
+    counts = [problem.devices[name].count for name in fleet.devices]
+    budget = math.inf if limits.budget_usd_per_h is None else limits.budget_usd_per_h
+    room = fleet.room([math.inf if count is None else float(count) for count in counts], budget)
+    return [plain(values, room, "machines") for values in fleet.taken(stages)]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Device types in use, and what replicas take of their machines' room. Where none is in use arrays still have one
+    entry, of a device that costs nothing."""
+
+    devices: tuple[str, ...]
+    rooms: Floats
+    prices_usd_per_h: Floats
+    units: tuple[Mapping[Capacity, int], ...]
+    """What a replica takes, by its need."""
+
+    @staticmethod
+    def of(problem: Problem, columns: Sequence[Column]) -> Fleet:
+        """The device types of an instance that labels are exact for."""
+        names, rooms, prices, takes = [], [1.0], [0.0], []
+        for name, needs in _needs(columns).items():
+            units = _units(problem.devices[name], needs)
+            assert units is not None
+            names.append(name)
+            rooms.append(float(units[1]))
+            prices.append(problem.devices[name].tariff.hourly_usd)
+            takes.append({need: units[0](need) for need in needs})
+        first = 1 if names else 0
+        return Fleet(tuple(names), np.array(rooms[first:]), np.array(prices[first:]), tuple(takes))
+
+    def room(self, counts: Sequence[float], budget_usd_per_h: float) -> Floats:
+        """The most that all replicas may take, by device, for so many machines and as much money."""
+        most = np.array(counts) if self.devices else np.full(1, np.inf)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            paid = np.where(self.prices_usd_per_h > 0, budget_usd_per_h / self.prices_usd_per_h, np.inf)
+        most = np.minimum(most, paid)
+        found: Floats = np.where(np.isinf(most), np.inf, np.floor(most + ROUNDING)) * self.rooms
+        return found
+
+    def taken(self, stages: Sequence[Sequence[Column]]) -> list[Floats]:
+        """Per stage (columns, devices): what all replicas of a column take."""
+        places = {name: place for place, name in enumerate(self.devices)}
+        found = [np.zeros((len(own), len(self.rooms))) for own in stages]
+        for values, own in zip(found, stages, strict=True):
             for row, column in enumerate(own):
-                if column.option.need is not None and column.option.device == name:
-                    values[row, place] = column.replicas * units[0](column.option.need)
-    return [plain(values, room, "machines") for values in taken]
+                if column.option.need is not None:
+                    place = places[column.option.device]
+                    values[row, place] = column.replicas * self.units[place][column.option.need]
+        return found
+
+    def machines(self, taken: Floats) -> Floats:
+        """Machines by device, of what all replicas take (..., devices)."""
+        found: Floats = np.ceil(taken / self.rooms - ROUNDING)
+        return found
+
+    def costs_usd_per_h(self, taken: Floats) -> Floats:
+        """What these machines cost."""
+        found: Floats = self.machines(taken) @ self.prices_usd_per_h
+        return found
 
 
 def accuracy_steps(problem: Problem, stages: Sequence[Sequence[Column]], limits: Limits) -> list[Step]:
     """Accuracy as a loss: Σ -log(metric), Σ -metric, or the largest -metric, of the turned metrics."""
+    return loss_steps(problem, stages, math.inf if limits.floor is None else most_loss(problem, limits.floor))
+
+
+def most_loss(problem: Problem, floor: float) -> float:
+    """The accuracy criterion that a floor (in the user's direction) allows."""
+    assert problem.accuracy is not None
+    turned = problem.accuracy.turn.turned(floor) - TOLERANCE
+    composed = {"product": -math.log(max(turned, 1e-300)), "mean": -turned * len(problem.stages)}
+    return composed.get(problem.accuracy.composition, -turned) + ROUNDING * TOLERANCE
+
+
+def loss_steps(problem: Problem, stages: Sequence[Sequence[Column]], limit: float) -> list[Step]:
+    """The same, for a limit of the criterion."""
     accuracy = problem.accuracy
     assert accuracy is not None
-    losses = [np.array([_loss(problem, column) for column in own])[:, None] for own in stages]
-    limit = math.inf
-    if limits.floor is not None:
-        floor = accuracy.turn.turned(limits.floor) - TOLERANCE
-        limit = {"product": -math.log(max(floor, 1e-300)), "mean": -floor * len(stages)}.get(
-            accuracy.composition, -floor
-        )
-    limit += ROUNDING * TOLERANCE
+    kinds = {(c.stage, c.option.variant) for own in stages for c in own}
+    known = {kind: _loss(problem, *kind) for kind in kinds}
+    losses = [np.array([known[c.stage, c.option.variant] for c in own])[:, None] for own in stages]
     if accuracy.composition == "minimum":
         return [plain(values, np.array([limit]), "accuracy", True, -_HOPELESS) for values in losses]
     ahead = np.concatenate([np.cumsum([float(values.min()) for values in losses][::-1])[::-1][1:], [0.0]])
@@ -259,10 +318,10 @@ def accuracy_steps(problem: Problem, stages: Sequence[Sequence[Column]], limits:
     ]
 
 
-def _loss(problem: Problem, column: Column) -> float:
+def _loss(problem: Problem, stage: str, variant: str) -> float:
     accuracy = problem.accuracy
     assert accuracy is not None
-    known = accuracy.values.get((column.stage, column.option.variant))
+    known = accuracy.values.get((stage, variant))
     if known is None:
         return _HOPELESS
     value = accuracy.turn.turned(known.value)
@@ -273,9 +332,13 @@ def _loss(problem: Problem, column: Column) -> float:
 
 def latency_steps(problem: Problem, stages: Sequence[Sequence[Column]], limits: Limits) -> list[Step]:
     """One sum per way, and for a path with several rounds the largest extra beside it."""
+    return way_steps(problem, stages, math.inf if limits.latency_s is None else limits.latency_s * (1 + ROUNDING))
+
+
+def way_steps(problem: Problem, stages: Sequence[Sequence[Column]], limit: float) -> list[Step]:
+    """The same, for a limit in seconds."""
     rounds = {s for s, own in zip(problem.stages, stages, strict=True) if any(c.whole_s != c.single_s for c in own)}
     least = {s: min(c.single_s[0] for c in own) for s, own in zip(problem.stages, stages, strict=True)}
-    limit = math.inf if limits.latency_s is None else limits.latency_s * (1 + ROUNDING)
     before: list[tuple[Way, bool]] = []
     steps = []
     for index, (stage, own) in enumerate(zip(problem.stages, stages, strict=True)):
@@ -284,6 +347,7 @@ def latency_steps(problem: Problem, stages: Sequence[Sequence[Column]], limits: 
             key=lambda way: (way.ahead, way.path is not None, way.path or 0),
         )
         entries = [(way, extra) for way in ways for extra in ((False, True) if way.path is not None else (False,))]
+        single, whole = np.array([(c.single_s[0], c.whole_s[0]) for c in own]).T
         merge, values, room = [], [], []
         for way, extra in entries:
             merge.append(
@@ -294,8 +358,6 @@ def latency_steps(problem: Problem, stages: Sequence[Sequence[Column]], limits: 
                 )
             )
             here = bool(way.ahead) and way.ahead[0] == stage
-            single = np.array([c.single_s[0] for c in own])
-            whole = np.array([c.whole_s[0] for c in own])
             values.append((whole - single if extra else single) * here)
             rest = sum(least[s] for s in way.ahead[1 if here else 0 :])
             room.append(limit - (0.0 if extra else rest))

@@ -33,6 +33,7 @@ from inferplan.estimators.cost import fitting
 from inferplan.estimators.fanout import CallCounts, FanOutLaw
 from inferplan.estimators.queueing import Arrivals, Demand, estimate
 from inferplan.solvers.bill import column_usd_per_h, column_w
+from inferplan.solvers.labels import undominated
 from inferplan.solvers.options import Option
 from inferplan.solvers.parts import admissible, together
 from inferplan.solvers.problem import ClassNeed, Problem
@@ -324,9 +325,17 @@ def _best(
 ) -> NDArray[np.int64]:
     """Indices of undominated rows of one group, rising. `burdens` are better if smaller. `few`: a machine may hold only
     so many of one kind, so that one replica stands for one at most."""
-    alive = np.arange(len(replicas))
+    if len(replicas) == 0:
+        return np.zeros(0, dtype=np.int64)
+    # Among equal needs one replica stands for one, and that is plain dominance.
+    kinds, kind = np.unique(needs, axis=0, return_inverse=True)
+    plain = np.column_stack([replicas * np.any(needs > 0, axis=1), -metric, burdens])
+    own = [np.flatnonzero(kind.reshape(-1) == number) for number in range(len(kinds))]
+    alive = np.sort(np.concatenate([rows[undominated(plain[rows], math.inf)] for rows in own]))
+    if len(kinds) == 1:
+        return alive
     # Those that need little and are fast first: they drop most of the others at once.
-    queue = np.lexsort((alive, burdens.sum(axis=1), needs[:, 0] * replicas))
+    queue = alive[np.lexsort((alive, burdens[alive].sum(axis=1), needs[alive, 0] * replicas[alive]))]
     gone = np.zeros(len(replicas), dtype=bool)
     for index in queue:
         if gone[index]:

@@ -14,7 +14,7 @@ from inferplan.solvers.neighbours import machines_of, tenants
 from inferplan.solvers.parts import routes_of, ways
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import column_names
-from inferplan.solvers.tier_flows import path_delay_s, placed
+from inferplan.solvers.tier_flows import latency_ratios
 from inferplan.solvers.tier_flows import stations as stations_of
 
 SEARCH = Effort(calls=1_000_000)
@@ -48,23 +48,8 @@ def network_of(problem: Problem, columns: tuple[Column, ...], slowdowns: Slowdow
 
 
 def believed(problem: Problem, solution: Solution) -> dict[str, float]:
-    """Latency over limit that the program tabulates for each class with an SLO: the longest path, its slowest stage
-    passed as a whole."""
-    chosen, where = solution.chosen(), placed(problem, solution.columns)
-    ratios: dict[str, float] = {}
-    for k, need in enumerate(problem.classes):
-        if need.limit_s is None:
-            continue
-        worst = 0.0
-        for path in problem.paths:
-            parts = [chosen[k, stage] for stage in path]
-            single = [c.single_s[c.classes.index(k)] for c in parts]
-            extra = [c.whole_s[c.classes.index(k)] - s for c, s in zip(parts, single, strict=True)]
-            under_way = path_delay_s(problem, where, k, path)
-            worst = max(worst, sum(single) + max([*extra, 0.0]) + under_way)
-        # A class is as slow as the slowest of its parts.
-        ratios[need.name] = max(worst / need.limit_s, ratios.get(need.name, 0.0))
-    return ratios
+    """Latency over limit that the program tabulates for each class with an SLO."""
+    return latency_ratios(problem, solution.columns)
 
 
 _Place = tuple[frozenset[Column], tuple[tuple[tuple[str, int], ...], ...]]

@@ -5,10 +5,20 @@ Items of the next stage extend it: criteria add up, or keep their maximum. A lab
 worse in every criterion: as sums and maxima are monotone, whatever completes the dropped one completes the other at
 least as well. It is also dropped if even the best of what is to come leaves a limit exceeded. So the labels that are
 left at the end contain, for every undominated vector within the limits, a choice that reaches it.
+
+*Fences.* Limits imply more: any weighted sum of criteria stays below the same sum of their limits. A label is dropped
+if such a sum, with the least that every later stage adds to it, is too large already. Which weights cut most,
+`multipliers` finds out. Where one of the criteria has to beat a value that is known, that value is one of the limits.
+
+*Slack.* What is so small that no later stage can bring it to its limit any more counts as equal.
+
+*Beam.* A search may be told to go on with only so many items and labels, those with the least first fence; it then says
+what that fence is at least for all that it left out, which bounds what it may have missed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +34,10 @@ MAX_CANDIDATES = 12_000_000
 MAX_COMPARISONS = 500_000_000
 """Pairs of rows compared where there are more than three criteria."""
 _BLOCK = 2048
+_PAIRS = 4_000_000
+"""Pairs of label and item looked at together."""
+_SPREAD = 4
+"""Labels compared with one another for each one kept."""
 ROUNDING = 1e-9
 
 
@@ -38,6 +52,7 @@ class Step:
     `values` is (items, criteria). `merge[g]` lists the criteria so far whose maximum becomes criterion g before the
     values come on top: by sum, or where `maxima[g]` by maximum. `room[g]` is the most that criterion g may be after
     this step such that the limits at the end can still be kept; `start[g]` what it begins with at the first step.
+    `slack[g]`: what is below it can no longer reach its limit.
     """
 
     values: Floats
@@ -46,45 +61,182 @@ class Step:
     room: Floats
     start: Floats
     kind: str = ""
+    slack: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Fence:
+    """A weighted sum of criteria that may be `most` at the end.
+
+    `weights[i]` are those of the criteria after step i, 0 for maxima; `ahead[i]` is the least that later steps add.
+    """
+
+    weights: tuple[Floats, ...]
+    ahead: Floats
+    most: float
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Undominated labels at the end: `values` (labels, criteria) and `items` (labels, stages)."""
+    """Undominated labels at the end: `values` (labels, criteria) and `items` (labels, stages). `left_out` is the least
+    first fence of what a limited width left out; infinite where nothing was."""
 
     values: Floats
     items: Indices
+    left_out: float = math.inf
 
 
-def search(steps: Sequence[Step]) -> Labels:
-    """All undominated labels within the limits. Raises TooManyLabels."""
+@dataclass(frozen=True)
+class Beam:
+    """How much a search goes on with: items of a stage, and labels after it, those of the least first fence."""
+
+    labels: int
+    items: int
+
+
+def search(steps: Sequence[Step], fences: Sequence[Fence] = (), beam: Beam | None = None) -> Labels:
+    """All undominated labels within the limits and fences; of those only the most promising ones, if so asked.
+
+    Raises TooManyLabels.
+    """
     values = steps[0].start[None, :]
     items = np.zeros((1, 0), dtype=np.int64)
-    for index, step in enumerate(steps):
+    allowed, left_out = inside(steps, fences), math.inf
+    if beam is not None:
+        allowed, left_out = _core(steps, fences[0], allowed, beam.items)
+    for index, (step, own) in enumerate(zip(steps, allowed, strict=True)):
         if index:
             values = np.stack([values[:, list(sources)].max(axis=1) for sources in step.merge], axis=1)
-        if len(values) * len(step.values) > MAX_CANDIDATES:
-            raise TooManyLabels(f"{len(values)} labels x {len(step.values)} items")
-        before, added = values[:, None, :], step.values[None, :, :]
-        grown = np.where(step.maxima, np.maximum(before, added), before + added).reshape(-1, values.shape[1])
-        allowed = np.flatnonzero((grown <= step.room).all(axis=1))
-        kept = allowed[undominated(grown[allowed])]
-        if len(kept) > MAX_LABELS:
+        pairs = _Pairs(values, step.values[own], step, index, fences)
+        most = None if beam is None else _SPREAD * beam.labels
+        parent, item, least = pairs.within(most)
+        left_out = min(left_out, least)
+        grown = pairs.grown(parent, item)
+        kept = undominated(grown if step.slack is None else np.maximum(grown, step.slack))
+        if beam is not None:
+            kept, least = _promising(kept, grown, fences[0], index, beam.labels)
+            left_out = min(left_out, least)
+        elif len(kept) > MAX_LABELS:
             raise TooManyLabels(f"{len(kept)} labels")
-        parent, item = np.divmod(kept, len(step.values))
         values = grown[kept]
-        items = np.concatenate([items[parent], item[:, None]], axis=1)
-    return Labels(values, items)
+        items = np.concatenate([items[parent[kept]], own[item[kept]][:, None]], axis=1)
+    return Labels(values, items, left_out)
 
 
-def undominated(points: Floats) -> Indices:
+def inside(steps: Sequence[Step], fences: Sequence[Fence]) -> list[Indices]:
+    """Per step the items with which every fence can be kept, if all others add as little as they can."""
+    allowed = [np.ones(len(step.values), dtype=bool) for step in steps]
+    for fence in fences:
+        sums, rest = _with_rest(steps, fence)
+        for may, own, others in zip(allowed, sums, rest, strict=True):
+            may &= own + others <= fence.most
+    return [np.flatnonzero(may) for may in allowed]
+
+
+def _with_rest(steps: Sequence[Step], fence: Fence) -> tuple[list[Floats], list[float]]:
+    """What every item adds to a fence, and the least that all other stages add."""
+    sums = [step.values @ weights for step, weights in zip(steps, fence.weights, strict=True)]
+    least = [float(own.min(initial=math.inf)) for own in sums]
+    return sums, [math.fsum([*least[:place], *least[place + 1 :]]) for place in range(len(least))]
+
+
+def _core(steps: Sequence[Step], fence: Fence, allowed: Sequence[Indices], most: int) -> tuple[list[Indices], float]:
+    """Of every step the items that add least to a fence, and the least that it is with any other."""
+    core, left_out = [], math.inf
+    sums, rest = _with_rest(steps, fence)
+    for items, own, others in zip(allowed, sums, rest, strict=True):
+        if len(items) > most:
+            order = np.argsort(own[items], kind="stable")
+            left_out = min(left_out, float(own[items[order[most]]]) + others)
+            items = items[np.sort(order[:most])]
+        core.append(items)
+    return core, left_out
+
+
+class _Pairs:
+    """Labels and the items of a step that could extend them."""
+
+    def __init__(self, values: Floats, added: Floats, step: Step, index: int, fences: Sequence[Fence]) -> None:
+        self._values, self._added, self._maxima = values, added, step.maxima
+        self._fences = [
+            (values @ fence.weights[index], added @ fence.weights[index], fence.most - float(fence.ahead[index]))
+            for fence in fences
+        ]
+        limited = np.flatnonzero(np.isfinite(step.room))
+        self._sums = [(values[:, g], added[:, g], float(step.room[g])) for g in limited if not step.maxima[g]]
+        self._largest = [(values[:, g], added[:, g], float(step.room[g])) for g in limited if step.maxima[g]]
+        self._ahead = float(fences[0].ahead[index]) if fences else 0.0
+
+    def within(self, most: int | None) -> tuple[Indices, Indices, float]:
+        """Pairs within the room of the step and the fences, in the order of the labels: all, or the `most` of least
+        first fence; and the least fence of the others. Raises TooManyLabels."""
+        width = max(len(self._added), 1)
+        rows = max(1, _PAIRS // width)
+        found: list[Indices] = []
+        left_out, total = math.inf, 0
+        for begin in range(0, len(self._values), rows):
+            chosen = np.flatnonzero(self._allowed(slice(begin, begin + rows))) + begin * width
+            if most is not None:
+                chosen, least = self._least(chosen, width, most)
+                left_out = min(left_out, least)
+            found.append(chosen)
+            total += len(chosen)
+            if total > MAX_CANDIDATES:
+                raise TooManyLabels(f"{total} candidates")
+        every = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+        if most is not None:
+            every, least = self._least(every, width, most)
+            left_out = min(left_out, least)
+        parent, item = np.divmod(every, width)
+        return parent, item, left_out
+
+    def _allowed(self, part: slice) -> NDArray[np.bool_]:
+        may = np.ones((len(self._values[part]), len(self._added)), dtype=bool)
+        for before, own, most in (*self._fences, *self._sums):
+            if math.isfinite(most):
+                may &= before[part][:, None] <= (most - own)[None, :]
+        for before, own, most in self._largest:
+            may &= (before[part] <= most)[:, None] & (own <= most)[None, :]
+        return may
+
+    def _least(self, pairs: Indices, width: int, most: int) -> tuple[Indices, float]:
+        if len(pairs) <= most:
+            return pairs, math.inf
+        before, own, _ = self._fences[0]
+        reached = before[pairs // width] + own[pairs % width]
+        order = np.argpartition(reached, most)
+        return pairs[np.sort(order[:most])], float(reached[order[most]]) + self._ahead
+
+    def grown(self, parent: Indices, item: Indices) -> Floats:
+        """Criteria of pairs."""
+        before, own = self._values[parent], self._added[item]
+        if not self._maxima.any():
+            return before + own
+        return np.where(self._maxima, np.maximum(before, own), before + own)
+
+
+def _promising(rows: Indices, values: Floats, fence: Fence, index: int, width: int) -> tuple[Indices, float]:
+    """The rows of least fence, at most `width`, in their order; and the least fence of the others."""
+    if len(rows) <= width:
+        return rows, math.inf
+    reached = values[rows] @ fence.weights[index] + fence.ahead[index]
+    order = np.argsort(reached, kind="stable")
+    return rows[np.sort(order[:width])], float(reached[order[width]])
+
+
+def undominated(points: Floats, most_compared: float = MAX_COMPARISONS) -> Indices:
     """Rows that no other row is at least as good as, all columns minimised; of equal rows the first. Rising.
 
-    Columns that are constant do not matter; two are a sweep, three a staircase that grows with the first column.
+    Columns that are constant, or equal to another, do not matter; two are a sweep, three a staircase that grows with
+    the first column. Raises TooManyLabels where more pairs of rows would have to be compared than `most_compared`.
     """
     if len(points) == 0:
         return np.zeros(0, dtype=np.int64)
-    varying = [column for column in range(points.shape[1]) if np.ptp(points[:, column]) > 0]
+    varying: list[int] = []
+    for column in range(points.shape[1]):
+        own = points[:, column]
+        if np.ptp(own) > 0 and not any(np.array_equal(own, points[:, other]) for other in varying):
+            varying.append(column)
     if not varying:
         return np.zeros(1, dtype=np.int64)
     # Few distinct values first: groups of them share a staircase.
@@ -99,7 +251,7 @@ def undominated(points: Floats) -> Indices:
     elif ordered.shape[1] == 3:
         kept = _staircase(ordered)
     else:
-        kept = _blocks(ordered)
+        kept = _blocks(ordered, most_compared)
     return np.sort(order[kept])
 
 
@@ -133,13 +285,13 @@ def _staircase(ordered: Floats) -> Indices:
     return np.concatenate(kept)
 
 
-def _blocks(ordered: Floats) -> Indices:
+def _blocks(ordered: Floats, most_compared: float) -> Indices:
     """Undominated rows of many columns in lexicographic order: a row can only be dominated by an earlier one."""
     kept = np.zeros(0, dtype=np.int64)
     compared = 0
     for start in range(0, len(ordered), _BLOCK):
         compared += _BLOCK * (len(kept) + _BLOCK)
-        if compared > MAX_COMPARISONS:
+        if compared > most_compared:
             raise TooManyLabels(f"{len(ordered)} candidates")
         block = np.arange(start, min(start + _BLOCK, len(ordered)))
         for before in range(0, len(kept), _BLOCK):
@@ -163,3 +315,14 @@ def _dominated(rows: Floats, by: Floats) -> NDArray[np.bool_]:
     for column, other in zip(rows.T, by.T, strict=True):
         worse &= column[None, :] >= other[:, None]
     return np.asarray(worse.any(axis=0))
+
+
+def reached(steps: Sequence[Step], items: Sequence[int]) -> Floats:
+    """Criteria after the last step of one choice of items."""
+    values = steps[0].start
+    for index, (step, item) in enumerate(zip(steps, items, strict=True)):
+        if index:
+            values = np.array([values[list(sources)].max() for sources in step.merge])
+        own = step.values[item]
+        values = np.where(step.maxima, np.maximum(values, own), values + own)
+    return values

@@ -30,7 +30,7 @@ Objective: one of
     energy    Σ_d idle_d b_d + Σ_c w_c y_c      watts; w_c = load x energy of a call over idle
     weighted  α cost + β energy - γ accuracy    weights per USD/h, W and unit of accuracy
     Ties break one after the other by the goals that follow: by default higher accuracy, lower ρ, fewer cores,
-    first names.
+    first names (the least sum of ranks, `program.name_weights`).
 
 Capacity (load below 98 % of it) holds for every column by construction. (packing): after each solve the replicas
 are packed exactly; if the columns C* need u machines of d and only m_d were bought, the cut is added and the
@@ -40,6 +40,9 @@ by themselves (u_c), and adding others saves none. So the optimum is over plans 
 *Scenarios.* Rows (context) relax badly: a fraction of every context would do. So the program is split into one
 branch per joint choice of contexts (at most 32, else the rows stay), solved in turn; a branch has to reach the
 best found so far. The best over all branches is the optimum, the least of their bounds is a bound.
+
+*Labels.* Where the instance is a chain of choices that labels are exact for, they answer the same questions, ties and
+all, without a program (`chain_search`): `Solver` asks them first.
 
 HiGHS decides feasibility to 1e-6 of a row scaled to about 1; latencies are relative to their limit, costs to the
 geometric mean of prices. What is returned is recomputed from the columns, not read from the program.
@@ -51,10 +54,16 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
+from typing import Literal
 
 from inferplan.solvers.bill import bill
+from inferplan.solvers.chain_search import ChainSearch, Unsuited
+from inferplan.solvers.chains import why_not
 from inferplan.solvers.columns import Column
+from inferplan.solvers.goals import price_scale
+from inferplan.solvers.labels import TooManyLabels
 from inferplan.solvers.packing import Packing
 from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import (
@@ -62,6 +71,7 @@ from inferplan.solvers.program import (
     CORES,
     COST,
     ENERGY,
+    NAMES,
     RATIO,
     TIE,
     WEIGHTED,
@@ -73,8 +83,10 @@ from inferplan.solvers.program import (
 )
 
 MAX_BRANCHES = 32
-TIE_GAPS = {ACCURACY: 1e-6, RATIO: 1e-3, CORES: 1e-6}
-"""Relative gaps of goals that only break ties: an analytic latency is not worth more than three figures."""
+TIE_GAPS = {ACCURACY: 1e-6, RATIO: 1e-6, CORES: 1e-6, NAMES: 0.0}
+"""Relative gaps of goals that only break ties: those that the program can tell apart."""
+PROGRAM = "HiGHS through python-mip"
+LABELS = "Pareto labels"
 Scenario = Mapping[tuple[int, str], frozenset[str]]
 """By (class, stage): the variants it may choose."""
 
@@ -94,6 +106,8 @@ class Solution:
     power_w: float | None = None
     classes: tuple[ClassNeed, ...] = ()
     """The classes as they are split; empty: those of the problem."""
+    by: str = PROGRAM
+    """What found it."""
 
     def worth(self, ask: Ask) -> float:
         """A question's objective, to be minimised: cost, power, minus the accuracy (as it is encoded), or a weighted
@@ -135,23 +149,74 @@ def promises(problem: Problem) -> Ask:
 
 def ranked(first: Goal, *then: Goal) -> tuple[Goal, ...]:
     """Goals one after the other: the first, those that follow, and what breaks ties."""
-    ties = (ACCURACY, COST, RATIO, CORES) if first in (ACCURACY, WEIGHTED) else (COST, ACCURACY, RATIO, CORES)
-    return tuple(dict.fromkeys((first, *then, *ties)))
+    ties = (ACCURACY, COST) if first in (ACCURACY, WEIGHTED) else (COST, ACCURACY)
+    return tuple(dict.fromkeys((first, *then, *ties, RATIO, CORES, NAMES)))
 
 
 class Solver:
-    """The exact program of an instance, built once and asked many times: one branch per scenario."""
+    """An instance, asked many times: by labels where they are exact and answer the question (`chain_search`), else by
+    the exact program, built once, one branch per scenario. `method` forces one of them."""
 
-    def __init__(self, problem: Problem, columns: Sequence[Column], tie_gaps: Mapping[Goal, float] = TIE_GAPS) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        columns: Sequence[Column],
+        tie_gaps: Mapping[Goal, float] = TIE_GAPS,
+        method: Literal["labels", "program"] | None = None,
+    ) -> None:
         self.problem = problem
+        self.columns = tuple(columns)
         self.timed_out = False
         self.tie_gaps = tie_gaps
-        self.branches = [Program(problem, within(scenario, columns)) for scenario in scenarios(problem, columns)]
+        self.method = method
+
+    @cached_property
+    def branches(self) -> list[Program]:
+        """The program's branches."""
+        return [
+            Program(self.problem, within(scenario, self.columns)) for scenario in scenarios(self.problem, self.columns)
+        ]
+
+    @cached_property
+    def _chain(self) -> ChainSearch | None:
+        """The search by labels; None where they are not exact."""
+        every = {column.stage for column in self.columns} >= set(self.problem.stages)
+        exact = self.method != "program" and every and why_not(self.problem, self.columns) is None
+        return ChainSearch(self.problem, self.columns) if exact else None
 
     def ask(self, ask: Ask, time_limit_s: float, gap: float) -> Solution | None:
         """The best plan for a question; None where there is none, or none was found in time (`timed_out`)."""
         deadline = time.monotonic() + time_limit_s
         self.timed_out = False
+        if self._chain is None:
+            return self._by_program(ask, deadline, gap)
+        try:
+            found = self._by_labels(self._chain, ask, deadline, gap)
+        except (Unsuited, TooManyLabels):
+            if self.method == "labels":
+                raise
+            return self._by_program(ask, deadline, gap)
+        if found is None or found.proven or self.method == "labels":
+            return found
+        other = self._by_program(ask, deadline, gap)
+        if other is None or other.objective >= found.objective:
+            self.timed_out = False
+            return found if other is None else replace(found, bound=max(found.bound, other.bound))
+        return replace(other, bound=max(found.bound, other.bound))
+
+    def _by_labels(self, chain: ChainSearch, ask: Ask, deadline: float, gap: float) -> Solution | None:
+        answer = chain.ask(ask, deadline, gap)
+        if answer is None:
+            return None
+        plan, goal = solution_of(self.problem, answer.columns), next(iter(answer.values))
+        scale = price_scale(self.problem) if goal == COST else 1.0
+        objective = answer.values[goal] * scale
+        return replace(
+            plan, objective=objective, bound=min(answer.bound * scale, objective), proven=answer.proven,
+            values=answer.values, by=LABELS,
+        )  # fmt: skip
+
+    def _by_program(self, ask: Ask, deadline: float, gap: float) -> Solution | None:
         alive = list(self.branches)
         try:
             for branch in alive:

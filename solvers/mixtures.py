@@ -44,16 +44,19 @@ class MixtureSolver(Solver):
     """The exact programs of an instance whose classes may be split, one for every pattern."""
 
     def __init__(self, problem: Problem, lifted: bool = False, tie_gaps: Mapping[Goal, float] = TIE_GAPS) -> None:
-        self.problem = problem
-        self.timed_out = False
-        self.tie_gaps = tie_gaps
+        super().__init__(problem, (), tie_gaps, method="program")
         self._patterns: list[tuple[Problem, frozenset[Column]]] = []
-        self.branches = []
+        self._programs: list[Program] = []
         for pattern in patterns(problem):
             split = with_pattern(problem, pattern)
             columns = assured_columns(split, lifted)
             self._patterns.append((split, frozenset(columns)))
-            self.branches += [MixtureProgram(split, within(one, columns)) for one in scenarios(split, columns)]
+            self._programs += [MixtureProgram(split, within(one, columns)) for one in scenarios(split, columns)]
+
+    @property
+    def branches(self) -> list[Program]:  # type: ignore[override]
+        """The programs of every pattern."""
+        return self._programs
 
     def ask(self, ask: Ask, time_limit_s: float, gap: float) -> Solution | None:
         found = super().ask(ask, time_limit_s, gap)

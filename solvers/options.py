@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -26,7 +26,7 @@ from inferplan.estimators.cost import (
     shares,
 )
 from inferplan.estimators.fanout import FanOuts
-from inferplan.estimators.points import Points
+from inferplan.estimators.points import ModelKey, Points
 from inferplan.estimators.service import ServiceModel
 from inferplan.spec.errors import InfeasibleError, InputError
 from inferplan.spec.plan import Provider
@@ -82,6 +82,9 @@ class OptionTable:
 Company = Mapping[tuple[str, str], frozenset[str]]
 """By (device, stage/choice): the choices that were measured beside it, and it beside them."""
 
+Measured = Mapping[tuple[str, str], Sequence[ModelKey]]
+"""By (stage, choice): what service models are of, sorted."""
+
 
 def option_table(
     workload: Workload,
@@ -98,13 +101,16 @@ def option_table(
     Raises InputError where a stage has no usable measurement, InfeasibleError where none fits a machine.
     """
     excluded: list[str] = list(points.failed)
+    measured: dict[tuple[str, str], list[ModelKey]] = {}
+    for key in sorted(points.models):
+        measured.setdefault((key.stage, key.variant), []).append(key)
     stages: dict[str, tuple[Option, ...]] = {}
     for name in sorted(workload.pipeline.stages):
-        usable = _usable_variants(workload, name, points, laws, accuracy if needs_accuracy else None, excluded)
+        usable = _usable_variants(workload, name, measured, laws, accuracy if needs_accuracy else None, excluded)
         found = [
             option
             for variant in usable
-            for option in _options(workload, name, variant, points, company or {}, excluded)
+            for option in _options(workload, name, variant, points, measured, company or {}, excluded)
         ]
         _require(workload, name, usable, found, points, excluded)
         stages[name] = tuple(found)
@@ -112,13 +118,13 @@ def option_table(
 
 
 def _usable_variants(
-    workload: Workload, stage: str, points: Points, laws: FanOuts, accuracy: AccuracyModel | None, excluded: list[str]
-) -> list[str]:
-    measured = {key.variant for key in points.models if key.stage == stage}
+    workload: Workload, stage: str, measured: Measured, laws: FanOuts, accuracy: AccuracyModel | None,
+    excluded: list[str],
+) -> list[str]:  # fmt: skip
     usable = []
     known = workload.pipeline.stages[stage]
     for variant, chosen in sorted(known.choices().items()):
-        if known.variants[chosen.variant].runtime != "skip" and variant not in measured:
+        if known.variants[chosen.variant].runtime != "skip" and (stage, variant) not in measured:
             excluded.append(f"{stage}/{variant}: no measurement of its service time")
         elif not laws.knows(stage, variant):
             excluded.append(f"{stage}/{variant}: its fan-out was not measured")
@@ -147,17 +153,17 @@ def _require(
 
 
 def _options(
-    workload: Workload, stage: str, variant: str, points: Points, company: Company, excluded: list[str]
-) -> list[Option]:
+    workload: Workload, stage: str, variant: str, points: Points, measured: Measured, company: Company,
+    excluded: list[str],
+) -> list[Option]:  # fmt: skip
     spec = workload.pipeline.stages[stage].variants[StageChoice.parse(variant).variant]
     if spec.runtime == "skip":
         return [Option("", stage, variant, "skip", "none", NO_DEVICE, 0, 1, 0.0, None, None, None, "")]
     delays = sorted(set(workload.pipeline.stages[stage].max_queue_delays_s))
     devices = workload.devices()
     found: list[Option] = []
-    for key, service in sorted(points.models.items(), key=lambda item: item[0]):
-        if (key.stage, key.variant) != (stage, variant):
-            continue
+    for key in measured[stage, variant]:
+        service = points.models[key]
         device, tier = devices[key.device], workload.tiers[key.device.split("/", 1)[0]]
         needs_power = "energy" in workload.objective.terms or tier.energy_price_usd_per_kwh > 0
         friends = (

@@ -210,7 +210,7 @@ def _by_program(
     ask = replace(_lifted(problem, promises(problem), axes), goals=(goals[best], goals[limited]), better_than=None)
     if scale is not None:
         ask = replace(ask, scales=dict.fromkeys(ask.scales, scale))
-    solver = Solver(problem, columns, tie_gaps={})
+    solver = Solver(problem, columns, tie_gaps={}, method="program")
     points: list[Point] = []
     limit = math.inf
     while len(points) < MAX_POINTS and time.monotonic() < deadline:

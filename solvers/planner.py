@@ -246,7 +246,7 @@ def _proof(search: Search, solution: Solution, earlier: bool) -> Proof:
         bound = solution.bound
     gap = abs(objective - bound) / abs(objective) if objective else 0.0
     return Proof(
-        solver="HiGHS through python-mip",
+        solver=(last or solution).by,
         status="optimal" if proven and earlier else "feasible",
         objective=sign * objective,
         bound=sign * bound,

@@ -5,56 +5,33 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from inferplan.estimators.cost import Capacity
-from inferplan.solvers.bill import column_usd_per_h, column_w
+from inferplan.solvers.bill import bill, column_usd_per_h, column_w
 from inferplan.solvers.columns import Column
 from inferplan.solvers.combinations import Encoding, encoding, require_listed
+from inferplan.solvers.goals import ACCURACY as ACCURACY
+from inferplan.solvers.goals import BETTER as BETTER
+from inferplan.solvers.goals import CORES as CORES
+from inferplan.solvers.goals import COST as COST
+from inferplan.solvers.goals import ENERGY as ENERGY
+from inferplan.solvers.goals import LATENCY_TIE as LATENCY_TIE
+from inferplan.solvers.goals import NAMES as NAMES
+from inferplan.solvers.goals import RATIO as RATIO
+from inferplan.solvers.goals import TIE as TIE
+from inferplan.solvers.goals import WEIGHTED as WEIGHTED
+from inferplan.solvers.goals import Ask as Ask
+from inferplan.solvers.goals import Goal as Goal
+from inferplan.solvers.goals import geometric_mean, name_weights, price_scale
 from inferplan.solvers.packing import Item, Packing, pack
 from inferplan.solvers.placing import most_together, strangers
 from inferplan.solvers.problem import Problem
-from inferplan.solvers.tier_flows import TierFlows, path_legs
+from inferplan.solvers.tier_flows import TierFlows, latency_ratios, path_legs
 
-Goal = tuple[Literal["cost", "accuracy", "energy", "weighted", "ratio", "cores", "machines", "latency"], str]
-"""What to make best of (cores: fewest, then first by name). The text names the class (accuracy, latency; empty for
-all) or the device (machines)."""
-COST: Goal = ("cost", "")
-ACCURACY: Goal = ("accuracy", "")
-ENERGY: Goal = ("energy", "")
-WEIGHTED: Goal = ("weighted", "")
-RATIO: Goal = ("ratio", "")
-CORES: Goal = ("cores", "")
-TIE = 1e-7
 ABSOLUTE_GAP = 1e-9
-BETTER = 1e-5
-"""What counts as better than another plan, relative."""
 _UNSET = math.nan
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One question to the program. Promises that are None are dropped."""
-
-    goals: tuple[Goal, ...]
-    scales: Mapping[str, float | None]
-    """θ by class; None drops the class's latency promise."""
-    floors: Mapping[str, float | None]
-    counts: Mapping[str, int | None]
-    budget_usd_per_h: float | None
-    forbidden: tuple[frozenset[tuple[int, str, str]], ...] = ()
-    """Sets of (class, stage, variant) of which not all may be chosen together."""
-    rejected: tuple[tuple[Column, ...], ...] = ()
-    """Plans that may not be chosen again."""
-    better_than: float | None = None
-    """The objective must be less than this."""
-    objective: Goal = COST
-    """What makes a plan better than another, whatever else a question asks for."""
-    weights: Mapping[str, float] = field(default_factory=dict)
-    """Of the weighted goal: per USD/h of cost, per watt of energy, per unit of accuracy (which counts against it)."""
-    limits: tuple[tuple[Goal, float], ...] = ()
-    """Goals that must stay at or below a value: what earlier goals of a lexicographic objective reached."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +58,10 @@ class Program:
         self.feasible = self._every_stage_has_columns()
         self.model = mip.Model(solver_name="HIGHS")
         self.model.verbose = 0
-        self.price_scale = _geometric_mean([d.tariff.hourly_usd for d in problem.devices.values()])
-        self.power_scale = _geometric_mean([d.tariff.power_w or d.tariff.idle_w or 0 for d in problem.devices.values()])
+        self.price_scale = price_scale(problem)
+        self.power_scale = geometric_mean([d.tariff.power_w or d.tariff.idle_w or 0 for d in problem.devices.values()])
         self._weights_asked: Mapping[str, float] = {}
+        self._scales: Mapping[str, float | None] = {}
         self._proven_packing = True
         if self.feasible:
             self._build()
@@ -252,7 +230,8 @@ class Program:
 
     def keep(self, goal: Goal, value: float) -> Any:
         """Ask that a goal stays within a tie of a value; the row can be dropped again."""
-        row = self.model.add_constr(self.expression(goal) <= value + TIE * max(1.0, abs(value)))
+        tie = LATENCY_TIE if goal[0] in ("ratio", "latency") else TIE
+        row = self.model.add_constr(self.expression(goal) <= value + tie * max(1.0, abs(value)))
         self._added.append(row)
         return row
 
@@ -295,19 +274,39 @@ class Program:
             columns = tuple(c for y, c in zip(self._y, self.columns, strict=True) if y.x > 0.5)
             packings = pack_columns(self.problem, columns)
             if not self._cut(columns, packings):
-                value = float(model.objective_value)
+                value = self._reached(goal, columns, packings, float(model.objective_value))
                 proven = outcome == status.OPTIMAL and self._proven_packing
-                return Found(columns, packings, value, min(float(model.objective_bound), value), proven)
+                # A value that rounding made worse is no better bound.
+                bound = min(float(model.objective_bound), float(model.objective_value), value)
+                return Found(columns, packings, value, bound, proven)
             if time.monotonic() >= deadline:
                 self.timed_out = True
                 return None
+
+    def _reached(self, goal: Goal, columns: Sequence[Column], packings: Mapping[str, Packing], value: float) -> float:
+        """What the chosen columns reach of a goal that the program gives a value: its choices are whole to 1e-6 only,
+        and what is hardly chosen may have long latencies or many cores."""
+        kind, who = goal
+        if kind == "cost":
+            return max(value, bill(self.problem, columns, packings).total_usd_per_h / self.price_scale)
+        if kind in ("cores", "names"):
+            weights = name_weights(self.columns) if kind == "names" else [float(c.cores) for c in self.columns]
+            chosen = set(columns)
+            return math.fsum(w for w, column in zip(weights, self.columns, strict=True) if column in chosen)
+        if kind not in ("ratio", "latency"):
+            return value
+        ratios = latency_ratios(self.problem, columns)
+        if kind == "latency":
+            return ratios[who]
+        scaled = [ratios[name] / scale for name, scale in self._scales.items() if scale is not None and name in ratios]
+        return max(scaled, default=value)
 
     def _apply(self, ask: Ask) -> list[Any]:
         """Set bounds and add the rows of one question; returns the rows to remove afterwards."""
         import mip
 
         model, classes = self.model, self.problem.classes
-        self._weights_asked = ask.weights
+        self._weights_asked, self._scales = ask.weights, ask.scales
         added: list[Any] = []
         for k, total in self._latency.items():
             scale = ask.scales[classes[k].name]
@@ -376,10 +375,9 @@ class Program:
         if kind == "latency":
             return 1.0 * self._latency[self._index(who)]
         if kind == "cores":
-            # Cores are whole numbers; the ranks of all names together weigh less than half a core.
-            order = sorted(range(len(self.columns)), key=lambda i: self.columns[i].option.name)
-            weight = 0.5 / (len(order) * len(self.problem.stages) * len(self.problem.classes))
-            return mip.xsum((self.columns[i].cores + weight * rank) * self._y[i] for rank, i in enumerate(order))
+            return mip.xsum(column.cores * y for column, y in zip(self.columns, self._y, strict=True))
+        if kind == "names":
+            return mip.xsum(weight * y for weight, y in zip(name_weights(self.columns), self._y, strict=True))
         if self._accuracy is None:
             return None
         if goal == ACCURACY and self.problem.values_accuracy:
@@ -443,8 +441,3 @@ def _dimensions(machine: Capacity) -> list[tuple[int, Callable[[Column], int]]]:
 
     names = ("cores", "memory_bytes", "gpus", "gpu_memory_bytes")
     return [(room, need_of(what)) for what in names if (room := getattr(machine, what))]
-
-
-def _geometric_mean(prices: Sequence[float]) -> float:
-    positive = [price for price in prices if price > 0]
-    return math.exp(sum(math.log(price) for price in positive) / len(positive)) if positive else 1.0

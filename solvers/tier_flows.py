@@ -215,3 +215,23 @@ def stations(problem: Problem, columns: Mapping[str, Column]) -> Iterator[tuple[
         for k in column.classes:
             choice, tier = where[k, column.stage]
             yield problem.classes[k].name, column.stage, name, choice, tier
+
+
+def latency_ratios(problem: Problem, columns: Sequence[Column]) -> dict[str, float]:
+    """Tabulated latency over limit of each class with an SLO: the longest path, its slowest stage passed as a whole."""
+    chosen = {(k, column.stage): column for column in columns for k in column.classes}
+    where = placed(problem, columns)
+    ratios: dict[str, float] = {}
+    for k, need in enumerate(problem.classes):
+        if need.limit_s is None:
+            continue
+        worst = 0.0
+        for path in problem.paths:
+            parts = [chosen[k, stage] for stage in path]
+            single = [c.single_s[c.classes.index(k)] for c in parts]
+            extra = [c.whole_s[c.classes.index(k)] - s for c, s in zip(parts, single, strict=True)]
+            under_way = path_delay_s(problem, where, k, path)
+            worst = max(worst, sum(single) + max([*extra, 0.0]) + under_way)
+        # A class is as slow as the slowest of its parts.
+        ratios[need.name] = max(worst / need.limit_s, ratios.get(need.name, 0.0))
+    return ratios

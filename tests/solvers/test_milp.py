@@ -147,6 +147,10 @@ def thinned(columns: list[Column]) -> list[Column]:
     return [c for c in columns if c.replicas <= least[c.option, c.classes, c.context] + 1]
 
 
+def by_program(problem: Problem, columns: list[Column]) -> Solver:
+    return Solver(problem, columns, method="program")
+
+
 def ask_of(solver: Solver, ask: Ask) -> Solution | None:
     return solver.ask(ask, 60.0, 0.0)
 
@@ -160,7 +164,7 @@ def test_the_cheapest_plan_is_that_of_exhaustive_search(spec: dict[str, Any], mo
     if len(few) > 60 * len(problem.stages):
         few = [c for c in few if c.option.device != "edge/old"]
     ask = promises(problem)
-    found = ask_of(Solver(problem, few), ask)
+    found = ask_of(by_program(problem, few), ask)
     expected = exhaustive(problem, few, ask)
     assert (found is None) == (expected is None)
     if found is not None and expected is not None:
@@ -176,7 +180,7 @@ def test_pruning_and_branching_change_no_optimum(spec: dict[str, Any], module_in
     every, pruned = build_columns(problem, prune=False), build_columns(problem)
     assert len(pruned) <= len(every)
     ask = promises(problem)
-    found = [ask_of(Solver(problem, columns), ask) for columns in (every, pruned)]
+    found = [ask_of(by_program(problem, columns), ask) for columns in (every, pruned)]
     assert (found[0] is None) == (found[1] is None)
     if found[0] is not None and found[1] is not None:
         assert found[0].cost_usd_per_h == pytest.approx(found[1].cost_usd_per_h, rel=1e-6)
@@ -189,7 +193,7 @@ def test_promises_given_up_never_cost_more(spec: dict[str, Any], module_instance
     """Looser SLO, lower floor, more machines."""
     problem = make(module_instances, spec)
     columns = build_columns(problem, lifted=True)
-    solver, ask = Solver(problem, columns), replace(promises(problem), goals=(COST,))
+    solver, ask = by_program(problem, columns), replace(promises(problem), goals=(COST,))
     looser = [
         replace(ask, scales=dict.fromkeys(ask.scales, 1.7)),
         replace(ask, floors={name: 0.5 * (floor or 0.0) for name, floor in ask.floors.items()}),
@@ -216,7 +220,7 @@ def test_the_scale_of_prices_changes_no_choice(spec: dict[str, Any], factor: flo
         for name, device in spec["devices"].items()
     }
     other = make(module_instances, {**spec, "devices": scaled})
-    one, two = (ask_of(Solver(p, build_columns(p)), promises(p)) for p in (problem, other))
+    one, two = (ask_of(by_program(p, build_columns(p)), promises(p)) for p in (problem, other))
     assert (one is None) == (two is None)
     if one is not None and two is not None:
         assert two.cost_usd_per_h == pytest.approx(one.cost_usd_per_h * factor, rel=1e-6)
@@ -236,7 +240,7 @@ def test_the_order_of_the_document_changes_nothing(spec: dict[str, Any], module_
     # Measured fan-outs and combinations are told by position: keep them out of this one.
     if spec["measured"] or spec["combination"] is not None:
         return
-    one, two = (ask_of(Solver(p, build_columns(p)), promises(p)) for p in (problem, make(module_instances, turned)))
+    one, two = (ask_of(by_program(p, build_columns(p)), promises(p)) for p in (problem, make(module_instances, turned)))
     assert (one is None) == (two is None)
     if one is not None and two is not None:
         assert [(c.option.name, c.replicas, c.classes) for c in one.columns] == [
@@ -261,7 +265,7 @@ def test_most_accurate_within_the_budget(instances: Any) -> None:
             devices={"cpu": {"price_usd_per_h": 1.0, "cores": 1}},
             classes={"web": {"rate_rps": 10.0, "slo": {"latency_s": 1.0}}},
         )
-        return ask_of(Solver(problem, build_columns(problem)), promises(problem))
+        return ask_of(by_program(problem, build_columns(problem)), promises(problem))
 
     assert best(1.0) is None
     rich = best(10.0)
@@ -276,7 +280,7 @@ def test_a_measured_combination_overrides_the_product(instances: Any) -> None:
     plain = two_stages(instances, classes=classes)
     # The product of the two small ones is 0.72; measured they are better than that.
     lifted = two_stages(instances, classes=classes, combinations=[helpers.end_to_end({"a": "s", "b": "s"}, 0.85)])
-    chosen = [ask_of(Solver(p, build_columns(p)), promises(p)) for p in (plain, lifted)]
+    chosen = [ask_of(by_program(p, build_columns(p)), promises(p)) for p in (plain, lifted)]
     names = [{c.option.variant for c in s.columns} if s else set() for s in chosen]
     assert names[0] != {"s"}
     assert chosen[1] is not None
@@ -298,9 +302,9 @@ def test_both_encodings_of_accuracy_agree(
     )
     columns = build_columns(problem)
     ask = replace(promises(problem), goals=(COST,))
-    listed = ask_of(Solver(problem, columns), ask)
+    listed = ask_of(by_program(problem, columns), ask)
     monkeypatch.setattr("inferplan.solvers.combinations.MAX_COMBINATIONS", 0)
-    added = ask_of(Solver(problem, columns), ask)
+    added = ask_of(by_program(problem, columns), ask)
     assert (listed is None) == (added is None)
     if listed is not None and added is not None:
         assert listed.cost_usd_per_h == pytest.approx(added.cost_usd_per_h)
@@ -313,7 +317,7 @@ def test_machines_really_hold_what_the_program_buys(instances: Any) -> None:
     rows = [helpers.measurement("a", "v", 1, 0.01, threads=3)]
     profile = instances.profile({}, {("a", "v"): 0.9}, rows=rows)
     problem = read_problem(loaded.workload, profile)
-    found = ask_of(Solver(problem, build_columns(problem)), replace(promises(problem), goals=(COST,)))
+    found = ask_of(by_program(problem, build_columns(problem)), replace(promises(problem), goals=(COST,)))
     assert found is not None
     assert found.columns[0].replicas >= 3
     assert len(found.packings["edge/cpu"].machines) == found.columns[0].replicas

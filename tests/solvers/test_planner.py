@@ -346,7 +346,8 @@ def test_a_time_limit_is_never_reported_as_optimal(instances: Any, monkeypatch: 
         return mip.OptimizationStatus.FEASIBLE if outcome == mip.OptimizationStatus.OPTIMAL else outcome
 
     monkeypatch.setattr(mip.Model, "optimize", stopped)
-    plan = plan_of(instances)
+    # Several classes, so that the program decides.
+    plan = plan_of(instances, classes={**web(), "more": web()["web"]})
     assert plan.proof.status == "feasible"
 
 
