@@ -166,12 +166,15 @@ def class_plans(
         routes = {
             column.stage: [Choice(option=name, share=1.0)] for name, column in names.items() if k in column.classes
         }
+        level = problem.workload.classes[need.name].level_of
         plans[need.name] = ClassPlan(
             rate_rps=need.rate_rps,
             trace_sha256=need.trace_sha256,
             slo_percentile=need.percentile if need.limit_s is not None else None,
             slo_latency_s=need.limit_s,
             accuracy_floor=need.floor,
+            accuracy_goal=need.goal,
+            asked_of=None if level is None else level[0],
             routes=routes,
             predicted=_class_prediction(need, result.streams[need.name], accuracies[need.name]),
         )

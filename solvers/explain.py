@@ -15,6 +15,7 @@ from inferplan.solvers.neighbours import arranged
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import ACCURACY, BETTER, COST, ENERGY, WEIGHTED, Ask
 from inferplan.solvers.story import duration, variants_text
+from inferplan.spec.levels import promise_path
 from inferplan.spec.plan import Alternative, Binding
 
 NEXT_BEST = 2
@@ -67,14 +68,13 @@ def _promises(plan: Chosen, tails_s: Mapping[str, float]) -> Iterator[tuple[Ask,
     accuracies = plan.accuracies(plan.solution)
     for need in problem.classes:
         if need.limit_s is not None:
-            entry = Binding(
-                constraint=f"classes.{need.name}.slo.latency_s", value=tails_s[need.name], limit=need.limit_s, unit="s"
-            )
+            path = promise_path(problem.workload, need.name, "slo.latency_s")
+            entry = Binding(constraint=path, value=tails_s[need.name], limit=need.limit_s, unit="s")
             yield replace(ask, scales={**ask.scales, need.name: None}, rejected=plan.unstable), entry
         accuracy = accuracies[need.name]
         if need.floor is not None and accuracy is not None and problem.accuracy is not None:
             entry = Binding(
-                constraint=f"classes.{need.name}.accuracy.floor",
+                constraint=promise_path(problem.workload, need.name, "accuracy.floor"),
                 value=accuracy.value,
                 limit=need.floor,
                 unit=problem.accuracy.metric,
@@ -118,7 +118,7 @@ def alternatives(plan: Chosen) -> list[Alternative]:
         floorless = replace(ask, floors=dict.fromkeys(ask.floors))
         consider(floorless, "cheapest whatever its accuracy")
     if problem.accuracy is not None and plan.ask.objective != ACCURACY:
-        consider(replace(ask, goals=(ACCURACY, COST)), "most accurate within the limits")
+        consider(replace(ask, goals=(ACCURACY, COST), enough={}), "most accurate within the limits")
     for _ in range(NEXT_BEST):
         consider(replace(ask, forbidden=tuple(seen)), "next best choice of variants")
     return found

@@ -21,6 +21,7 @@ from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import COST, Ask, Goal
 from inferplan.solvers.story import duration
 from inferplan.spec.errors import InfeasibleError
+from inferplan.spec.levels import promise_path
 
 PER_SOLVE_S = 20.0
 GAP = 1e-6
@@ -103,9 +104,10 @@ def _name(problem: Problem, promise: Promise) -> str:
     classes = {need.name: need for need in problem.classes}
     if promise.kind == "latency":
         need = classes[promise.who]
-        return f"classes.{need.name}.slo ({need.percentile:g} % within {duration(need.limit_s or 0.0)})"
+        path = promise_path(problem.workload, need.name, "slo")
+        return f"{path} ({need.percentile:g} % within {duration(need.limit_s or 0.0)})"
     if promise.kind == "accuracy":
-        return f"classes.{promise.who}.accuracy.floor ({classes[promise.who].floor:g})"
+        return f"{promise_path(problem.workload, promise.who, 'accuracy.floor')} ({classes[promise.who].floor:g})"
     if promise.kind == "count":
         return f"{_device_path(promise.who)}.count ({problem.devices[promise.who].count})"
     return f"objective.budget_usd_per_h ({problem.budget_usd_per_h:g})"

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from inferplan.estimators.cost import Capacity
 from inferplan.solvers.bill import column_usd_per_h, column_w
 from inferplan.solvers.columns import Column
 from inferplan.solvers.combinations import Encoding, encoding, require_listed
 from inferplan.solvers.packing import Item, Packing, pack
-from inferplan.solvers.placing import most_together, strangers
+from inferplan.solvers.placing import dimensions, most_together, strangers
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.tier_flows import TierFlows, path_legs
 
@@ -53,6 +52,8 @@ class Ask:
     """What makes a plan better than another, whatever else a question asks for."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Of the weighted goal: per USD/h of cost, per watt of energy, per unit of accuracy (which counts against it)."""
+    enough: Mapping[str, float | None] = field(default_factory=dict)
+    """By class: accuracy that better ones count as (in the user's direction)."""
     limits: tuple[tuple[Goal, float], ...] = ()
     """Goals that must stay at or below a value: what earlier goals of a lexicographic objective reached."""
 
@@ -84,6 +85,7 @@ class Program:
         self.price_scale = _geometric_mean([d.tariff.hourly_usd for d in problem.devices.values()])
         self.power_scale = _geometric_mean([d.tariff.power_w or d.tariff.idle_w or 0 for d in problem.devices.values()])
         self._weights_asked: Mapping[str, float] = {}
+        self._enough: Mapping[int, float] = {}
         self._proven_packing = True
         if self.feasible:
             self._build()
@@ -144,7 +146,7 @@ class Program:
             by_share = device.tariff.billing == "share"
             billed = model.add_var(lb=0) if by_share else machines
             self._machines[name], self._billed[name] = machines, billed
-            for room, need_of in _dimensions(device.capacity):
+            for room, need_of in dimensions(device.capacity):
                 needs = [(y, c.replicas, need_of(c)) for y, c in own]
                 if not any(need for *_, need in needs):
                     continue
@@ -172,7 +174,7 @@ class Program:
                 continue
             few = self.model.add_var(var_type=mip.INTEGER, lb=0)
             apart.append(few)
-            for room, need_of in _dimensions(self.problem.devices[name].capacity):
+            for room, need_of in dimensions(self.problem.devices[name].capacity):
                 self.model += mip.xsum(c.replicas * need_of(c) / room * y for y, c in needs) - few <= 0
         self.model += mip.xsum(apart) - machines <= 0
 
@@ -308,6 +310,7 @@ class Program:
 
         model, classes = self.model, self.problem.classes
         self._weights_asked = ask.weights
+        self._enough = {k: most for k, need in enumerate(classes) if (most := ask.enough.get(need.name)) is not None}
         added: list[Any] = []
         for k, total in self._latency.items():
             scale = ask.scales[classes[k].name]
@@ -384,7 +387,7 @@ class Program:
             return None
         if goal == ACCURACY and self.problem.values_accuracy:
             require_listed(self._accuracy, self.problem)
-        return -1.0 * self._accuracy.total({self._index(who): 1.0} if who else self._weights())
+        return -1.0 * self._accuracy.total({self._index(who): 1.0} if who else self._weights(), self._enough)
 
     def unit(self, goal: Goal) -> float:
         """What one of a goal's expression stands for: costs and powers are scaled."""
@@ -433,16 +436,6 @@ def column_names(columns: Sequence[Column]) -> dict[str, Column]:
             name = f"{column.option.name}-{number}"
         named[name] = column
     return named
-
-
-def _dimensions(machine: Capacity) -> list[tuple[int, Callable[[Column], int]]]:
-    """Room of a machine and need of a column's replica, per limited resource."""
-
-    def need_of(what: str) -> Callable[[Column], int]:
-        return lambda column: int(getattr(column.option.need, what, 0) or 0)
-
-    names = ("cores", "memory_bytes", "gpus", "gpu_memory_bytes")
-    return [(room, need_of(what)) for what in names if (room := getattr(machine, what))]
 
 
 def _geometric_mean(prices: Sequence[float]) -> float:

@@ -26,6 +26,7 @@ from inferplan.spec.costs import TierEnergy as TierEnergy
 from inferplan.spec.costs import Traffic as Traffic
 from inferplan.spec.document import LoadedWorkload, load_workload, read_document, validated
 from inferplan.spec.errors import InputError
+from inferplan.spec.selection import Selection as Selection
 from inferplan.spec.stage import Choice as StageChoice
 from inferplan.spec.types import (
     Count,
@@ -166,6 +167,10 @@ class ClassPlan(Record):
     slo_percentile: float | None = None
     slo_latency_s: Seconds | None = None
     accuracy_floor: float | None = None
+    accuracy_goal: float | None = None
+    asked_of: Name | None = Field(
+        None, description="The model-less class whose requests ask for just this latency and accuracy."
+    )
     routes: dict[Name, list[Choice]] = Field(description="Per stage, the options and their shares.")
     predicted: ClassPrediction
 
@@ -300,6 +305,9 @@ class Plan(Record):
     options: dict[Name, DeployedOption] = Field(min_length=1)
     machines: dict[str, Machines]
     traffic: Traffic | None = Field(None, description="Absent where the workload has one tier.")
+    selection: Selection | None = Field(
+        None, description="Which options answer a request that names accuracy and latency; where a class has `asks`."
+    )
     binding: list[Binding] = []
     alternatives: list[Alternative] = []
     to_measure: list[Wanted] = Field(
@@ -321,6 +329,10 @@ class Plan(Record):
                         )
                 if not math.isclose(sum(choice.share for choice in choices), 1.0, abs_tol=1e-6):
                     raise ValueError(f"classes.{name}.routes.{stage}: shares must add up to 1")
+        for index, row in enumerate(self.selection.rows if self.selection else ()):
+            for stage, key in row.options.items():
+                if key not in self.options or self.options[key].stage != stage:
+                    raise ValueError(f"selection.rows[{index}]: {key!r} is no option of stage {stage}")
         placed = dict.fromkeys(self.options, 0)
         for device, machines in self.machines.items():
             for placements in machines.packing:
@@ -364,7 +376,7 @@ def _rounded(value: Any, name: str) -> Any:
 # Records keep the order their fields are declared in; mappings keyed by the user's names are sorted.
 _FIELD_ORDER = frozenset(
     {"", "workload", "profile", "proof", "certificate", "predicted", "binding", "alternatives", "costs", "energy"}
-    | {"assurance", "cases", "to_measure", "levels", "plans", "switches", "design"}
+    | {"assurance", "cases", "to_measure", "levels", "plans", "switches", "design", "selection", "rows"}
 )
 
 
