@@ -103,7 +103,7 @@ class Selector:
         self._levels = [
             (Asked(traffic.accuracy_floor, traffic.slo_latency_s), self._level(name, traffic))
             for name, traffic in sorted(plan.classes.items())
-            if traffic.asked_of is not None
+            if traffic.asked_of is not None and not _missed(plan, name)
         ]
 
     def choose(self, asked: Asked) -> Way:
@@ -167,6 +167,12 @@ class Selector:
         if latency_s is not None:
             told["predicted_latency_s"] = latency_s
         return told
+
+
+def _missed(plan: Plan, name: str) -> bool:
+    """Whether a class is predicted not to get what it asks: then it is answered by what does keep it, if anything."""
+    claim = plan.certificate.classes.get(name) if plan.certificate else None
+    return claim is not None and claim.verdict == "missed"
 
 
 def _same(one: Asked, other: Asked) -> bool:

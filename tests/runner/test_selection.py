@@ -21,7 +21,7 @@ from inferplan.runner.selection import Asked, Selector, read_parameters, row_rou
 from inferplan.runner.verify import run_plan
 from inferplan.spec.document import load_workload
 from inferplan.spec.evidence import file_sha256
-from inferplan.spec.plan import LoadedPlan, Plan, load_plan, write_plan
+from inferplan.spec.plan import Certificate, ClassCertificate, Estimate, LoadedPlan, Plan, load_plan, write_plan
 
 StartServer = Callable[[LoadedPlan], tuple[subprocess.Popen[str], str]]
 
@@ -268,6 +268,15 @@ def test_a_level_whose_way_is_full_goes_another_that_keeps_it(planned: LoadedPla
     asked = Asked(0.5, 0.25)
     assert selector(planned, {}).choose(asked).key == "app-1"
     assert selector(planned, {"rough": 1000}).choose(asked).told["variants"] == "double=exact"
+
+
+def test_a_level_that_will_miss_is_answered_by_what_keeps_it(planned: LoadedPlan) -> None:
+    claim = ClassCertificate(
+        verdict="missed", latency_s=Estimate(value=0.3), limit_s=0.25, percentile=90.0, requests=1000
+    )
+    certificate = Certificate(verdict="missed", judged_on="simulation", seed=0, classes={"app-1": claim})
+    late = LoadedPlan(planned.plan.model_copy(update={"certificate": certificate}), planned.path, planned.workload)
+    assert selector(late, {}).choose(Asked(0.5, 0.25)).key == "row:0"
 
 
 def test_a_plan_without_a_table_says_so(planned: LoadedPlan) -> None:
