@@ -308,3 +308,61 @@ def test_a_table_that_nobody_asks_for_is_found(solved: tuple[Plan, Any, Any], in
     with pytest.raises(CheckFailedError) as caught:
         check_plan(wrong, loaded.workload, profile)
     assert "the plan has a table of choices, and no class asks for one" in caught.value.details
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"robustness": {"load_levels": [1.5], "spare_machines": 1}},
+        {"robustness": {"confidence": 0.95, "headroom": 0.2}},
+        {"objective": {"maximize": "accuracy", "budget_usd_per_h": 0.4}},
+        {"objective": {"weights": {"cost": 1.0, "accuracy": 1.0}}},
+        {"classes": {"own": {"rate_rps": 5.0, "arrivals": {"process": "mmpp", "burst_factor": 4, "burst_s": 1.0}}}},
+    ],
+)
+def test_whatever_else_is_asked_the_table_is_right(instances: Any, more: dict[str, Any]) -> None:
+    """`planned` lets the checker recompute it."""
+    plan, _, _ = planned(instances, 2, [MIX[0], {**MIX[1], "accuracy": 0.85}], 20.0, **more)
+    assert plan.selection is not None
+    assert {name for row in plan.selection.rows for name in row.classes} >= {"app-1"}
+
+
+def small(instances: Any, variants: dict[str, list[str]], fan_out: Any, asks: dict[str, Any], **more: Any) -> Plan:
+    loaded = instances.workload(
+        variants,
+        edges=[{"from": "a", "to": "b", "fan_out": fan_out}],
+        classes={"app": {"rate_rps": 10.0, "asks": asks, **more.pop("fields", {})}},
+        **more,
+    )
+    times = {(s, v): TIMES[v] for s, names in variants.items() for v in names if v != "skip"}
+    helpers = __import__("sys").modules[type(instances).__module__]
+    flows = [helpers.flow("a", "b", variant, counts) for variant, counts in (("s", [1, 3]), ("l", [4, 6]))]
+    accuracy = {**dict.fromkeys(times, 0.9), ("b", "skip"): 0.5}
+    profile = instances.profile(times, accuracy, flows=flows)
+    plan = solve(loaded, profile, plan_dir=instances.folder)
+    check_plan(plan, loaded.workload, profile)
+    return plan
+
+
+def test_calls_of_a_request_are_counted(instances: Any) -> None:
+    """Measured fan-outs differ: after s two calls of b, after l five."""
+    asks = {"mix": [{"latency_s": 0.04}, {"latency_s": 0.9}]}
+    plan = small(instances, {"a": ["s", "l"], "b": ["s"]}, "measured", asks, accuracy=None)
+    assert plan.selection is not None
+    for row in plan.selection.rows:
+        assert row.accuracy is None
+        cost = 0.0
+        for name in row.options.values():
+            option = plan.options[name]
+            calls = 1.0 if option.stage == "a" else {"s": 2.0, "l": 5.0}[plan.options[row.options["a"]].variant]
+            cost += calls * 0.1 / 4 / 3600 * TIMES[option.variant][option.max_batch] / option.max_batch
+        assert row.cost_usd_per_request == pytest.approx(cost)
+
+
+def test_a_stage_that_may_be_skipped_and_a_day_that_goes_up_and_down(instances: Any) -> None:
+    asks = {"percentile": 90.0, "mix": [{"accuracy": 0.4, "latency_s": 0.0075}, {"accuracy": 0.8}]}
+    day = {"arrivals": {"process": "diurnal", "period_s": 600.0, "peak_factor": 1.5}}
+    plan = small(instances, {"a": ["s"], "b": ["skip", "s"]}, 1.0, asks, fields=day)
+    assert plan.selection is not None
+    assert plan.selection.percentile == 90.0
+    assert [row.accuracy for row in plan.selection.rows] == [pytest.approx(0.45), pytest.approx(0.81)]
