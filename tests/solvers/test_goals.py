@@ -103,6 +103,42 @@ def test_the_program_finds_what_exhaustive_search_finds(
     assert keys[objective](reached) == pytest.approx(keys[objective](expected), rel=1e-6, abs=1e-6)
 
 
+@QUIET
+@given(
+    goals=st.lists(st.sampled_from([None, 0.6, 0.7, 0.85, 0.95]), min_size=2, max_size=2),
+    maximize=st.booleans(),
+    budget=st.sampled_from([0.1, 0.2, 0.3]),
+)
+def test_two_classes_that_may_share_queues(
+    goals: list[float | None], maximize: bool, budget: float, module_instances: Any
+) -> None:
+    """Every way to serve both: one queue for both, or one each."""
+    objective: dict[str, Any] = {"maximize": "accuracy"} if maximize else {"minimize": "cost"}
+    loaded, profile = inputs(module_instances, goals, objective={**objective, "budget_usd_per_h": budget})
+    problem = read_problem(loaded.workload, profile)
+    columns = build_columns(problem)
+    everything = build_columns(problem, prune=False)
+    alone = [[c for c in everything if c.classes == (k,)] for k in (0, 1)]
+    ways = [(c,) for c in everything if c.classes == (0, 1)] + list(itertools.product(*alone))
+    found = Solver(problem, columns).ask(promises(problem), 60.0, 0.0)
+    plans = []
+    for way in ways:
+        if any(tail > 0.6 for column in way for tail in column.single_s):
+            continue
+        cost = 0.1 * sum(len(packing.machines) for packing in pack_columns(problem, way).values())
+        if cost > budget + 1e-9:
+            continue
+        reached = {k: ACCURACY[column.option.variant] for column in way for k in column.classes}
+        counted = [min(reached[k], 1.0 if goals[k] is None else goals[k]) for k in (0, 1)]
+        # The second class has twice the rate of the first.
+        plans.append((cost, (counted[0] + 2 * counted[1]) / 3))
+    assert (found is None) == (not plans)
+    if found is not None:
+        cost, accuracy = found.cost_usd_per_h, -found.values["accuracy", ""]
+        best = min(plans, key=lambda plan: (-plan[1], round(plan[0], 9)) if maximize else (round(plan[0], 9), -plan[1]))
+        assert (cost, accuracy) == (pytest.approx(best[0]), pytest.approx(best[1], abs=1e-6))
+
+
 def answer(instances: Any, goals: list[float | None], **rest: Any) -> tuple[Plan, Any, Any]:
     loaded, profile = inputs(instances, goals, **rest)
     plan = solve(loaded, profile, plan_dir=instances.folder)
