@@ -14,6 +14,7 @@ from inferplan.estimators.network import network_of_plan
 from inferplan.estimators.simulation import Effort, simulate
 from inferplan.solvers import selection as module
 from inferplan.solvers.checker import check_plan
+from inferplan.solvers.explanation import explain
 from inferplan.solvers.planner import solve
 from inferplan.solvers.selection import undominated
 from inferplan.spec.document import load_workload
@@ -172,8 +173,12 @@ def test_the_plan_says_whose_levels_its_classes_are(instances: Any) -> None:
 
 
 def test_what_binds_is_named_as_it_is_written(instances: Any) -> None:
-    plan, _, _ = planned(instances, 1, [{"accuracy": 0.9, "latency_s": 0.5}], 200.0)
+    plan, loaded, profile = planned(instances, 1, [{"accuracy": 0.9, "latency_s": 0.5}], 200.0)
     assert [entry.constraint for entry in plan.binding] == ["classes.app.asks.mix[0].accuracy"]
+    found = explain(plan, loaded, profile)
+    assert found.differs == ""
+    assert {one.constraint for one in found.slacks if one.binds} == {"classes.app.asks.mix[0].accuracy"}
+    assert any(one.promise == "classes.app.asks.mix[0].accuracy" and one.way == "looser" for one in found.steps)
 
 
 def test_plans_without_such_classes_have_no_table(instances: Any) -> None:
