@@ -52,6 +52,12 @@ def level_name(name: str, index: int) -> str:
     return f"{name}-{index + 1}"
 
 
+def written_as(workload: Workload, name: str) -> str:
+    """The class that the workload's author wrote: of a level the one it is of."""
+    level = workload.classes[name].level_of
+    return name if level is None else level[0]
+
+
 def promise_path(workload: Workload, name: str, what: str) -> str:
     """Where a class's promise stands in the workload; `what`: slo, slo.latency_s or accuracy.floor."""
     level = workload.classes[name].level_of
