@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inferplan.cli.options import JsonOption, PlanArgument
+
+if TYPE_CHECKING:
+    from inferplan.spec.plan import Plan
 
 app = typer.Typer(help="Write a plan for Triton or compose.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -22,7 +25,7 @@ def triton(plan: PlanArgument, output: OutputOption, force: ForceOption = False,
     from inferplan.spec.plan import load_plan
 
     loaded = load_plan(plan)
-    _report(output, export_triton(loaded.plan, loaded.workload.workload, output, force=force), json)
+    _report(loaded.plan, output, export_triton(loaded.plan, loaded.workload.workload, output, force=force), json)
 
 
 @app.command("compose", short_help="Write a compose file with its repositories.")
@@ -32,16 +35,19 @@ def compose(plan: PlanArgument, output: OutputOption, force: ForceOption = False
     from inferplan.spec.plan import load_plan
 
     loaded = load_plan(plan)
-    _report(output, export_compose(loaded.plan, loaded.workload.workload, output, force=force), json)
+    _report(loaded.plan, output, export_compose(loaded.plan, loaded.workload.workload, output, force=force), json)
 
 
-def _report(output: Path, files: list[Path], json: bool) -> None:
+def _report(plan: Plan, output: Path, files: list[Path], json: bool) -> None:
     from inferplan.cli.output import emit_json, say
+    from inferplan.exporters.deployment import not_exported
 
-    names = sorted(str(file) for file in files)
+    names, notes = sorted(str(file) for file in files), not_exported(plan)
     if json:
-        emit_json({"status": "ok", "output": str(output), "files": names})
+        emit_json({"status": "ok", "output": str(output), "files": names, **({"notes": notes} if notes else {})})
         return
+    for note in notes:
+        say(f"Note: {note}")
     say(f"{output}: {len(names)} files, checked")
     for name in names:
         say(f"  {name}")

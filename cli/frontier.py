@@ -127,6 +127,12 @@ def _variations(loaded: LoadedWorkload, by: str | None) -> list[list[str]]:
     if not equals or not field or not wanted:
         raise InputError(f"--by {by}: expected a field and values, e.g. slo.latency_s=0.1,0.2,0.5")
     whole = field.split(".", 1)[0] in Workload.model_fields
+    asking = sorted({level.level_of[0] for level in loaded.workload.classes.values() if level.level_of is not None})
+    if asking and not whole:
+        raise InputError(
+            f"--by {by}: class {asking[0]} promises what its requests ask: name the field whole, e.g."
+            f" classes.{asking[0]}.asks.mix[0].latency_s=0.1,0.2"
+        )
     fields = [field] if whole else [f"classes.{name}.{field}" for name in sorted(loaded.workload.classes)]
     return [[f"{one}={value}" for one in fields] for value in wanted]
 

@@ -109,6 +109,7 @@ def print_plan(plan: Plan, output: Path | None, workload: Path, profile: Path | 
         assurance_lines,
         basis_lines,
         binding_lines,
+        choices_table,
         classes_table,
         cost_lines,
         machines_table,
@@ -132,6 +133,7 @@ def print_plan(plan: Plan, output: Path | None, workload: Path, profile: Path | 
         ("What goes between tiers", traffic_table(plan)),
         ("Which ways requests go", mixtures_table(plan)),
         ("What each class gets", classes_table(plan)),
+        ("What answers requests that name accuracy and latency", choices_table(plan)),
     ):
         if table is not None:
             say()

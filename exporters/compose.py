@@ -155,6 +155,6 @@ def _readme(deployment: Deployment, machines: list[Machine], notes: list[str]) -
             "Every machine serves the pipeline, and calls models on the others over HTTP in proportion to their",
             "replicas; spread requests over the machines as you like.",
         ]
-    notes = [*notes, *provider_notes(deployment)]
+    notes = [*deployment.notes, *notes, *provider_notes(deployment)]
     lines += ["", *notes] if notes else []
     return "\n".join(lines) + "\n"

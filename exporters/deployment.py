@@ -144,7 +144,19 @@ def build_deployment(plan: Plan, workload: Workload) -> Deployment:
         params=workload.pipeline.params,
         inputs=tuple(workload.pipeline.inputs),
         outputs=tuple(workload.pipeline.outputs),
+        notes=not_exported(plan),
     )
+
+
+def not_exported(plan: Plan) -> list[str]:
+    """What of a plan its exports do not do."""
+    if plan.selection is None:
+        return []
+    return [
+        "The plan's table of choices is not exported: the server looks nothing up by accuracy and latency. What a class"
+        " `asks` is exported as the classes planned for it; clients call the one that asks for what they need."
+        " `inferplan serve` looks the table up."
+    ]
 
 
 def _safe(name: str) -> str:

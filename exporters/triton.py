@@ -177,7 +177,7 @@ def _readme(deployment: Deployment, notes: list[str]) -> str:
             *notes,
             f"Not warmed up, for want of input shapes (`input_shapes` of the variant): {', '.join(cold)}.",
         ]
-    notes = [*notes, *provider_notes(deployment)]
+    notes = [*deployment.notes, *notes, *provider_notes(deployment)]
     if len(deployment.machines) > 1:
         lines += ["", "Instances are those of the whole plan. On one of its machines, start the server with:", ""]
         lines += [f"    {_machine_options(deployment, machine)}" for machine in deployment.machines]

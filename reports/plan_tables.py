@@ -226,6 +226,30 @@ def mixtures_table(plan: Plan) -> Table | None:
     return Table([*left("class"), *right("requests"), *left("way"), *right("accuracy")], rows) if rows else None
 
 
+def choices_table(plan: Plan) -> Table | None:
+    """One row per way that a request which names accuracy and latency alone may go, the cheapest first; None where no
+    class has such requests."""
+    if plan.selection is None:
+        return None
+    table = plan.selection
+    rows = [
+        [
+            ", ".join(f"{stage}={plan.options[name].choice}" for stage, name in sorted(row.options.items())),
+            share(row.accuracy),
+            seconds(row.latency_s.upper),
+            f"{1e6 * row.cost_usd_per_request:.4g} USD",
+            ", ".join(row.classes) or DASH,
+        ]
+        for row in table.rows
+    ]
+    columns = [
+        *left("variants"),
+        *right(table.metric or "accuracy", f"p{table.percentile:g} at most", "per million requests"),
+        *left("planned for"),
+    ]
+    return Table(columns, rows)
+
+
 def promise(traffic: ClassPlan) -> str:
     """A class's latency promise in words: `p99 <= 50.0 ms`."""
     if traffic.slo_latency_s is None or traffic.slo_percentile is None:

@@ -16,6 +16,7 @@ from inferplan.runner.pipeline import Topology
 from inferplan.runner.pool import OptionPool
 from inferplan.runner.replica import Replica, ReplicaName
 from inferplan.runner.router import Router, Routes
+from inferplan.runner.selection import row_routes
 from inferplan.runner.ways import Ways
 from inferplan.runner.worker import Assignment
 from inferplan.spec.errors import InferplanError
@@ -47,12 +48,19 @@ class Fleet:
         self._restarts: Counter[ReplicaName] = Counter()
         self._restarting: set[asyncio.Task[None]] = set()
         skips = {name: self._skip_code(option) for name, option in self._plan.options.items() if _skips(option)}
-        self.router = Router(self._topology, Routes(self._plan.classes, seed), skips, Ways(self._plan.classes, seed))
+        classes = {name: traffic.routes for name, traffic in self._plan.classes.items()}
+        routes = Routes({**classes, **row_routes(self._plan.selection)}, seed)
+        self.router = Router(self._topology, routes, skips, Ways(self._plan.classes, seed))
 
     @property
     def ready(self) -> bool:
         """Whether every option has a replica that runs."""
         return all(pool.alive for pool in self.router.pools.values())
+
+    def waiting(self, option: str) -> int | None:
+        """Calls that wait at an option; None where no replica of it is left."""
+        pool = self.router.pools[option]
+        return len(pool) if pool.alive else None
 
     @property
     def pids(self) -> dict[str, int]:

@@ -78,7 +78,9 @@ def read_request(
     return InferRequest(identity, tensors, rows.pop(), _wanted(header, parameters, outputs), parameters)
 
 
-def write_response(model: str, request: InferRequest, tensors: Tensors) -> tuple[bytes, int | None]:
+def write_response(
+    model: str, request: InferRequest, tensors: Tensors, parameters: Mapping[str, str | float] | None = None
+) -> tuple[bytes, int | None]:
     """Body of the answer, and the length of its JSON header where binary data follows it."""
     described: list[dict[str, Any]] = []
     raw: list[bytes] = []
@@ -94,6 +96,8 @@ def write_response(model: str, request: InferRequest, tensors: Tensors) -> tuple
     header: dict[str, Any] = {"model_name": model, "model_version": VERSION, "outputs": described}
     if request.id is not None:
         header["id"] = request.id
+    if parameters:
+        header["parameters"] = dict(parameters)
     text = _to_json(header).encode()
     return (text + b"".join(raw), len(text)) if raw else (text, None)
 

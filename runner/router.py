@@ -16,7 +16,7 @@ from inferplan.runner.pipeline import Call, Progress, Topology
 from inferplan.runner.pool import Failure, OptionPool, Outcome, Waiting
 from inferplan.runner.ways import Way, Ways
 from inferplan.spec.errors import InputError
-from inferplan.spec.plan import ClassPlan
+from inferplan.spec.plan import Choice
 from inferplan.spec.stagecode import StageAdapter
 
 Answers = Mapping[str, list[Blob]]
@@ -45,17 +45,18 @@ class Journey:
 
 
 class Routes:
-    """Which option serves a call of a stage, per traffic class: drawn by the plan's shares."""
+    """Which option serves a call of a stage, per traffic class (or row of the plan's table of choices): drawn by the
+    plan's shares."""
 
-    def __init__(self, classes: Mapping[str, ClassPlan], seed: int) -> None:
+    def __init__(self, routes: Mapping[str, Mapping[str, Sequence[Choice]]], seed: int) -> None:
         self._random = random.Random(seed)
         self._choices = {
             (name, stage): (
                 [choice.option for choice in choices],
                 list(accumulate(choice.share for choice in choices)),
             )
-            for name, traffic in classes.items()
-            for stage, choices in traffic.routes.items()
+            for name, stages in routes.items()
+            for stage, choices in stages.items()
         }
 
     def choose(self, traffic: str, stage: str) -> str:

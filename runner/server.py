@@ -12,7 +12,7 @@ import contextlib
 import json
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from inferplan.runner.oip import InferRequest, ProtocolError
 from inferplan.runner.pool import Failure
 from inferplan.runner.requests import joined, pipeline_code
 from inferplan.runner.router import Answers, Done
+from inferplan.runner.selection import Asked, Selector, Way, read_parameters
 from inferplan.spec.errors import InputError, MissingExtraError
 from inferplan.spec.plan import LoadedPlan
 from inferplan.spec.stagecode import PipelineAdapter
@@ -63,13 +64,15 @@ class Response:
 
 class Application:
     """The ASGI application. `under_way` tells how many pipeline requests there are, `ready` whether every
-    option has a replica; the first of `classes` is the default."""
+    option has a replica; the first of `classes` is the default; `select` finds the way of a request that says what it
+    asks for."""
 
     def __init__(
         self,
         workload: Workload,
         classes: Sequence[str],
         submit_all: SubmitAll,
+        select: Callable[[Asked], Way],
         under_way: Callable[[], int],
         ready: Callable[[], bool],
         limits: Limits,
@@ -80,6 +83,7 @@ class Application:
         self._adapter: PipelineAdapter = pipeline_code(workload)
         self._classes = classes
         self._submit_all = submit_all
+        self._select = select
         self._under_way = under_way
         self._ready = ready
         self._limits = limits
@@ -144,15 +148,25 @@ class Application:
         request = oip.read_request(
             body, None if length is None else length.decode("latin-1"), self._inputs, self._outputs
         )
-        traffic = request.parameters.get("traffic_class", self._classes[0])
-        if traffic not in self._classes:
-            raise ProtocolError(400, f"unknown traffic_class {str(traffic)[:80]!r}; there are {self._classes}")
-        tensors = oip.checked_outputs(self._encoded(await self._run(traffic, request)), self._outputs, request.rows)
-        answer, header_length = oip.write_response(self._model, request, tensors)
+        key, told = self._way(request)
+        tensors = oip.checked_outputs(self._encoded(await self._run(key, request)), self._outputs, request.rows)
+        answer, header_length = oip.write_response(self._model, request, tensors, told)
         if header_length is None:
             return Response(200, answer, ((b"content-type", b"application/json"),))
         size = (oip.HEADER_LENGTH.encode(), str(header_length).encode())
         return Response(200, answer, ((b"content-type", b"application/octet-stream"), size))
+
+    def _way(self, request: InferRequest) -> tuple[str, Mapping[str, str | float]]:
+        """What the router knows a request's way by, and what the answer says of it."""
+        traffic, asked = read_parameters(request.parameters)
+        if asked is not None:
+            way = self._select(asked)
+            return way.key, way.told
+        if traffic is None:
+            return self._classes[0], {}
+        if traffic not in self._classes:
+            raise ProtocolError(400, f"unknown traffic_class {str(traffic)[:80]!r}; there are {self._classes}")
+        return traffic, {}
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         limit = self._limits.body_bytes
@@ -305,6 +319,7 @@ async def _serve(
             loaded.workload.workload,
             [name for name in loaded.workload.workload.classes if name in loaded.plan.classes],
             fleet.router.submit_all,
+            Selector(loaded.plan, loaded.workload.workload, fleet.waiting).choose,
             lambda: fleet.router.under_way,
             lambda: fleet.ready,
             limits,

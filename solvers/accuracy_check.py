@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import NormalDist
 
 from inferplan.solvers.assurance_check import planned_accuracy
 from inferplan.solvers.fitted_check import predicted
-from inferplan.spec.plan import Estimate
+from inferplan.spec.plan import Estimate, Plan
 from inferplan.spec.profile import Profile
 from inferplan.spec.response import CurvePoint
 from inferplan.spec.rows import AccuracyRow
@@ -50,6 +50,40 @@ def planned_end_to_end(
         return value
     normal = NormalDist()
     return value - (value - worse) * normal.inv_cdf(confidence) / normal.inv_cdf(0.975)
+
+
+def check_goals(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]:
+    """What is wrong with the goals a plan states, and with an objective that counts accuracies up to them."""
+    for name, traffic in plan.classes.items():
+        if traffic.accuracy_goal != workload.classes[name].accuracy.goal:
+            yield f"class {name}: its goal is {workload.classes[name].accuracy.goal}, not {traffic.accuracy_goal}"
+    said = _said_accuracy(plan, workload)
+    if said is None or not any(traffic.accuracy_goal is not None for traffic in plan.classes.values()):
+        return
+    assert workload.accuracy is not None
+    sign = 1.0 if workload.accuracy.metric.direction == "maximize" else -1.0
+    total, rate = 0.0, math.fsum(traffic.rate_rps for traffic in plan.classes.values())
+    for traffic in plan.classes.values():
+        variants = {stage: plan.options[choices[0].option].choice for stage, choices in traffic.routes.items()}
+        value = planned_end_to_end(variants, workload, profile, traffic.predicted.accuracy)
+        if value is None:
+            return
+        enough = math.inf if traffic.accuracy_goal is None else sign * traffic.accuracy_goal
+        total += traffic.rate_rps / rate * min(sign * value, enough)
+    if not math.isclose(total, said, rel_tol=1e-6, abs_tol=1e-6):
+        yield f"accuracies up to their goals are worth {total:.9g}, the plan says {said:.9g}"
+
+
+def _said_accuracy(plan: Plan, workload: Workload) -> float | None:
+    """What the plan says its classes' accuracies are worth together, higher is better; None where it does not."""
+    objective = workload.objective
+    if plan.proof.solver.startswith("strategy"):
+        return None  # decided by rules of its own: its proof is about cost
+    if "accuracy" in plan.terms and workload.accuracy is not None:
+        value = plan.terms["accuracy"].value
+        return value if workload.accuracy.metric.direction == "maximize" else -value
+    last = objective.lexicographic[-1] if objective.lexicographic else objective.maximize
+    return plan.proof.objective if last == "accuracy" else None
 
 
 def _end_to_end(variants: Mapping[str, str], workload: Workload, profile: Profile, worth: Worth) -> float | None:

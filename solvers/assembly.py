@@ -172,12 +172,15 @@ def class_plans(
             for stage, choices in routed[need.name].items()
         }
         found = split[need.name]
+        level = problem.workload.classes[need.name].level_of
         plans[need.name] = ClassPlan(
             rate_rps=need.rate_rps,
             trace_sha256=need.trace_sha256,
             slo_percentile=need.percentile if need.limit_s is not None else None,
             slo_latency_s=need.limit_s,
             accuracy_floor=need.floor,
+            accuracy_goal=need.goal,
+            asked_of=None if level is None else level[0],
             job_requests=need.burst if problem.workload.classes[need.name].kind == "jobs" else None,
             routes=routes,
             mixtures=[_mixture(problem, way, names) for way in found] if len(found) > 1 else [],

@@ -38,7 +38,7 @@ def check_bill(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str
         machines += count * device.price_usd_per_h
         hourly = device.price_usd_per_h * device.interruptions_per_h / 3600
         restarts += count * hourly * device.start_s
-        restarts += math.fsum(o.replicas * hourly * (o.load_s or 0.0) * _replica_share(device, o) for o in own.values())
+        restarts += math.fsum(o.replicas * hourly * (o.load_s or 0.0) * replica_share(device, o) for o in own.values())
         yield from _risk(name, device, bought, own)
         yield from _loads(own, device, profile)
         yield from _gpus(name, device, bought, plan, workload, profile)
@@ -70,7 +70,8 @@ def _uses(device: Device, option: DeployedOption) -> list[float]:
     return uses
 
 
-def _replica_share(device: Device, option: DeployedOption) -> float:
+def replica_share(device: Device, option: DeployedOption) -> float:
+    """The share of a machine that a replica takes, in the resource it takes most of."""
     return max(_uses(device, option))
 
 

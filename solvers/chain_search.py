@@ -101,6 +101,8 @@ class ChainSearch:
         about = {goal for goal, _ in ask.limits} | ({ask.objective} if ask.better_than is not None else set())
         if not about <= {COST, ACCURACY} or any(goal[0] in ("energy", "weighted") for goal in ask.goals):
             raise Unsuited("energy, or goals of several terms")
+        if any(most is not None for most in ask.enough.values()):
+            raise Unsuited("accuracies that count up to a goal")
         limits = [(goal, most * (1 + ROUNDING) if goal == COST else most) for goal, most in ask.limits]
         if ask.budget_usd_per_h is not None:
             limits.append((COST, ask.budget_usd_per_h * (1 + ROUNDING)))

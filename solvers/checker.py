@@ -3,7 +3,7 @@
 From the plan, the workload and the profile's rows alone it recomputes: that every class is served at every stage;
 the load of every option and that it is below capacity at full batches; that replicas fit on their machines and
 machines are in stock; cost and budget; accuracy and floors; latencies against limits and verdicts. Tolerances: 1e-6
-relative for sums of floats, 1e-9 for accuracies.
+relative for sums of floats, 1e-9 for accuracies. The table of choices is held against the same (`selection_check`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import json
 import math
 from collections.abc import Iterator
 
-from inferplan.solvers.accuracy_check import end_to_end, planned_end_to_end
+from inferplan.solvers.accuracy_check import check_goals, end_to_end, planned_end_to_end
 from inferplan.solvers.assurance_check import check_assurance, planned_mean_s
 from inferplan.solvers.bill_check import check_bill
 from inferplan.solvers.interference_check import check_interference
 from inferplan.solvers.mixture_check import check_mixtures, flows
+from inferplan.solvers.selection_check import check_selection
 from inferplan.solvers.traffic_check import check_traffic
 from inferplan.spec.arrivals import source_of
 from inferplan.spec.errors import CheckFailedError
@@ -40,7 +41,9 @@ def check_plan(plan: Plan, workload: Workload, profile: Profile) -> None:
         *check_assurance(plan, workload),
         *check_traffic(plan, workload, profile),
         *_accuracy(plan, workload, profile),
+        *check_goals(plan, workload, profile),
         *_latency(plan, workload),
+        *check_selection(plan, workload, profile),
     ]
     if findings:
         raise CheckFailedError(

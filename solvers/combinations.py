@@ -26,6 +26,7 @@ TOO_MANY = (
     f"{{}} planned by listing combinations of choices, at most {MAX_COMBINATIONS:,} for all classes and their parts:"
     " take out variants"
 )
+NOTHING: Mapping[int, float] = {}
 Choice = Mapping[tuple[int, str, str], Any]
 """X[k, stage, variant] as linear expressions."""
 
@@ -36,8 +37,9 @@ class Encoding(Protocol):
     def set_floor(self, k: int, floor: float | None) -> None:
         """Ask a floor of class k (in the user's direction), or none."""
 
-    def total(self, weights: Mapping[int, float]) -> Any:
-        """A linear expression that orders plans by the weighted accuracy of these classes."""
+    def total(self, weights: Mapping[int, float], enough: Mapping[int, float] = NOTHING) -> Any:
+        """A linear expression that orders plans by the weighted accuracy of these classes. `enough`: what better
+        accuracies of a class count as (in the user's direction)."""
 
 
 def encoding(problem: Problem, model: Any, choice: Choice) -> Encoding | None:
@@ -91,13 +93,16 @@ class Listed:
             keeps = floor is None or (value is not None and self._accuracy.turn.keeps(value.value, floor))
             z.ub = 1.0 if keeps else 0.0
 
-    def total(self, weights: Mapping[int, float]) -> Any:
+    def total(self, weights: Mapping[int, float], enough: Mapping[int, float] = NOTHING) -> Any:
         import mip
 
         turn = self._accuracy.turn
         worth = [turn.turned(value.value) if value is not None else self._worst for value in self._values]
+        most = {k: turn.turned(enough[k]) if k in enough else math.inf for k in weights}
         return mip.xsum(
-            weight * value * z for k, weight in weights.items() for value, z in zip(worth, self._z[k], strict=True)
+            weight * min(value, most[k]) * z
+            for k, weight in weights.items()
+            for value, z in zip(worth, self._z[k], strict=True)
         )
 
 
@@ -182,9 +187,14 @@ class Additive:
         slack = max(wanted - least, 0.0)
         return [self._model.add_constr(self.total({k: 1.0}) + slack * lifted >= wanted - 1e-12)]
 
-    def total(self, weights: Mapping[int, float]) -> Any:
+    def total(self, weights: Mapping[int, float], enough: Mapping[int, float] = NOTHING) -> Any:
         import mip
 
+        if enough:
+            raise InputError(
+                f"accuracy.goal is not honoured with more than {MAX_COMBINATIONS:,} combinations of variants: take out"
+                " variants, or the goal"
+            )
         return mip.xsum(
             weight * self._worth(stage, variant) * self._choice[k, stage, variant]
             for k, weight in weights.items()

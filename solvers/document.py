@@ -13,6 +13,7 @@ from inferplan.solvers.neighbours import machines_of, tenants
 from inferplan.solvers.parts import mean_accuracy, whole
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import Ask
+from inferplan.solvers.selection import table
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.plan import Alternative, Binding, Plan, Proof, Verdict, Wanted
 from inferplan.spec.profile import Profile
@@ -47,6 +48,7 @@ def plan_document(
     Its queues must be stable: nothing can be said of latencies that grow without bound.
     """
     seen = judge.nominal(solution)
+    choices = table(problem, solution, judge, seen)
     return Plan(
         apiVersion="inferplan/v1",
         name=assembly.safe_name(loaded.workload.name),
@@ -72,8 +74,9 @@ def plan_document(
         options=assembly.options(solution, seen, judge.slowdowns(solution)),
         machines=statement.machines(problem, solution),
         traffic=assembly.network(problem, solution),
+        selection=choices.selection,
         binding=list(binding),
         alternatives=list(alternatives),
         to_measure=list(to_measure),
-        story=[*story, *assembly.left_out(problem, profile)],
+        story=[*story, *choices.notes, *assembly.left_out(problem, profile)],
     )

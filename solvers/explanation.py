@@ -17,6 +17,7 @@ from inferplan.solvers.rivals import Rival, rivals
 from inferplan.solvers.steps import Step, steps
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.errors import InputError
+from inferplan.spec.levels import promise_path
 from inferplan.spec.plan import Plan
 from inferplan.spec.profile import Profile
 
@@ -99,11 +100,11 @@ def _slacks(found: Decided, binds: set[str]) -> Iterator[Slack]:
     accuracies = plan.accuracies(plan.solution)
     for need in problem.classes:
         if need.limit_s is not None:
-            path = f"classes.{need.name}.slo.latency_s"
+            path = promise_path(problem.workload, need.name, "slo.latency_s")
             yield Slack(path, found.tails_s[need.name], need.limit_s, "s", path in binds)
         accuracy = accuracies[need.name]
         if need.floor is not None and accuracy is not None and problem.accuracy is not None:
-            path = f"classes.{need.name}.accuracy.floor"
+            path = promise_path(problem.workload, need.name, "accuracy.floor")
             yield Slack(path, accuracy.value, need.floor, problem.accuracy.metric, path in binds)
     for name, device in problem.devices.items():
         if device.count is not None:

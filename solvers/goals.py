@@ -48,6 +48,8 @@ class Ask:
     """What makes a plan better than another, whatever else a question asks for."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Of the weighted goal: per USD/h of cost, per watt of energy, per unit of accuracy (which counts against it)."""
+    enough: Mapping[str, float | None] = field(default_factory=dict)
+    """By class: accuracy that better ones count as (in the user's direction)."""
     limits: tuple[tuple[Goal, float], ...] = ()
     """Goals that must stay at or below a value: what earlier goals of a lexicographic objective reached."""
 

@@ -104,7 +104,7 @@ def _name(problem: Problem, promise: Promise) -> str:
     classes = {need.name: need for need in problem.classes}
     if promise.kind == "latency":
         need = classes[promise.who]
-        path = parts.promise(problem, need.name, "latency").removesuffix(".latency_s")
+        path = parts.promise(problem, need.name, "latency").replace(".slo.latency_s", ".slo")
         return f"{path} ({need.percentile:g} % within {duration(need.limit_s or 0.0)})"
     if promise.kind == "accuracy":
         path = parts.promise(problem, promise.who, "accuracy")

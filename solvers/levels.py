@@ -21,6 +21,7 @@ from inferplan.estimators.simulation import simulate
 from inferplan.solvers.judge import FINAL, SEARCH
 from inferplan.spec.document import LoadedWorkload, load_workload
 from inferplan.spec.errors import InfeasibleError, InputError, UndecidedError
+from inferplan.spec.levels import written_as
 from inferplan.spec.plan import Plan
 from inferplan.spec.profile import Profile
 from inferplan.spec.workload import Workload
@@ -44,11 +45,12 @@ class Moving:
     def of(cls, loaded: LoadedWorkload, only: str | None) -> Moving:
         """One class's load, or that of all. Raises InputError where a plan book is not for such a workload."""
         workload = loaded.workload
-        if only is not None and only not in workload.classes:
+        written = {name: written_as(workload, name) for name in sorted(workload.classes)}
+        if only is not None and only not in written.values():
             raise InputError(
-                f"--class {only}: there is no such class; there are: {', '.join(sorted(workload.classes))}"
+                f"--class {only}: there is no such class; there are: {', '.join(sorted(set(written.values())))}"
             )
-        names = (only,) if only is not None else tuple(sorted(workload.classes))
+        names = tuple(name for name, owner in written.items() if only in (None, owner))
         if workload.splitting:
             raise InputError("classes that spread over devices are not honoured in plan books: splitting: false")
         if workload.objective.minimize != "cost":
@@ -82,7 +84,11 @@ class Moving:
 
     def at(self, load_rps: float) -> LoadedWorkload:
         """The workload at a load: with overrides, so that plans remember them."""
-        rates = [f"classes.{name}.rate_rps={rounded(load_rps * share)!r}" for name, share in self.shares().items()]
+        shares: dict[str, float] = {}
+        for name, share in self.shares().items():
+            owner = written_as(self.workload, name)
+            shares[owner] = shares.get(owner, 0.0) + share
+        rates = [f"classes.{name}.rate_rps={rounded(load_rps * share)!r}" for name, share in shares.items()]
         return load_workload(self.loaded.path, [*self.loaded.overrides, *rates])
 
 

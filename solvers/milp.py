@@ -26,7 +26,7 @@ Constraints
     (limits)   goal <= value                               of earlier goals of a lexicographic objective
 Objective: one of
     cost      Σ_d price_d b_d + Σ_c e_c y_c     price_d with restarts and idle electricity; e_c reloads, electricity
-    accuracy  Σ_k λ_k accuracy_k / Σ_k λ_k, maximised
+    accuracy  Σ_k λ_k accuracy_k / Σ_k λ_k, maximised; of a class with a goal G_k the worse of accuracy_k and G_k
     energy    Σ_d idle_d b_d + Σ_c w_c y_c      watts; w_c = load x energy of a call over idle
     weighted  α cost + β energy - γ accuracy    weights per USD/h, W and unit of accuracy
     Ties break one after the other by the goals that follow: by default higher accuracy, lower ρ, fewer cores,
@@ -144,6 +144,7 @@ def promises(problem: Problem) -> Ask:
         problem.budget_usd_per_h,
         objective=goal,
         weights={name: weight for name, weight in objective.weights.items() if weight > 0},
+        enough={need.name: need.goal for need in problem.classes if need.goal is not None},
     )
 
 

@@ -54,7 +54,7 @@ class MixtureSolver(Solver):
             self._programs += [MixtureProgram(split, within(one, columns)) for one in scenarios(split, columns)]
 
     @property
-    def branches(self) -> list[Program]:  # type: ignore[override]
+    def branches(self) -> list[Program]:
         """The programs of every pattern."""
         return self._programs
 

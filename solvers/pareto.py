@@ -2,7 +2,7 @@
 
 A plan is on the frontier if no other one that keeps the promises is at least as good on every axis and better on one.
 What is an axis is no promise: a frontier over accuracy ignores the classes' floors, one over latency their
-limits, one over cost the budget.
+limits, one over cost the budget. Goals are wishes, and change no point.
 
 *Labels* (`chains`) find all points in one pass where they are exact. *The program* (`milp`) finds them one by one
 everywhere else, for two axes: the best plan on one axis (of those, the best on the other), then the best that is
@@ -207,7 +207,7 @@ def _by_program(
         problem = replace(problem, classes=tuple(replace(n, limit_s=n.limit_s or 1.0) for n in problem.classes))
     if "accuracy" in axes:
         _require_exact(problem)
-    ask = replace(_lifted(problem, promises(problem), axes), goals=(goals[best], goals[limited]), better_than=None)
+    ask = replace(_lifted(problem, promises(problem), axes), goals=(goals[best], goals[limited]), enough={})
     if scale is not None:
         ask = replace(ask, scales=dict.fromkeys(ask.scales, scale))
     solver = Solver(problem, columns, tie_gaps={}, method="program")

@@ -24,6 +24,7 @@ from inferplan.estimators.fanout import CallCounts, FanOutLaw
 from inferplan.estimators.mixture import mixture
 from inferplan.estimators.network import Way
 from inferplan.spec.errors import InputError
+from inferplan.spec.levels import promise_path
 
 if TYPE_CHECKING:
     from inferplan.solvers.columns import Column
@@ -139,7 +140,7 @@ def promise(problem: Problem, name: str, what: str) -> str:
     """Where the workload states a class's promise: its latency or its accuracy."""
     if problem.workload.classes[name].kind == "jobs":
         return f"classes.{name}.job.{'deadline_s' if what == 'latency' else 'mean_accuracy'}"
-    return f"classes.{name}.{'slo.latency_s' if what == 'latency' else 'accuracy.floor'}"
+    return promise_path(problem.workload, name, "slo.latency_s" if what == "latency" else "accuracy.floor")
 
 
 def is_parted(problem: Problem) -> bool:

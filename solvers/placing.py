@@ -7,9 +7,24 @@ memory or the device's `gpu_memory_bytes` is not known, a replica has the GPU to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
+from inferplan.estimators.cost import Capacity
 from inferplan.solvers.options import Option
+
+if TYPE_CHECKING:
+    from inferplan.solvers.columns import Column
+
+
+def dimensions(machine: Capacity) -> list[tuple[int, Callable[[Column], int]]]:
+    """Room of a machine and need of a column's replica, per limited resource."""
+
+    def need_of(what: str) -> Callable[[Column], int]:
+        return lambda column: int(getattr(column.option.need, what, 0) or 0)
+
+    names = ("cores", "memory_bytes", "gpus", "gpu_memory_bytes")
+    return [(room, need_of(what)) for what in names if (room := getattr(machine, what))]
 
 
 def most_together(option: Option, most: int | None = None) -> int | None:

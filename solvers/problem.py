@@ -58,6 +58,8 @@ class ClassNeed:
     limit_s: float | None
     floor: float | None
     trace_sha256: str | None = None
+    goal: float | None = None
+    """Accuracy beyond which more counts for nothing."""
     share: float = 1.0
     """Of the class's requests, where this is a part of a class (`parts`)."""
     burst: int = 1
@@ -137,8 +139,8 @@ def read_problem(workload: Workload, profile: Profile, samples: SampleSource | N
     classes = tuple(_class_need(workload, name) for name in sorted(workload.classes))
     if len(classes) > MAX_CLASSES:
         raise InputError(
-            f"{len(classes)} traffic classes: plans for more than {MAX_CLASSES} are not honoured yet;"
-            " merge classes with the same promises"
+            f"{len(classes)} traffic classes (one for everything that a class `asks`): plans for more than"
+            f" {MAX_CLASSES} are not honoured yet; merge classes with the same promises"
         )
     wanted = "accuracy" in workload.objective.terms or any(need.floor is not None for need in classes)
     interference = read_interference(workload, profile, points.model_sha256)
@@ -201,6 +203,7 @@ def _class_need(workload: Workload, name: str) -> ClassNeed:
         traffic.slo.latency_s if traffic.slo else None,
         traffic.accuracy.floor,
         None if source.trace is None else source.trace.sha256,
+        traffic.accuracy.goal,
     )
 
 

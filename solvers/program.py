@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from inferplan.estimators.cost import Capacity
 from inferplan.solvers.bill import bill, column_usd_per_h, column_w
 from inferplan.solvers.columns import Column
 from inferplan.solvers.combinations import Encoding, encoding, require_listed
@@ -26,7 +25,7 @@ from inferplan.solvers.goals import Ask as Ask
 from inferplan.solvers.goals import Goal as Goal
 from inferplan.solvers.goals import geometric_mean, name_weights, price_scale
 from inferplan.solvers.packing import Item, Packing, pack
-from inferplan.solvers.placing import most_together, strangers
+from inferplan.solvers.placing import dimensions, most_together, strangers
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.tier_flows import TierFlows, latency_ratios, path_legs
 
@@ -62,6 +61,7 @@ class Program:
         self.power_scale = geometric_mean([d.tariff.power_w or d.tariff.idle_w or 0 for d in problem.devices.values()])
         self._weights_asked: Mapping[str, float] = {}
         self._scales: Mapping[str, float | None] = {}
+        self._enough: Mapping[int, float] = {}
         self._proven_packing = True
         if self.feasible:
             self._build()
@@ -122,7 +122,7 @@ class Program:
             by_share = device.tariff.billing == "share"
             billed = model.add_var(lb=0) if by_share else machines
             self._machines[name], self._billed[name] = machines, billed
-            for room, need_of in _dimensions(device.capacity):
+            for room, need_of in dimensions(device.capacity):
                 needs = [(y, c.replicas, need_of(c)) for y, c in own]
                 if not any(need for *_, need in needs):
                     continue
@@ -150,7 +150,7 @@ class Program:
                 continue
             few = self.model.add_var(var_type=mip.INTEGER, lb=0)
             apart.append(few)
-            for room, need_of in _dimensions(self.problem.devices[name].capacity):
+            for room, need_of in dimensions(self.problem.devices[name].capacity):
                 self.model += mip.xsum(c.replicas * need_of(c) / room * y for y, c in needs) - few <= 0
         self.model += mip.xsum(apart) - machines <= 0
 
@@ -307,6 +307,7 @@ class Program:
 
         model, classes = self.model, self.problem.classes
         self._weights_asked, self._scales = ask.weights, ask.scales
+        self._enough = {k: most for k, need in enumerate(classes) if (most := ask.enough.get(need.name)) is not None}
         added: list[Any] = []
         for k, total in self._latency.items():
             scale = ask.scales[classes[k].name]
@@ -382,7 +383,7 @@ class Program:
             return None
         if goal == ACCURACY and self.problem.values_accuracy:
             require_listed(self._accuracy, self.problem)
-        return -1.0 * self._accuracy.total({self._index(who): 1.0} if who else self._weights())
+        return -1.0 * self._accuracy.total({self._index(who): 1.0} if who else self._weights(), self._enough)
 
     def unit(self, goal: Goal) -> float:
         """What one of a goal's expression stands for: costs and powers are scaled."""
@@ -431,13 +432,3 @@ def column_names(columns: Sequence[Column]) -> dict[str, Column]:
             name = f"{column.option.name}-{number}"
         named[name] = column
     return named
-
-
-def _dimensions(machine: Capacity) -> list[tuple[int, Callable[[Column], int]]]:
-    """Room of a machine and need of a column's replica, per limited resource."""
-
-    def need_of(what: str) -> Callable[[Column], int]:
-        return lambda column: int(getattr(column.option.need, what, 0) or 0)
-
-    names = ("cores", "memory_bytes", "gpus", "gpu_memory_bytes")
-    return [(room, need_of(what)) for what in names if (room := getattr(machine, what))]

@@ -25,6 +25,7 @@ from inferplan.solvers.columns import MAX_UTILISATION
 from inferplan.solvers.enquiry import Answer, Enquiry, promised_s
 from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import ACCURACY, COST, Goal
+from inferplan.spec.levels import promise_path
 
 BARELY = 1e-3
 """How much less than what a plan costs a budget is, to see what lies below it."""
@@ -71,7 +72,7 @@ def steps(enquiry: Enquiry) -> Iterator[Step]:
 
 
 def _of_limit(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
-    plan, path = enquiry.plan, f"classes.{need.name}.slo.latency_s"
+    plan, path = enquiry.plan, promise_path(enquiry.plan.problem.workload, need.name, "slo.latency_s")
     least: Goal = ("latency", need.name)
     assert need.limit_s is not None
     ask = plan.ask
@@ -119,7 +120,7 @@ def _of_floor(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
     if own is None or plan.problem.accuracy is None:
         return
     metric, turn = plan.problem.accuracy.metric, plan.problem.accuracy.turn
-    path = f"classes.{need.name}.accuracy.floor"
+    path = promise_path(plan.problem.workload, need.name, "accuracy.floor")
     if need.floor is not None:
         yield from _lower_floor(enquiry, need, own.value)
         if turn.keeps(own.value, need.floor) and own.value != need.floor:
@@ -138,7 +139,7 @@ def _lower_floor(enquiry: Enquiry, need: ClassNeed, own: float) -> Iterator[Step
     Found by the program; then it is decided what would be with a floor just above it, until nothing is gained."""
     plan, ask = enquiry.plan, enquiry.plan.ask
     assert plan.problem.accuracy is not None
-    path = f"classes.{need.name}.accuracy.floor"
+    path = promise_path(plan.problem.workload, need.name, "accuracy.floor")
     goal: Goal = ("accuracy", need.name)
     free = replace(ask, floors={**ask.floors, need.name: None}, goals=(goal, *ask.goals[:1]))
     found = enquiry.answer(f"{path}, looser", enquiry.better(free))
@@ -170,7 +171,7 @@ def _above(enquiry: Enquiry, need: ClassNeed, value: float) -> tuple[Answer, flo
     """What would be decided with a floor just above an accuracy (below, where lower is better), and what it reaches."""
     plan, ask = enquiry.plan, enquiry.plan.ask
     assert plan.problem.accuracy is not None
-    turn, path = plan.problem.accuracy.turn, f"classes.{need.name}.accuracy.floor"
+    turn, path = plan.problem.accuracy.turn, promise_path(plan.problem.workload, need.name, "accuracy.floor")
     sign = 1.0 if turn.direction == "maximize" else -1.0
     for finer in FINER:
         floor = value + sign * finer * max(abs(value), 1e-6)

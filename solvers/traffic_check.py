@@ -35,18 +35,18 @@ def check_traffic(plan: Plan, workload: Workload, profile: Profile) -> Iterator[
     carried: dict[tuple[str, str], float] = {}
     for name, traffic in plan.classes.items():
         said = _said(plan, name)
-        flows = said if workload.routing == "tier_aware" else _products(plan, name, workload, profile)
+        flows = said if workload.routing == "tier_aware" else products(plan, name, workload, profile)
         yield from _transports(plan, name, flows, workload, profile)
         for key in sorted({*flows, *said}):
             if not math.isclose(flows.get(key, 0.0), said.get(key, 0.0), rel_tol=RELATIVE, abs_tol=ABSOLUTE):
-                yield f"class {name}: {flows.get(key, 0.0):.9g} calls/s go {_words(key)}, the plan says {said.get(key)}"
+                yield f"class {name}: {flows.get(key, 0.0):.9g} calls/s go {words(key)}, the plan says {said.get(key)}"
         for key, rate in flows.items():
             pair = key[2:]
             if pair[0] == pair[1]:
                 continue
             if pair not in links and rate > ABSOLUTE:
-                yield f"class {name}: {rate:.9g} calls/s go {_words(key)}, and there is no link"
-            carried[pair] = carried.get(pair, 0.0) + rate * _size(key, traffic, plan, workload, profile)
+                yield f"class {name}: {rate:.9g} calls/s go {words(key)}, and there is no link"
+            carried[pair] = carried.get(pair, 0.0) + rate * size_bytes(key, traffic, plan, workload, profile)
     yield from _links(plan, workload, carried)
 
 
@@ -81,11 +81,11 @@ def _said(plan: Plan, name: str) -> Flows:
     return flows
 
 
-def _products(plan: Plan, name: str, workload: Workload, profile: Profile) -> Flows:
+def products(plan: Plan, name: str, workload: Workload, profile: Profile) -> Flows:
     """Flows where senders know no tiers: the product of both ends' shares."""
     flows: Flows = {}
     for source, target in _legs(workload):
-        calls = _calls(plan, name, target or source, workload, profile)
+        calls = calls_rps(plan, name, target or source, workload, profile)
         senders, receivers = _spread(plan, name, source, workload), _spread(plan, name, target, workload)
         passed = source and target and _skipped(plan, name, target)
         for tier, share in senders.items():
@@ -98,7 +98,7 @@ def _products(plan: Plan, name: str, workload: Workload, profile: Profile) -> Fl
 def _transports(plan: Plan, name: str, flows: Flows, workload: Workload, profile: Profile) -> Iterator[str]:
     """Whether flows add up to the shares of the stages that they join."""
     for source, target in _legs(workload):
-        calls = _calls(plan, name, target or source, workload, profile)
+        calls = calls_rps(plan, name, target or source, workload, profile)
         for end, stage in ((2, source), (3, target)):
             sums: dict[str, float] = {}
             for key, rate in flows.items():
@@ -144,7 +144,7 @@ def _choice(plan: Plan, traffic: ClassPlan, stage: str) -> str:
     return f"{option.variant}@{'+'.join(sorted(option.modalities))}" if option.modalities else option.variant
 
 
-def _size(
+def size_bytes(
     key: tuple[str, str, str, str], traffic: ClassPlan, plan: Plan, workload: Workload, profile: Profile
 ) -> float:
     """Bytes of a call."""
@@ -168,13 +168,13 @@ def _edge(workload: Workload, source: str, target: str) -> Edge:
     return next(e for e in workload.pipeline.edges if (e.source, e.target) == (source, target))
 
 
-def _calls(plan: Plan, name: str, stage: str, workload: Workload, profile: Profile) -> float:
+def calls_rps(plan: Plan, name: str, stage: str, workload: Workload, profile: Profile) -> float:
     """Calls per second of a class at a stage, along the first of the edges that feed it."""
     feeding = [edge for edge in workload.pipeline.edges if edge.target == stage]
     if not feeding:
         return plan.classes[name].rate_rps
     edge = feeding[0]
-    calls = _calls(plan, name, edge.source, workload, profile)
+    calls = calls_rps(plan, name, edge.source, workload, profile)
     if isinstance(edge.fan_out, FanOut):
         return calls * edge.fan_out.mean
     if edge.fan_out != "measured":
@@ -188,5 +188,5 @@ def _calls(plan: Plan, name: str, stage: str, workload: Workload, profile: Profi
     return calls
 
 
-def _words(key: tuple[str, str, str, str]) -> str:
+def words(key: tuple[str, str, str, str]) -> str:
     return f"from {key[0] or 'outside'} in {key[2]} to {key[1] or 'outside'} in {key[3]}"

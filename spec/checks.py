@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from inferplan.spec.composition import composition_findings
 from inferplan.spec.document import Document, closest
 from inferplan.spec.errors import InputError, Problem
+from inferplan.spec.levels import ask_findings
 from inferplan.spec.stage import Metric, Stage, Variant
 from inferplan.spec.stagecode import code_file
 from inferplan.spec.support import unsupported
@@ -27,6 +28,7 @@ def check_workload(workload: Workload, document: Document) -> list[Problem]:
         *_accuracy(workload),
         *_tiers(workload),
         *_classes(workload),
+        *ask_findings(workload),
         *unsupported(workload),
     ]
     problems = {document.problem(path, message) for path, message in findings}
@@ -157,17 +159,16 @@ def _function(metric: Metric | None) -> str | None:
 def _accuracy(workload: Workload) -> Iterator[Finding]:
     if workload.accuracy is None:
         for name, traffic in workload.classes.items():
-            if traffic.accuracy.floor is not None:
-                yield (
-                    ("classes", name, "accuracy", "floor"),
-                    "the workload has no 'accuracy' with a metric to hold this to",
-                )
+            for what in ("floor", "goal"):
+                if getattr(traffic.accuracy, what) is not None:
+                    at: Path_ = ("classes", name, "accuracy", what)
+                    yield at, "the workload has no 'accuracy' with a metric to hold this to"
         if "accuracy" in workload.objective.terms:
             yield ("objective",), "the workload has no 'accuracy' with a metric to make best of"
         return
     stages = workload.pipeline.stages
     for index, combination in enumerate(workload.accuracy.combinations):
-        at: Path_ = ("accuracy", "combinations", index)
+        at = ("accuracy", "combinations", index)
         for name, variant in combination.items():
             if name not in stages:
                 yield (*at, name), _unknown("stage", name, list(stages))
@@ -264,17 +265,22 @@ def _classes(workload: Workload) -> Iterator[Finding]:
             )
         if traffic.trace is not None:
             yield from (((*at, "trace"), message) for message in _trace(workload, traffic.trace))
-        floor = traffic.accuracy.floor
-        if (
-            floor is not None
-            and workload.accuracy is not None
-            and 1.0 < floor <= 100.0
-            and "acc" in workload.accuracy.metric.name
-        ):
-            yield (
-                (*at, "accuracy", "floor"),
-                f"accuracies are fractions: write {floor / 100:g} for {floor:g} %",
-            )
+        floor, goal = traffic.accuracy.floor, traffic.accuracy.goal
+        wanted: list[tuple[Path_, float | None]] = [((*at, "accuracy", "floor"), floor)]
+        wanted.append(((*at, "accuracy", "goal"), goal))
+        for index, asked in enumerate(traffic.asks.mix if traffic.asks else ()):
+            wanted.append(((*at, "asks", "mix", index, "accuracy"), asked.accuracy))
+        for where, value in wanted:
+            named = workload.accuracy is not None and "acc" in workload.accuracy.metric.name
+            if value is not None and named and 1.0 < value <= 100.0:
+                yield where, f"accuracies are fractions: write {value / 100:g} for {value:g} %"
+        if floor is not None and goal is not None and workload.accuracy is not None:
+            sign = 1.0 if workload.accuracy.metric.direction == "maximize" else -1.0
+            if sign * goal < sign * floor:
+                yield (
+                    (*at, "accuracy", "goal"),
+                    f"this is worse than the floor, {floor:g}, which is promised",
+                )
     objective = workload.objective
     if objective.maximize == "accuracy" and objective.budget_usd_per_h is None:
         yield ("objective",), "maximize: accuracy needs budget_usd_per_h (US dollars per hour)"

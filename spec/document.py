@@ -306,10 +306,13 @@ class LoadedWorkload:
 def load_workload(path: Path | str, overrides: Sequence[str] = ()) -> LoadedWorkload:
     """Read, include, override, fill from price catalogues, validate and cross-check a workload.
 
+    Model-less classes come as the levels they consist of (`levels`).
+
     Raises DocumentError with every problem found, InputError where the file cannot be read.
     """
     from inferplan.spec.catalogue import fill_from_catalogues
     from inferplan.spec.checks import check_workload
+    from inferplan.spec.levels import with_levels
 
     path = Path(path)
     if path.is_dir():
@@ -322,6 +325,7 @@ def load_workload(path: Path | str, overrides: Sequence[str] = ()) -> LoadedWork
     problems = check_workload(workload, document)
     if problems:
         raise DocumentError(f"{path} is wrong ({len(problems)} problem{'s' * (len(problems) != 1)})", problems)
+    workload = with_levels(workload)
     return LoadedWorkload(workload, path, tuple(overrides), _digest(document, path), document, catalogues)
 
 

@@ -30,6 +30,7 @@ from inferplan.spec.routes import Choice as Choice
 from inferplan.spec.routes import Estimate as Estimate
 from inferplan.spec.routes import Mixture as Mixture
 from inferplan.spec.routes import mixture_findings
+from inferplan.spec.selection import Selection as Selection
 from inferplan.spec.stage import Choice as StageChoice
 from inferplan.spec.types import (
     Count,
@@ -155,6 +156,10 @@ class ClassPlan(Record):
     slo_percentile: float | None = None
     slo_latency_s: Seconds | None = None
     accuracy_floor: float | None = None
+    accuracy_goal: float | None = None
+    asked_of: Name | None = Field(
+        None, description="The model-less class whose requests ask for just this latency and accuracy."
+    )
     job_requests: PositiveInt | None = Field(
         None,
         description="Requests of a job, where the class is of jobs: the latency is then the deadline, counted until the"
@@ -299,6 +304,9 @@ class Plan(Record):
     options: dict[Name, DeployedOption] = Field(min_length=1)
     machines: dict[str, Machines]
     traffic: Traffic | None = Field(None, description="Absent where the workload has one tier.")
+    selection: Selection | None = Field(
+        None, description="Which options answer a request that names accuracy and latency; where a class has `asks`."
+    )
     binding: list[Binding] = []
     alternatives: list[Alternative] = []
     to_measure: list[Wanted] = Field(
@@ -322,6 +330,10 @@ class Plan(Record):
                     raise ValueError(f"classes.{name}.routes.{stage}: shares must add up to 1")
             for wrong in mixture_findings(traffic.mixtures, traffic.job_requests, traffic.routes):
                 raise ValueError(f"classes.{name}.mixtures: {wrong}")
+        for index, row in enumerate(self.selection.rows if self.selection else ()):
+            for stage, key in row.options.items():
+                if key not in self.options or self.options[key].stage != stage:
+                    raise ValueError(f"selection.rows[{index}]: {key!r} is no option of stage {stage}")
         placed = dict.fromkeys(self.options, 0)
         for device, machines in self.machines.items():
             for placements in machines.packing:
@@ -365,7 +377,7 @@ def _rounded(value: Any, name: str) -> Any:
 # Records keep the order their fields are declared in; mappings keyed by the user's names are sorted.
 _FIELD_ORDER = frozenset(
     {"", "workload", "profile", "proof", "certificate", "predicted", "binding", "alternatives", "costs", "energy"}
-    | {"assurance", "cases", "to_measure", "levels", "plans", "switches", "design", "mixtures"}
+    | {"assurance", "cases", "to_measure", "levels", "plans", "switches", "design", "mixtures", "selection", "rows"}
 )
 
 

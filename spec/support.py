@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from inferplan.spec.workload import Workload
+from inferplan.spec.workload import TrafficClass, Workload
 
 DEFAULT_UTILISATION = 0.98
+_INDEPENDENT = "poisson or diurnal: their levels are independent of one another"
 Path_ = tuple[str | int, ...]
 
 
@@ -19,8 +20,24 @@ def unsupported(workload: Workload) -> Iterator[tuple[Path_, str]]:
         at: Path_ = ("classes", name)
         if traffic.trace is not None and set(workload.robustness.load_levels) - {1.0}:
             yield (*at, "trace"), "load levels are not honoured for traces; give rate_rps, or a trace of that load"
-        if traffic.accuracy.goal is not None:
-            yield (*at, "accuracy", "goal"), "goals are not honoured yet; use floor"
+        if traffic.accuracy.goal is not None and (workload.splitting or traffic.kind == "jobs"):
+            where = "with splitting" if workload.splitting else "for jobs"
+            yield (*at, "accuracy", "goal"), f"goals are not honoured yet {where}; use floor"
+        if traffic.asks is not None:
+            yield from _asks(workload, traffic, at)
+
+
+def _asks(workload: Workload, traffic: TrafficClass, at: Path_) -> Iterator[tuple[Path_, str]]:
+    """What is not honoured of classes whose requests name accuracy and latency alone."""
+    if workload.splitting:
+        yield (*at, "asks"), "requests that name accuracy and latency are not honoured yet with splitting"
+    if traffic.trace is not None:
+        yield (*at, "trace"), f"traces are not honoured yet for a class with asks; {_INDEPENDENT}"
+    elif traffic.arrivals.process not in ("poisson", "diurnal"):
+        yield (
+            (*at, "arrivals", "process"),
+            f"process {traffic.arrivals.process} is not honoured yet for a class with asks; {_INDEPENDENT}",
+        )
 
 
 def _top(workload: Workload) -> Iterator[tuple[Path_, str]]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, model_validator
 
 from inferplan.spec.accuracy import Accuracy as Accuracy
+from inferplan.spec.asks import Asks as Asks
 from inferplan.spec.places import Device as Device
 from inferplan.spec.places import Likeness as Likeness
 from inferplan.spec.places import Link as Link
@@ -135,7 +136,9 @@ class AccuracyGoal(Record):
     """What a class asks of end-to-end accuracy, in the workload's metric."""
 
     floor: float | None = Field(None, description="Promise: no worse than this (a ceiling where lower is better).")
-    goal: float | None = Field(None, description="Wish: as near to this as the objective allows.")
+    goal: float | None = Field(
+        None, description="Wish: as near to this as the objective allows; what is better counts as if it were this."
+    )
 
 
 class Job(Record):
@@ -157,6 +160,21 @@ class TrafficClass(Record):
     slo: Slo | None = None
     accuracy: AccuracyGoal = AccuracyGoal()
     job: Job | None = None
+    asks: Asks | None = Field(
+        None, description="Model-less requests: they name accuracy and latency, instead of 'slo' and 'accuracy'."
+    )
+
+    _level: tuple[str, int] | None = PrivateAttr(default=None)
+
+    @property
+    def level_of(self) -> tuple[str, int] | None:
+        """Of a level of a model-less class: that class, and its place in the mix; None for any other class."""
+        return self._level
+
+    def as_level(self, owner: str, index: int) -> TrafficClass:
+        """The same class, known to be a level of another one."""
+        self._level = (owner, index)
+        return self
 
     @model_validator(mode="after")
     def _rate_or_trace(self) -> TrafficClass:
@@ -166,6 +184,8 @@ class TrafficClass(Record):
             raise ValueError("a trace says when requests arrive: remove 'arrivals'")
         if (self.kind == "jobs") != (self.job is not None):
             raise ValueError("'job' belongs to kind: jobs, and kind: jobs needs 'job'")
+        if self.asks is not None and (self.job is not None or {"slo", "accuracy"} & self.model_fields_set):
+            raise ValueError("'asks' says what is promised, request by request: remove 'slo', 'accuracy' and 'job'")
         return self
 
 

@@ -98,6 +98,10 @@ def test_one_frontier_per_value(workload: Path, capsys: pytest.CaptureFixture[st
         (["--by", "slo.latency_s"], "expected a field and values"),
         (["--by", "slo.latencies=1"], "latencies"),
         (["--picture", "a.png"], "name it a.svg"),
+        (
+            ["--set", "classes.web={rate_rps: 5, asks: {mix: [{latency_s: 0.5}]}}", "--by", "slo.latency_s=0.1"],
+            "name the field whole, e.g. classes.web.asks.mix[0].latency_s=0.1,0.2",
+        ),
     ],
 )
 def test_wrong_frontiers_are_refused(

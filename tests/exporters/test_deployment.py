@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from inferplan.exporters.compose import export_compose
 from inferplan.exporters.deployment import build_deployment
+from inferplan.exporters.triton import export_triton
 from inferplan.spec.errors import InputError
+from inferplan.spec.selection import Selection, ServingRoute, Tail
 
 
 def test_what_runs_where(chain: Any, make_plan: Callable[..., Any]) -> None:
@@ -43,6 +46,22 @@ def test_classes_with_the_same_way_share_a_name_and_others_do_not(digits: Any, m
     routes = {name: {"read": {option: 1.0}} for name, option in ways.items()}
     found = build_deployment(make_plan(digits, options, machines, routes), digits).routes
     assert [(route.name, route.classes) for route in found] == [("digits-a", ("a", "c")), ("digits-b", ("b",))]
+
+
+def test_a_table_of_choices_is_said_not_to_be_exported(
+    digits: Any, make_plan: Callable[..., Any], tmp_path: Path
+) -> None:
+    options = {"read-linear": {"stage": "read", "variant": "linear", "device": "edge/small-cpu"}}
+    plan = make_plan(digits, options, {"edge/small-cpu": [{"read-linear": 1}]})
+    assert not build_deployment(plan, digits).notes
+    row = ServingRoute(
+        options={"read": "read-linear"}, latency_s=Tail(value=0.01, upper=0.02), cost_usd_per_request=1e-6
+    )
+    plan = plan.model_copy(update={"selection": Selection(percentile=99, rows=[row])})
+    export_triton(plan, digits, tmp_path / "out")
+    export_compose(plan, digits, tmp_path / "both")
+    for folder in ("out", "both"):
+        assert "The plan's table of choices is not exported" in (tmp_path / folder / "README.md").read_text()
 
 
 def test_a_model_and_the_pipeline_never_share_a_name(chain: Any, make_plan: Callable[..., Any]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from inferplan.reports.plan_tables import (
     assurance_lines,
     basis_lines,
+    choices_table,
     cost_lines,
     machines_table,
     options_table,
@@ -126,3 +127,26 @@ def test_what_goes_between_tiers_is_a_table(document: dict[str, Any]) -> None:
     table = traffic_table(Plan.model_validate(document))
     assert table is not None
     assert table.rows == [["c", "requests -> s", "edge -> cloud", "2.00/s", "2.00 KiB/s", "0.5 USD/h"]]
+
+
+def test_choices_say_what_a_request_gets(document: dict[str, Any]) -> None:
+    assert choices_table(Plan.model_validate(document)) is None
+    row = {
+        "options": {"s": "s-m"}, "accuracy": 0.9, "latency_s": {"value": 0.01, "upper": 0.02},
+        "cost_usd_per_request": 2.5e-6, "classes": ["c"],
+    }  # fmt: skip
+    document["selection"] = {"percentile": 95.0, "metric": "top1", "rows": [row, {**row, "accuracy": None}]}
+    table = choices_table(Plan.model_validate(document))
+    assert table is not None
+    assert [column.title for column in table.columns] == [
+        "variants", "top1", "p95 at most", "per million requests", "planned for",
+    ]  # fmt: skip
+    assert table.rows[0] == ["s=m@acc+gyro", "0.9000", "20.0 ms", "2.5 USD", "c"]
+    assert table.rows[1][1] == "-"
+
+
+def test_a_table_names_options_of_the_plan(document: dict[str, Any]) -> None:
+    row = {"options": {"s": "other"}, "latency_s": {"value": 0.01, "upper": 0.02}, "cost_usd_per_request": 0.0}
+    document["selection"] = {"percentile": 99.0, "rows": [row]}
+    with pytest.raises(ValueError, match=r"selection\.rows\[0\]: 'other' is no option of stage s"):
+        Plan.model_validate(document)

@@ -65,6 +65,11 @@ def test_workload_is_valid_and_lists_every_model() -> None:
         assert variant.precision == ("int8" if name.endswith("-int8") else "fp32")
 
 
+def test_the_one_with_asks_is_valid_too() -> None:
+    workload = load_workload(ROOT / "workload-asks.yaml").workload
+    assert list(workload.classes) == ["web", "app-1", "app-2", "app-3"]
+
+
 def test_committed_files_take_at_most_four_megabytes() -> None:
     files = [path for path in ROOT.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert sum(path.stat().st_size for path in files if ".profile" not in str(path)) <= 4_000_000

@@ -72,6 +72,17 @@ def test_levels_cost_what_solving_each_of_them_says(made: Any, tmp_path: Path) -
     assert levels.proven
 
 
+def test_the_mix_of_a_class_with_asks_moves_as_a_whole(instances: Any) -> None:
+    asks = {"mix": [{"latency_s": 0.2, "weight": 3.0}, {"latency_s": 0.5}]}
+    loaded, _ = instance(instances, classes={"app": {"rate_rps": 20.0, "asks": asks}, "web": {"rate_rps": 20.0}})
+    moving = Moving.of(loaded, "app")
+    assert moving.classes == ("app-1", "app-2")
+    rates = {name: one.rate_rps for name, one in moving.at(40.0).workload.classes.items()}
+    assert rates == {"app-1": 30.0, "app-2": 10.0, "web": 20.0}
+    with pytest.raises(InputError, match="there are: app, web"):
+        Moving.of(loaded, "app-1")
+
+
 def test_a_plan_carries_what_is_said(made: Any) -> None:
     moving, profile, levels = made
     for plan in levels.plans:
