@@ -75,15 +75,17 @@ class Enquiry:
         return None
 
     def decide(self, about: str, ask: Ask, problem: Problem | None = None) -> Answer | None:
-        """What would be decided, under the promises of a question, or for another `problem`; else as `answer`."""
+        """What would be decided under the promises of a question, or for another `problem`: as `solve` would, from the
+        beginning, but without its look near rejected plans. None where there is no plan, or time ran out (noted)."""
         plan = self.plan
         if self.seconds_left <= 0:
             self.left_out.append(f"{about}: out of time")
             return None
-        program, judge = plan.program, plan.judge
-        if problem is not None:
-            program, judge = Solver(problem, assured_columns(problem, lifted=True)), Judge(problem, judge.seed)
-        search = Search(problem or plan.problem, program, judge, ask, plan.gap, plan.deadline)
+        judge = plan.judge if problem is None else Judge(problem, plan.judge.seed)
+        asked = _promising(problem or plan.problem, ask)
+        program = Solver(asked, assured_columns(asked))
+        # Many questions are asked: a look near every rejected plan, by simulation alone, would take too long.
+        search = Search(asked, program, judge, replace(ask, rejected=()), plan.gap, plan.deadline, repairs=False)
         search.run()
         if search.incumbent is not None:
             return Answer(search.incumbent, judge.certain(search.incumbent))
@@ -99,6 +101,16 @@ class Enquiry:
         """A question for plans that are as good as this one."""
         slack = 1e-6 * max(abs(self.worth), 1e-12)
         return replace(ask, limits=(*ask.limits, (ask.objective, self.worth + slack)))
+
+
+def _promising(problem: Problem, ask: Ask) -> Problem:
+    """An instance with the floors, machines and budget of a question."""
+    return replace(
+        problem,
+        classes=tuple(replace(need, floor=ask.floors[need.name]) for need in problem.classes),
+        devices={name: replace(device, count=ask.counts[name]) for name, device in problem.devices.items()},
+        budget_usd_per_h=ask.budget_usd_per_h,
+    )
 
 
 def promised_s(result: SimulationResult, name: str) -> float:

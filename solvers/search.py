@@ -33,6 +33,7 @@ from inferplan.solvers.columns import Column
 from inferplan.solvers.judge import Judge, believed, limits_s, measured
 from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.neighbours import arranged, spreads
+from inferplan.solvers.parts import is_parted
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import ACCURACY, BETTER, COST, RATIO, Ask
 from inferplan.solvers.story import describe, slowest_text, verdict_text
@@ -57,6 +58,8 @@ class Search:
     ask: Ask
     gap: float
     deadline: float
+    repairs: bool = True
+    """Whether to look near rejected plans by simulation alone, where the program has nothing better."""
     story: list[str] = field(default_factory=list)
     scales: dict[str, float] = field(default_factory=dict)
     incumbent: Solution | None = None
@@ -178,6 +181,9 @@ class Search:
     def _repair(self) -> bool:
         """Look near the incumbent, and near the rejected plans that would be better and came nearest. Returns whether a
         better plan was certified there."""
+        # Near a plan whose classes are split there is more to vary than replicas and batches.
+        if not self.repairs or is_parted(self.problem):
+            return False
         self._vicinity = self._vicinity or Vicinity(self.problem, self.judge)
         near = [plan for _, plan in sorted(self._near, key=lambda item: item[0]) if self._admissible(plan)]
         for base in [*([self.incumbent] if self.incumbent is not None else []), *near[:REPAIRED]]:

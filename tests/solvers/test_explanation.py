@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from inferplan.solvers.explanation import Explanation, explain
@@ -17,7 +17,10 @@ from inferplan.spec.errors import InfeasibleError, InputError
 from inferplan.spec.plan import Plan
 from inferplan.spec.profile import Profile
 
-FEW = settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=2, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
 STAGES = {"a": ["s", "m", "l"], "b": ["s", "l"]}
 ACCURACY = {("a", "s"): 0.7, ("a", "m"): 0.8, ("a", "l"): 0.9, ("b", "s"): 0.85, ("b", "l"): 1.0}
 
@@ -34,7 +37,7 @@ class Case:
         self.plan: Plan = solve(self.loaded, self.store, plan_dir=self.folder)
 
     def explained(self) -> Explanation:
-        found = explain(self.plan, self.loaded, self.store)
+        found = explain(self.plan, self.loaded, self.store, time_limit_s=300.0)
         assert found.left_out == ()
         assert found.differs == ""
         assert found.cost_usd_per_h == pytest.approx(self.plan.cost_usd_per_h)
