@@ -297,8 +297,7 @@ def test_a_budget_that_leaves_no_time_still_measures_a_median(make_workload: Mak
     rule = StoppingRule.of(loaded.workload.profile, 0.0)
     row, _ = measure_point(point.task, rule, "budget", lambda share: None)
     assert (row.status, row.stopped_by) == ("ok", "budget")
-    # Of twelve calls the first of every process may be left out: cold starts decide what few calls say.
-    assert 9 <= row.n < 662
+    assert 11 <= row.n < 662
     assert row.service.p50_s is not None
 
 
