@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from inferplan.estimators.simulation import SimulationResult
@@ -74,16 +75,19 @@ class Enquiry:
             self.left_out.append(f"{about}: the simulation certified none of the {TRIES} best plans")
         return None
 
-    def decide(self, about: str, ask: Ask, problem: Problem | None = None) -> Answer | None:
-        """What would be decided, under the promises of a question, or for another `problem`; else as `answer`."""
+    def decide(
+        self, about: str, ask: Ask, problem: Problem | None = None, columns: Sequence[Column] | None = None
+    ) -> Answer | None:
+        """What would be decided under the promises of a question, for another `problem`, from these columns alone: by
+        the whole search, from the beginning. None where there is no plan, or time ran out (noted)."""
         plan = self.plan
         if self.seconds_left <= 0:
             self.left_out.append(f"{about}: out of time")
             return None
-        program, judge = plan.program, plan.judge
-        if problem is not None:
-            program, judge = Solver(problem, assured_columns(problem, lifted=True)), Judge(problem, judge.seed)
-        search = Search(problem or plan.problem, program, judge, ask, plan.gap, plan.deadline)
+        judge = plan.judge if problem is None else Judge(problem, plan.judge.seed)
+        asked = _promising(problem or plan.problem, ask)
+        program = Solver(asked, assured_columns(asked) if columns is None else columns)
+        search = Search(asked, program, judge, replace(ask, rejected=()), plan.gap, plan.deadline)
         search.run()
         if search.incumbent is not None:
             return Answer(search.incumbent, judge.certain(search.incumbent))
@@ -99,6 +103,16 @@ class Enquiry:
         """A question for plans that are as good as this one."""
         slack = 1e-6 * max(abs(self.worth), 1e-12)
         return replace(ask, limits=(*ask.limits, (ask.objective, self.worth + slack)))
+
+
+def _promising(problem: Problem, ask: Ask) -> Problem:
+    """An instance with the floors, machines and budget of a question."""
+    return replace(
+        problem,
+        classes=tuple(replace(need, floor=ask.floors[need.name]) for need in problem.classes),
+        devices={name: replace(device, count=ask.counts[name]) for name, device in problem.devices.items()},
+        budget_usd_per_h=ask.budget_usd_per_h,
+    )
 
 
 def promised_s(result: SimulationResult, name: str) -> float:

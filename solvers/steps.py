@@ -32,6 +32,8 @@ FINER = (1e-5, 1e-4, 1e-3)
 """Likewise for accuracies, from the finest that the program can tell apart."""
 ROUNDS = 12
 NEAREST = 6
+UNLIMITED = 1000.0
+"""A limit that many times as high is none."""
 PRECISION = 0.01
 """How exactly loads and limits that a plan keeps are found, relative."""
 RATES, TIMES = "classes.*.rate_rps", "times"
@@ -77,10 +79,7 @@ def _of_limit(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
     ask = plan.ask
     free = replace(ask, scales={**ask.scales, need.name: None}, rejected=plan.unstable, goals=(least, *ask.goals[:1]))
     looser = enquiry.answer(f"{path}, looser", enquiry.better(free), free=need.name)
-    if looser is not None and promised_s(looser.result, need.name) > need.limit_s:
-        then_s = promised_s(looser.result, need.name)
-        best = enquiry.decide(f"{path}, looser", ask, _limited(plan.problem, need, then_s)) or looser
-        yield _step(enquiry, path, "looser", then_s, "s", best if _gains(enquiry, best) else looser)
+    yield from _higher_limit(enquiry, need, looser)
     own = Answer(plan.solution, plan.judge.certain(plan.solution))
     alike = enquiry.answer(f"{path}, as it is", enquiry.no_worse(replace(ask, goals=(least, *ask.goals[:1]))))
     # The program ranks by its own latencies: the plan itself may be the faster one.
@@ -98,6 +97,27 @@ def _of_limit(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
         yield _step(enquiry, path, "as it is", reached, "s", fastest)
     if beyond is not None and _loses(enquiry, beyond):
         yield _step(enquiry, path, "tighter", min(promised_s(beyond.result, need.name), limit_s), "s", beyond)
+
+
+def _higher_limit(enquiry: Enquiry, need: ClassNeed, found: Answer | None) -> Iterator[Step]:
+    """What a higher limit would gain: what the plan that was `found` takes, or any; then lower ones, while they do."""
+    plan, path = enquiry.plan, f"classes.{need.name}.slo.latency_s"
+    assert need.limit_s is not None
+    limit_s = 0.0 if found is None else promised_s(found.result, need.name)
+    if limit_s <= need.limit_s:
+        limit_s = need.limit_s * UNLIMITED
+    best: Answer | None = None
+    reached = limit_s
+    for _ in range(NEAREST):
+        then = enquiry.decide(f"{path}, looser", plan.ask, _limited(plan.problem, need, limit_s))
+        if then is None or not _gains(enquiry, then):
+            break
+        best, reached = then, min(promised_s(then.result, need.name), limit_s)
+        limit_s = reached * (1 - PRECISION)
+        if limit_s <= need.limit_s:
+            break
+    if best is not None and reached > need.limit_s:
+        yield _step(enquiry, path, "looser", reached, "s", best)
 
 
 def _limited(problem: Problem, need: ClassNeed, limit_s: float) -> Problem:
@@ -153,7 +173,11 @@ def _lower_floor(enquiry: Enquiry, need: ClassNeed, own: float) -> Iterator[Step
             break
         found, reached = above[0], plan.accuracies(above[0].solution)[need.name]
     if reached is not None:
-        yield _step(enquiry, path, "looser", reached.value, plan.problem.accuracy.metric, found)
+        # The program was asked for the most accurate plan; with a floor there a cheaper one may do.
+        lower = replace(ask, floors={**ask.floors, need.name: reached.value})
+        best = enquiry.decide(f"{path}, looser", lower) or found
+        best = best if _gains(enquiry, best) else found
+        yield _step(enquiry, path, "looser", reached.value, plan.problem.accuracy.metric, best)
 
 
 def _gains(enquiry: Enquiry, found: Answer) -> bool:
