@@ -192,7 +192,7 @@ def summary(
 ) -> tuple[Measurement, Samples]:
     """Statistics of a point, warm-up left out, and its raw times (also without warm-up)."""
     key = task.key
-    cuts = _cuts(runs)
+    cuts = _cuts(runs, rule.floor_n)
     parts = [run.times_s[:, cut:] for run, cut in zip(runs, cuts, strict=True)]
     times = np.concatenate(parts, axis=1)
     service = np.asarray(times.sum(axis=0), dtype=np.float64)
@@ -225,11 +225,14 @@ def summary(
     return measurement, Samples(key.id(), process, service, np.asarray(times[1], dtype=np.float64), elements)
 
 
-def _cuts(runs: Sequence[ProcessRun]) -> list[int]:
-    """Batches of every process that are warm-up. Where the rule was met one first call among many decides nothing."""
+def _cuts(runs: Sequence[ProcessRun], floor_n: int) -> list[int]:
+    """Batches of every process that are warm-up. Where the rule was met one first call among many decides nothing; it
+    stays where `floor_n` batches, which a median takes, would not be left."""
     cuts = [warmup_end(run.service_s) for run in runs]
+    total = sum(len(run.service_s) for run in runs)
+    suffices = total < floor_n or total - len(runs) >= floor_n
     if not any(cuts) and not all(run.met for run in runs) and cold_start([run.service_s for run in runs]):
-        return [1] * len(runs)
+        return [1 if suffices else 0] * len(runs)
     return cuts
 
 

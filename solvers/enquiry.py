@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from inferplan.estimators.simulation import SimulationResult
@@ -74,16 +75,19 @@ class Enquiry:
             self.left_out.append(f"{about}: the simulation certified none of the {TRIES} best plans")
         return None
 
-    def decide(self, about: str, ask: Ask, problem: Problem | None = None) -> Answer | None:
-        """What would be decided under the promises of a question, or for another `problem`: as `solve` would, from the
-        beginning, but without its look near rejected plans. None where there is no plan, or time ran out (noted)."""
+    def decide(
+        self, about: str, ask: Ask, problem: Problem | None = None, columns: Sequence[Column] | None = None
+    ) -> Answer | None:
+        """What would be decided under the promises of a question, for another `problem`, from these columns alone: by
+        the search, from the beginning, but without its look near rejected plans. None where there is no plan, or time
+        ran out (noted)."""
         plan = self.plan
         if self.seconds_left <= 0:
             self.left_out.append(f"{about}: out of time")
             return None
         judge = plan.judge if problem is None else Judge(problem, plan.judge.seed)
         asked = _promising(problem or plan.problem, ask)
-        program = Solver(asked, assured_columns(asked))
+        program = Solver(asked, assured_columns(asked) if columns is None else columns)
         # Many questions are asked: a look near every rejected plan, by simulation alone, would take too long.
         search = Search(asked, program, judge, replace(ask, rejected=()), plan.gap, plan.deadline, repairs=False)
         search.run()

@@ -37,7 +37,7 @@ class Rival:
     latency_s: float | None
     """Simulated, largest over classes at their percentiles."""
     keeps: bool
-    """Whether that plan keeps every promise, by the program."""
+    """Whether that plan is certified to keep every promise."""
     reason: str
 
 
@@ -102,14 +102,13 @@ class _Spot:
         if not columns:
             yield Rival(name, self.stage, aspect, own, other or "", None, None, None, None, False, impossible)
             return
-        program = Solver(plan.problem, [*self.fixed, *columns])
-        asking = replace(plan, program=program)
-        kept = asking.best(plan.ask)
-        found = kept or asking.best(_whatever(plan.ask))
+        about, both = f"{self.stage}: another {aspect} than {own}", [*self.fixed, *columns]
+        kept = self.enquiry.decide(about, plan.ask, columns=both)
+        if kept is None and self.enquiry.seconds_left <= 0:
+            return
+        found = kept.solution if kept else replace(plan, program=Solver(plan.problem, both)).best(_whatever(plan.ask))
         if found is None:
-            if self.enquiry.seconds_left <= 0 or program.timed_out:
-                self.enquiry.left_out.append(f"{self.stage}: another {aspect} than {own}: out of time")
-            elif other is not None:
+            if other is not None:
                 why = "not with the machines there are"
                 yield Rival(name, self.stage, aspect, own, other, None, None, None, None, False, why)
             return

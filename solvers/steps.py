@@ -32,10 +32,10 @@ BARELY = 1e-3
 FINER = (1e-5, 1e-4, 1e-3)
 """Likewise for accuracies, from the finest that the program can tell apart."""
 ROUNDS = 12
-NEAREST = 2
+NEAREST = 6
 UNLIMITED = 1000.0
 """A limit that many times as high is none."""
-PRECISION = 0.03
+PRECISION = 0.01
 """How exactly loads and limits that a plan keeps are found, relative."""
 RATES, TIMES = "classes.*.rate_rps", "times"
 
@@ -108,6 +108,7 @@ def _higher_limit(enquiry: Enquiry, need: ClassNeed, found: Answer | None) -> It
     if limit_s <= need.limit_s or math.isinf(limit_s):
         limit_s = need.limit_s * UNLIMITED
     best: Answer | None = None
+    reached = limit_s
     for _ in range(NEAREST):
         then = enquiry.decide(f"{path}, looser", plan.ask, _limited(plan.problem, need, limit_s))
         if then is None or not _gains(enquiry, then):
@@ -173,7 +174,11 @@ def _lower_floor(enquiry: Enquiry, need: ClassNeed, own: float) -> Iterator[Step
             break
         found, reached = above[0], plan.accuracies(above[0].solution)[need.name]
     if reached is not None:
-        yield _step(enquiry, path, "looser", reached.value, plan.problem.accuracy.metric, found)
+        # The program was asked for the most accurate plan; with a floor there a cheaper one may do.
+        lower = replace(ask, floors={**ask.floors, need.name: reached.value})
+        best = enquiry.decide(f"{path}, looser", lower) or found
+        best = best if _gains(enquiry, best) else found
+        yield _step(enquiry, path, "looser", reached.value, plan.problem.accuracy.metric, best)
 
 
 def _gains(enquiry: Enquiry, found: Answer) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,55 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from inferplan.cli.main import run_command
-from inferplan.profilers.store import ProfileStore
 from inferplan.solvers.contest import STRATEGIES
-from inferplan.spec.rows import AccuracyRow, Measurement, PointKey, Quantiles
-
-WORKLOAD = """
-apiVersion: inferplan/v1
-name: w
-pipeline:
-  stages:
-    find: {metric: {name: top1}, variants: {s: {model: a.onnx}, l: {model: a.onnx}}}
-    read: {metric: {name: top1}, variants: {s: {model: a.onnx}, l: {model: a.onnx}}}
-  edges: [{from: find, to: read}]
-tiers: {edge: {devices: {box: {price_usd_per_h: 0.1, cores: 1}}}}
-classes: {web: {rate_rps: 20, slo: {latency_s: 0.3}, accuracy: {floor: 0.7}}}
-accuracy: {metric: {name: top1}, composition: product}
-"""
-ACCURACIES = {"s": 0.8, "l": 0.9}
-TIMES = {"s": 0.01, "l": 0.06}
-
-
-@pytest.fixture(scope="module")
-def workload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("w")
-    (folder / "a.onnx").write_bytes(b"model")
-    (folder / "workload.yaml").write_text(WORKLOAD)
-    model = hashlib.sha256(b"model").hexdigest()
-    rows, scores = [], []
-    for stage in ("find", "read"):
-        for variant, value in ACCURACIES.items():
-            scores.append(AccuracyRow("stage", stage, variant, "{}", "", "top1", value, None, None, 100, "wilson", ""))
-            for batch in (1, 4):
-                key = PointKey(
-                    stage, variant, "", model, "", "onnxruntime", "1", "{}", "cpu", "edge/box", "f", batch, 1, "{}"
-                )
-                mean = TIMES[variant] * (0.4 + 0.6 * batch)
-                service = Quantiles(mean_s=mean, std_s=0.05 * mean)
-                rows.append(Measurement(key, "ok", n=99, service=service, measured_at="2026-01-01T00:00:00Z"))
-    with ProfileStore(folder / "w.profile", "w") as store:
-        store.put_rows("measurements", rows, [])
-        store.put_rows("accuracy", scores, [])
-    return folder / "workload.yaml"
 
 
 def test_a_frontier_is_printed_written_and_drawn(
-    workload: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table, picture = tmp_path / "f.parquet", tmp_path / "f.svg"
     arguments = ["--parquet", str(table), "--picture", str(picture), "--json"]
-    assert run_command(["frontier", str(workload), *arguments]) == 0
+    assert run_command(["frontier", str(chain), *arguments]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["complete"] is True
     accuracies = [point["accuracy"] for point in found["points"]]
@@ -74,9 +33,9 @@ def test_a_frontier_is_printed_written_and_drawn(
     assert len(list(circles)) == 3
 
 
-def test_one_frontier_per_value(workload: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_frontier_per_value(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = "slo.latency_s=0.1,0.5"
-    assert run_command(["frontier", str(workload), "--by", values, "--no-simulate", "--json"]) == 0
+    assert run_command(["frontier", str(chain), "--by", values, "--no-simulate", "--json"]) == 0
     points = json.loads(capsys.readouterr().out)["points"]
     tight = [p for p in points if p["by"] == "slo.latency_s=0.1"]
     loose = [p for p in points if p["by"] == "slo.latency_s=0.5"]
@@ -84,7 +43,7 @@ def test_one_frontier_per_value(workload: Path, capsys: pytest.CaptureFixture[st
     # Whatever keeps 0.1 s keeps 0.5 s: no tight point is better than all loose ones.
     for point in tight:
         assert any(p["cost_usd_per_h"] <= point["cost_usd_per_h"] and p["accuracy"] >= point["accuracy"] for p in loose)
-    assert run_command(["frontier", str(workload), "--by", values, "--no-simulate"]) == 0
+    assert run_command(["frontier", str(chain), "--by", values, "--no-simulate"]) == 0
     out = capsys.readouterr().out
     assert "slo.latency_s=0.1" in out
     assert "no point is missing; found by Pareto labels" in out
@@ -105,21 +64,21 @@ def test_one_frontier_per_value(workload: Path, capsys: pytest.CaptureFixture[st
     ],
 )
 def test_wrong_frontiers_are_refused(
-    workload: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+    chain: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(["frontier", str(workload), *arguments]) == 2
+    assert run_command(["frontier", str(chain), *arguments]) == 2
     assert says in capsys.readouterr().err
 
 
-def test_no_plan_is_infeasible(workload: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = run_command(["frontier", str(workload), "--set", "classes.web.slo.latency_s=0.001", "--no-simulate"])
+def test_no_plan_is_infeasible(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run_command(["frontier", str(chain), "--set", "classes.web.slo.latency_s=0.001", "--no-simulate"])
     assert code == 3
     assert "no plan keeps the promises" in capsys.readouterr().err
 
 
-def test_strategies_are_compared(workload: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_strategies_are_compared(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "c.parquet"
-    assert run_command(["compare", str(workload), "--strategies", "all", "--json", "--parquet", str(table)]) == 0
+    assert run_command(["compare", str(chain), "--strategies", "all", "--json", "--parquet", str(table)]) == 0
     rows = {row["strategy"]: row for row in json.loads(capsys.readouterr().out)["strategies"]}
     assert list(rows) == list(STRATEGIES)
     best = rows["optimal"]
@@ -134,19 +93,19 @@ def test_strategies_are_compared(workload: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_every_strategys_plan_can_be_written_and_simulated(
-    workload: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "plans"
-    assert run_command(["compare", str(workload), "--strategies", "optimal,rim", "--plans", str(folder)]) == 0
+    assert run_command(["compare", str(chain), "--strategies", "optimal,rim", "--plans", str(folder)]) == 0
     assert f"Plans written to {folder}: optimal, rim" in capsys.readouterr().out
     assert sorted(path.name for path in folder.iterdir()) == ["optimal.yaml", "rim.yaml"]
     assert run_command(["simulate", str(folder / "rim.yaml")]) in (0, 4, 5)
 
 
-def test_unknown_strategies_are_refused(workload: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["compare", str(workload), "--strategies", "infas"]) == 2
+def test_unknown_strategies_are_refused(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["compare", str(chain), "--strategies", "infas"]) == 2
     assert "did you mean infaas?" in capsys.readouterr().err
-    assert run_command(["compare", str(workload), "--strategies", "rim,optimal"]) == 0
+    assert run_command(["compare", str(chain), "--strategies", "rim,optimal"]) == 0
     out = capsys.readouterr().out
     assert "2 strategies on w" in out
     assert out.index("rim") < out.index("optimal")

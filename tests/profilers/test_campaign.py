@@ -298,6 +298,7 @@ def test_a_budget_that_leaves_no_time_still_measures_a_median(make_workload: Mak
     row, _ = measure_point(point.task, rule, "budget", lambda share: None)
     assert (row.status, row.stopped_by) == ("ok", "budget")
     assert 11 <= row.n < 662
+    assert row.service.p50_s is not None
 
 
 def test_the_device_is_asked_for_where_several_fit(make_workload: MakeWorkload, tmp_path: Path) -> None:
