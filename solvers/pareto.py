@@ -201,16 +201,14 @@ def _by_program(
     """Points one by one: the best on one axis under an ever stricter limit on the other."""
     limited: Axis = "cost" if "cost" in axes else "latency"
     best: Axis = next(axis for axis in axes if axis != limited)
-    scale = WIDE if "latency" in axes else None
     goals = {"cost": COST, "accuracy": ACCURACY, "latency": RATIO}
-    if "latency" in axes:
-        problem = replace(problem, classes=tuple(replace(n, limit_s=n.limit_s or 1.0) for n in problem.classes))
+    scaled, wide = _scaled(problem, columns) if "latency" in axes else (problem, None)
     if "accuracy" in axes:
         _require_exact(problem)
-    ask = replace(_lifted(problem, promises(problem), axes), goals=(goals[best], goals[limited]), enough={})
-    if scale is not None:
-        ask = replace(ask, scales=dict.fromkeys(ask.scales, scale))
-    solver = Solver(problem, columns, tie_gaps={}, method="program")
+    ask = replace(_lifted(scaled, promises(scaled), axes), goals=(goals[best], goals[limited]), enough={})
+    if wide is not None:
+        ask = replace(ask, scales=dict.fromkeys(ask.scales, wide))
+    solver = Solver(scaled, columns, tie_gaps={}, method="program")
     points: list[Point] = []
     limit = math.inf
     while len(points) < MAX_POINTS and time.monotonic() < deadline:
@@ -218,7 +216,7 @@ def _by_program(
         if found is None or not found.proven:
             return _sorted(problem, points, axes), found is None and not solver.timed_out
         points.append(_point(problem, found))
-        reached = found.cost_usd_per_h if limited == "cost" else max(believed(problem, found).values())
+        reached = found.cost_usd_per_h if limited == "cost" else max(believed(scaled, found).values())
         # A plan that is found again, as its limit is kept but for rounding, tightens the limit further.
         limit = min(limit, reached) * (1 - CLOSER)
         if limit <= 0:
@@ -228,6 +226,24 @@ def _by_program(
         else:
             ask = replace(ask, scales=dict.fromkeys(ask.scales, limit))
     return _sorted(problem, points, axes), False
+
+
+def _scaled(problem: Problem, columns: Sequence[Column]) -> tuple[Problem, float]:
+    """The instance with limits near the least latency there is, as the program tells latencies apart by fractions of
+    their limit; and how many times those limits `WIDE` is."""
+    classes = [replace(need, limit_s=need.limit_s or 1.0) for need in problem.classes]
+    factor = 0.0
+    for k, need in enumerate(classes):
+        least = dict.fromkeys(problem.stages, math.inf)
+        for column in columns:
+            if k in column.classes:
+                least[column.stage] = min(least[column.stage], column.single_s[column.classes.index(k)])
+        longest_s = max(math.fsum(least[stage] for stage in path) for path in problem.paths)
+        factor = max(factor, longest_s / (need.limit_s or 1.0))
+    if not 0.0 < factor < math.inf:
+        factor = 1.0
+    classes = [replace(need, limit_s=(need.limit_s or 1.0) * factor) for need in classes]
+    return replace(problem, classes=tuple(classes)), WIDE / factor
 
 
 def _lifted(problem: Problem, ask: Ask, axes: Sequence[Axis]) -> Ask:

@@ -231,7 +231,10 @@ class Program:
     def keep(self, goal: Goal, value: float) -> Any:
         """Ask that a goal stays within a tie of a value; the row can be dropped again."""
         tie = LATENCY_TIE if goal[0] in ("ratio", "latency") else TIE
-        row = self.model.add_constr(self.expression(goal) <= value + tie * max(1.0, abs(value)))
+        # A ratio to a limit that is stretched is told apart as the latency over the limit is.
+        stretch = max([1.0, *(scale for scale in self._scales.values() if scale is not None)])
+        unit = stretch if goal == RATIO else 1.0
+        row = self.model.add_constr(unit * self.expression(goal) <= unit * value + tie * max(1.0, abs(unit * value)))
         self._added.append(row)
         return row
 
