@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from inferplan.spec.rows import Measurement, PointKey, Quantiles, Samples
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 SampleSource = Callable[[PointKey], Samples | None]
 """Where the raw times of a point come from: `Profile.samples`, or a stand-in."""
 
@@ -160,6 +161,13 @@ class ServiceModel:
         handed: Floats = served_s + np.resize(self.handoff, len(served_s))[order]
         return handed + (self.handed_s(batch) - float(handed.mean() - served_s.mean()))
 
+    def pools_s(self, max_batch: int) -> tuple[Floats, Counts]:
+        """The draws of batches of 1 to `max_batch` end to end; those of size b begin at the b-th of the indices."""
+        if max_batch not in self._pools:
+            draws = [self.draws_s(size) for size in range(1, max_batch + 1)]
+            self._pools[max_batch] = np.concatenate(draws), np.cumsum([0, 0, *(len(times) for times in draws)])
+        return self._pools[max_batch]
+
     def grid_s(self, batch: float) -> Floats:
         """Representative service times of a batch (its size may be a mean), with the weights `GRID_WEIGHTS`."""
         above = self._above(batch)
@@ -208,6 +216,10 @@ class ServiceModel:
             return None
         times = np.asarray(samples.service_s, dtype=np.float64)
         return times * (point.mean_s / times.mean()) if point.shape is not None and len(times) else times
+
+    @cached_property
+    def _pools(self) -> dict[int, tuple[Floats, Counts]]:
+        return {}
 
     @cached_property
     def _read(self) -> dict[int, Floats]:

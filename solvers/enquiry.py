@@ -16,7 +16,7 @@ from inferplan.estimators.simulation import SimulationResult
 from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.columns import Column
 from inferplan.solvers.explain import Chosen
-from inferplan.solvers.judge import Judge
+from inferplan.solvers.judge import SEARCH, Judge
 from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import Ask
@@ -85,7 +85,8 @@ class Enquiry:
         if self.seconds_left <= 0:
             self.left_out.append(f"{about}: out of time")
             return None
-        judge = plan.judge if problem is None else Judge(problem, plan.judge.seed)
+        # Limits are looked for where they just are kept, or just not: what stays undecided there is no plan.
+        judge = plan.judge if problem is None else Judge(problem, plan.judge.seed, final=SEARCH)
         asked = _promising(problem or plan.problem, ask)
         program = Solver(asked, assured_columns(asked) if columns is None else columns)
         # Many questions are asked: a look near every rejected plan, by simulation alone, would take too long.

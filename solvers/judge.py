@@ -61,6 +61,8 @@ class Judge:
 
     problem: Problem
     seed: int
+    final: Effort = FINAL
+    """What is spent on a plan that the search's effort cannot decide; then it counts as not certified."""
     _levels: dict[float, Judge] = field(default_factory=dict)
     """Judges of the same at other load levels."""
     _seen: dict[tuple[_Place, Effort], SimulationResult] = field(default_factory=dict)
@@ -77,7 +79,7 @@ class Judge:
     def nominal(self, solution: Solution) -> SimulationResult:
         """The same, with more effort where the search's was not enough to decide."""
         result = self.judge(solution)
-        return self.judge(solution, FINAL) if result.verdict == "undecided" else result
+        return self.judge(solution, self.final) if result.verdict == "undecided" else result
 
     def certain(self, solution: Solution) -> SimulationResult:
         """The worst of all that the plan must withstand: what is expected, other load levels, lost machines."""
@@ -97,7 +99,7 @@ class Judge:
         if level == 1.0:
             return self
         if level not in self._levels:
-            self._levels[level] = Judge(at_level(self.problem, level), self.seed)
+            self._levels[level] = Judge(at_level(self.problem, level), self.seed, self.final)
         return self._levels[level]
 
     def _crowded(self, solution: Solution) -> tuple[str, ...]:

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from inferplan.solvers.columns import Column
     from inferplan.solvers.problem import ClassNeed, Problem
 
-PARTS = 2
-"""Ways that one class goes at most."""
 STEPS = {1: 20, 2: 10, 3: 4}
 """Steps of shares, by the number of classes that are split."""
 

@@ -83,7 +83,7 @@ def serve(
 
 def _singles(arrivals_s: Floats, station: Station, uniforms: Floats, loops: Loops) -> Served:
     assert station.service is not None
-    pool = station.service.draws_s(1)
+    pool, _ = station.service.pools_s(1)
     services = pool[(uniforms * len(pool)).astype(np.int64)]
     if station.slowdowns:
         services = services * station.slowdowns[0]
@@ -96,7 +96,8 @@ def _singles(arrivals_s: Floats, station: Station, uniforms: Floats, loops: Loop
 
 def _batches(arrivals_s: Floats, station: Station, uniforms: Floats, loops: Loops) -> Served:
     count = len(arrivals_s)
-    pools, at = _pools(station)
+    assert station.service is not None
+    pools, at = station.service.pools_s(station.max_batch)
     done, results = _floats(count, loops), _per_batch(count, loops)
     factors = np.array(station.slowdowns or (1.0,) * station.replicas)
     batches = loops.batches(
@@ -111,7 +112,8 @@ def _disturbed(
     arrivals_s: Floats, deadlines_s: Floats, station: Station, uniforms: Floats, begin_s: float, loops: Loops
 ) -> Served:
     count = len(arrivals_s)
-    pools, at = _pools(station)
+    assert station.service is not None
+    pools, at = station.service.pools_s(station.max_batch)
     down, up, outage_at = _outages(station, begin_s)
     fates, batch_of = np.full(count, WAITING), np.full(count, -1)
     done = np.full(count, math.inf)
@@ -128,14 +130,6 @@ def _disturbed(
     ends = np.asarray(per_call[2], dtype=np.float64)
     fates, batch_of = (np.asarray(column, dtype=np.int64) for column in per_call[:2])
     return Served(ends, fates, batch_of, starts, sizes, services, ready)
-
-
-def _pools(station: Station) -> tuple[Floats, Counts]:
-    """Service times of batches of 1 to `max_batch` end to end; those of size b begin at the b-th of the indices."""
-    assert station.service is not None
-    draws = [station.service.draws_s(size) for size in range(1, station.max_batch + 1)]
-    at = np.cumsum([0, 0, *(len(times) for times in draws)])
-    return np.concatenate(draws), at
 
 
 def _wakings(station: Station, loops: Loops) -> tuple[Any, Any]:

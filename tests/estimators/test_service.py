@@ -57,6 +57,19 @@ def test_an_interpolated_point_has_the_shape_of_a_measured_one() -> None:
     assert model.draws_s(2) == pytest.approx(raw * 2)
 
 
+def test_pools_hold_the_draws_of_every_batch_size() -> None:
+    handed = ServiceModel(
+        (ServicePoint(1, 0.01, 0.002), ServicePoint(4, 0.02, 0.003)), handoff=(1e-4, 3e-4), handoff_call_s=1e-5
+    )
+    for most in (4, 1, 3):
+        pools, at = handed.pools_s(most)
+        assert len(at) == most + 2
+        assert at[-1] == len(pools)
+        for size in range(1, most + 1):
+            np.testing.assert_array_equal(pools[at[size] : at[size + 1]], handed.draws_s(size))
+    assert handed.pools_s(3)[0] is handed.pools_s(3)[0]
+
+
 def test_an_imported_points_draws_follow_its_percentiles() -> None:
     service = Quantiles(mean_s=0.0125, p50_s=0.01, p90_s=0.02, p99_s=0.05)
     row = Measurement(KEY, "ok", service=service, origin="imported")

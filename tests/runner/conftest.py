@@ -212,7 +212,8 @@ def told(event):
 
 folder = Path(sys.argv[1])
 loaded = LoadedPlan(read_plan(folder / "plan.yaml"), folder / "plan.yaml", load_workload(folder))
-serve_plan(loaded, port=0, limits=Limits(body_bytes=200_000, in_flight=64, request_s=20), on_event=told)
+limits = Limits(body_bytes=200_000, in_flight=64, request_s=20)
+serve_plan(loaded, port=0, oversubscribe=True, limits=limits, on_event=told)
 """
 
 
