@@ -2,7 +2,8 @@
 
 Promises are latency limits and accuracy floors of classes, numbers of machines, and the budget. A smallest set in
 conflict is found by leaving promises out one by one: what is not needed for the conflict stays out. For every
-single promise whose absence makes the rest possible, the program is asked for the best it can do about it.
+single promise whose absence makes the rest possible, the program is asked for the best it can do about it. What helps
+besides is less load, or more bandwidth of a link (`concession`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from inferplan.solvers import parts
+from inferplan.solvers.concession import Concession, of_bandwidth, of_load
 from inferplan.solvers.enquiry import promised_s
 from inferplan.solvers.judge import Judge
 from inferplan.solvers.milp import Solution, Solver, instance
@@ -35,16 +37,17 @@ class Promise:
     who: str = ""
 
 
-def infeasible(problem: Problem, judge: Judge, ask: Ask) -> InfeasibleError:
-    """The error that explains why no plan keeps every promise of the question."""
+def infeasible(problem: Problem, judge: Judge, promised: Ask, ask: Ask) -> InfeasibleError:
+    """The error that explains why no plan keeps every promise of the question, as it was `promised`, and with limits
+    as the simulation showed them to the program."""
     program = solver_of(problem, lifted=True)
     promises = list(_promises(ask))
     conflict = _conflict(program, ask, promises)
     helps = [line for promise in promises if (line := _relaxation(problem, program, judge, ask, promise))]
-    if not helps:
-        helps = ["no single one of these is enough: relax several"]
-    if not conflict and len(problem.ways.tiers) > 1:
+    helps += _concessions(problem, promised, ask, judge.seed)
+    if not helps and not conflict and len(problem.ways.tiers) > 1:
         helps = ["a link in the other direction, more bandwidth, or devices in the tier requests enter at"]
+    helps = helps or ["no single one of these is enough: relax several"]
     message = "no plan keeps every promise: " + _joined([_name(problem, promise) for promise in conflict])
     return InfeasibleError(message, [*(f"would help: {line}" for line in helps), *_excluded(problem.table)])
 
@@ -135,6 +138,23 @@ def _relaxation(problem: Problem, program: Solver, judge: Judge, ask: Ask, promi
     if promise.kind == "count":
         return f"{name}: at least {len(best.packings[promise.who].machines)}, {cost}"
     return f"{name}: at least {best.cost_usd_per_h:.6g}"
+
+
+def _concessions(problem: Problem, promised: Ask, ask: Ask, seed: int) -> list[str]:
+    """Less load, or more bandwidth, where that alone helps."""
+    lines = []
+    load = of_load(problem, promised, ask, seed)
+    if load is not None:
+        lines.append(f"{load.path}: at most {_valued(load)}, at {load.cost_usd_per_h:.6g} USD/h")
+    for name in sorted(problem.workload.links):
+        width = of_bandwidth(problem, promised, ask, seed, name)
+        if width is not None:
+            lines.append(f"{width.path}: at least {_valued(width)}, at {width.cost_usd_per_h:.6g} USD/h")
+    return lines
+
+
+def _valued(concession: Concession) -> str:
+    return f"{concession.value:g} {concession.unit}"
 
 
 def _latency(judge: Judge, best: Solution, name: str) -> str | None:

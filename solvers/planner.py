@@ -186,10 +186,10 @@ def _outcome(search: Search) -> tuple[Solution, SimulationResult]:
     if search.fallback is None and search.unstable:
         raise disturbed(search.problem, search.story)
     if search.fallback is None:
-        raise infeasible(search.problem, search.judge, search.ask)
+        raise infeasible(search.problem, search.judge, search.ask, search.ask)
     solution, result = search.fallback
     if search.closed and result.verdict == "missed":
-        raise infeasible(search.problem, search.judge, _believed_limits(search, solution, result))
+        raise infeasible(search.problem, search.judge, search.ask, _believed_limits(search, solution, result))
     return solution, result
 
 

@@ -60,6 +60,8 @@ class Search:
     deadline: float
     repairs: bool = True
     """Whether to look near rejected plans by simulation alone, where the program has nothing better."""
+    any_will_do: bool = False
+    """Whether to stop at the first certified plan: the question is whether there is one."""
     story: list[str] = field(default_factory=list)
     scales: dict[str, float] = field(default_factory=dict)
     incumbent: Solution | None = None
@@ -83,6 +85,8 @@ class Search:
         """Look for the best certified plan."""
         self.scales = self.scales or dict.fromkeys(limits_s(self.problem), 1.0)
         while self._rounds < MAX_ROUNDS and (self._rounds == 0 or time.monotonic() < self.deadline):
+            if self.any_will_do and self.incumbent is not None:
+                return
             proposal = self._propose(self.scales)
             if proposal is not None and (self.incumbent is None or self._better(proposal, self.incumbent)):
                 self._try(proposal, "proposed")

@@ -240,6 +240,32 @@ def test_the_relaxation_that_is_named_is_enough(instances: Any) -> None:
         plan_of(instances, classes=web(60.0, 0.2, 0.94), devices=devices)
 
 
+@pytest.mark.parametrize("others", [[], [20.0]])
+def test_the_load_that_is_named_is_carried_and_not_much_more(others: list[float], instances: Any) -> None:
+    devices = {"cpu": {"price_usd_per_h": 0.1, "count": 1, "cores": 2}}
+
+    def classes(times: float) -> dict[str, Any]:
+        rates = {"web": 60.0, **{f"more{i}": rate for i, rate in enumerate(others)}}
+        return {name: {**web(1.0, 0.2, 0.94)["web"], "rate_rps": rate * times} for name, rate in rates.items()}
+
+    with pytest.raises(InfeasibleError) as caught:
+        plan_of(instances, classes=classes(1.0), devices=devices)
+    line = next(line for line in caught.value.details if "rate_rps: at most" in line)
+    value = float(line.split("at most ")[1].split()[0])
+    assert (" times," in line) == bool(others)
+    times = value if others else value / 60.0
+    assert 0 < times < 1
+    assert plan_of(instances, classes=classes(times), devices=devices).certificate.verdict == "met"
+    with pytest.raises(InfeasibleError):
+        plan_of(instances, classes=classes(times * 1.05), devices=devices)
+
+
+def test_less_load_is_not_said_to_help_where_it_does_not(instances: Any) -> None:
+    with pytest.raises(InfeasibleError) as caught:
+        plan_of(instances, classes=web(40.0, 0.001))
+    assert not any("rate_rps" in line for line in caught.value.details)
+
+
 def test_an_unreachable_floor_names_the_best_accuracy(instances: Any) -> None:
     with pytest.raises(InfeasibleError, match=r"accuracy.floor \(0.99\) cannot be kept") as caught:
         plan_of(instances, classes=web(10.0, 1.0, 0.99))

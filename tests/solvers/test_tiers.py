@@ -154,6 +154,20 @@ def test_a_narrow_link_is_not_overrun(instances: Any) -> None:
     assert (tiers(wide), tiers(narrow)) == ({"cloud"}, {"edge"})
 
 
+def test_the_bandwidth_that_is_named_is_enough_and_hardly_less_is(instances: Any) -> None:
+    """20 requests/s of 1 MB need 20 MB/s, and nothing runs at the edge."""
+    devices = {"edge/x": {**EDGE, "count": 0}, "cloud/y": CLOUD}
+    for times in (1.0, 0.25):
+        with pytest.raises(InfeasibleError) as caught:
+            planned(instances, {"edge-cloud": {"bandwidth_bytes_per_s": 1.6e7 * times}}, request=1e6, devices=devices)
+        line = next(line for line in caught.value.details if "bandwidth" in line)
+        assert "links.edge-cloud.bandwidth_bytes_per_s: at least" in line
+        named = float(line.split("at least ")[1].split()[0])
+        assert 2e7 <= named <= 2.03e7
+        wide = planned(instances, {"edge-cloud": {"bandwidth_bytes_per_s": named}}, request=1e6, devices=devices)[0]
+        assert tiers(wide) == {"cloud"}
+
+
 def test_without_a_way_back_nothing_goes_back(instances: Any) -> None:
     links = {"edge-cloud": {}}
     assert tiers(planned(instances, links)[0]) == {"cloud"}
