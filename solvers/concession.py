@@ -1,16 +1,15 @@
 """How far the load, or a link's bandwidth, would have to give way for a plan to keep every promise.
 
-Both are no bounds of the program but part of its data: every value is an instance of its own. The value is bracketed
-by halving (of its logarithm), first with the program alone, under the scales that the search ended with, then, from
-there, with the whole search. What is named is a value that a certified plan was found for, rounded away from the
-promise; nearer ones were tried to 1 %, unless time ran out.
+Both are no bounds of a program but part of its data: every value is an instance of its own. The value is bracketed by
+halving (of its logarithm). What is named is a value that a plan was found for, rounded away from the promise; nearer
+ones were tried to 1 %, unless time ran out.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from inferplan.solvers.assurance import at_level
@@ -23,9 +22,9 @@ from inferplan.solvers.search import Search
 from inferplan.spec.levels import written_as
 from inferplan.spec.workload import Link
 
-LEAST = 1e-3
+LEAST = 0.01
 """Of the load: what is not possible at this share of it does not fail for the load."""
-MOST = 1e3
+MOST = 100.0
 """Times the bandwidth: likewise."""
 NEAR = 1.01
 TIME_S = 15.0
@@ -36,149 +35,139 @@ FIGURES = 3
 
 @dataclass(frozen=True)
 class Concession:
-    """A value of one promise, in `unit`, that a certified plan was found for."""
+    """One promise and the instances along it: from `far` times what is promised, where least is asked, to once."""
 
     path: str
-    value: float
+    says: str
+    """Which values do: `at most` or `at least`."""
     unit: str
-    cost_usd_per_h: float
+    promised: float
+    far: float
+    at: Callable[[float], Problem]
+
+    def neat(self, times: float) -> float:
+        """The same rounded to few figures of what is promised, towards `far`."""
+        value = times * self.promised
+        power = 10.0 ** (FIGURES - 1 - math.floor(math.log10(value)))
+        # What is exact but for the last bit stays what it is.
+        whole = math.floor(value * power * (1 + 1e-9)) if self.far < 1 else math.ceil(value * power * (1 - 1e-9))
+        return whole / power / self.promised
+
+    def text(self, times: float) -> str:
+        """The promise with another value."""
+        return f"{self.path}: {self.says} {times * self.promised:.{FIGURES + 3}g} {self.unit}"
+
+
+def concessions(problem: Problem) -> Iterator[Concession]:
+    """Less load, of all classes in proportion, where all have rates (not traces, not jobs); a link's bandwidth."""
+    classes = problem.workload.classes
+    rates = [traffic.rate_rps for traffic in classes.values() if traffic.kind != "jobs"]
+    if len(rates) == len(classes) and all(rates):
+        written = {written_as(problem.workload, name) for name in classes}
+        alone = len(written) == 1
+        yield Concession(
+            f"classes.{min(written) if alone else '*'}.rate_rps",
+            "at most",
+            "requests/s" if alone else "times",
+            math.fsum(rate or 0.0 for rate in rates) if alone else 1.0,
+            LEAST,
+            lambda times: at_level(problem, times),
+        )
+    for name, link in sorted(problem.workload.links.items()):
+        if link.bandwidth_bytes_per_s is not None:
+            path = f"links.{name}.bandwidth_bytes_per_s"
+            width = link.bandwidth_bytes_per_s
+            yield Concession(path, "at least", "bytes/s", width, MOST, _widening(problem, name, width))
+
+
+def certified(problem: Problem, promised: Ask, believed: Ask, seed: int) -> Iterator[str]:
+    """What would help, with what it costs: first by the program alone, under the limits that the simulation showed it
+    (`believed`), then, from there, by the whole search."""
+    for concession in concessions(problem):
+        deadline = time.monotonic() + TIME_S
+        found = _Certified(concession, promised, believed, seed, deadline).nearest()
+        if found is not None:
+            yield f"{concession.text(found[0])}, at {found[1].cost_usd_per_h:.6g} USD/h"
 
 
 @dataclass(frozen=True)
-class _Scale:
-    """Instances along one promise: from `far`, where it asks for least, to 1, where it is as it was written."""
+class _Certified:
+    """The search for the value of one concession that is nearest to what is promised."""
 
-    far: float
-    at: Callable[[float], Problem]
-    neat: Callable[[float], float]
-    """The value rounded towards `far`."""
+    concession: Concession
+    promised: Ask
+    believed: Ask
+    seed: int
+    deadline: float
 
+    def nearest(self) -> tuple[float, Solution] | None:
+        """The value that a plan was certified for, with the cheapest such plan."""
+        of = self.concession
+        if not self.possible(of.neat(of.far)):
+            return None
+        value, step = halved(of, self.possible, of.far, 1.0, self.deadline) or of.far, NEAR
+        kept: float | None = None
+        missed: float | None = None
+        # The program may say too much or too little, seldom by far: away from there in growing steps.
+        while (kept is None or missed is None) and time.monotonic() < self.deadline:
+            keeps = self.keeps(of.neat(value))
+            kept, missed = (value, missed) if keeps else (kept, value)
+            last = 1.0 if keeps else of.far
+            if max(value / last, last / value) <= NEAR:
+                break
+            value = min(value * step, last) if value < last else max(value / step, last)
+            step **= 2
+        if kept is None:
+            return None
+        value = halved(of, self.keeps, kept, missed or 1.0, self.deadline) or of.neat(kept)
+        plan = self.searched(value, any_will_do=False)
+        return None if plan is None else (value, plan)
 
-def of_load(problem: Problem, ask: Ask, believed: Ask, seed: int) -> Concession | None:
-    """The most load, of all classes in proportion, with which every promise can be kept; None where less load alone
-    does not help, or where classes have no rate to reduce (traces, jobs).
+    def possible(self, value: float) -> bool:
+        """Whether the program has a plan."""
+        question = replace(self.believed, goals=(COST,), rejected=())
+        left_s = max(self.deadline - time.monotonic(), 0.05)
+        return solver_of(self.concession.at(value)).ask(question, left_s, 1.0) is not None
 
-    `ask` has the promises, `believed` their limits as the simulation showed them to the program.
-    """
-    classes = problem.workload.classes
-    if any(traffic.rate_rps is None or traffic.kind == "jobs" for traffic in classes.values()):
-        return None
-    written = {written_as(problem.workload, name) for name in classes}
-    rate_rps = math.fsum(traffic.rate_rps or 0.0 for traffic in classes.values()) if len(written) == 1 else 1.0
-    scale = _Scale(
-        LEAST, lambda share: at_level(problem, share), lambda share: _figures(share * rate_rps, math.floor) / rate_rps
-    )
-    found = _nearest(scale, ask, believed, seed)
-    if found is None:
-        return None
-    share, plan = found
-    if len(written) == 1:
-        path = f"classes.{min(written)}.rate_rps"
-        return Concession(path, _figures(share * rate_rps, round), "requests/s", plan.cost_usd_per_h)
-    return Concession("classes.*.rate_rps", _figures(share, round), "times", plan.cost_usd_per_h)
+    def keeps(self, value: float) -> bool:
+        """Whether a plan is certified."""
+        return self.searched(value, any_will_do=True) is not None
 
-
-def of_bandwidth(problem: Problem, ask: Ask, believed: Ask, seed: int, name: str) -> Concession | None:
-    """The least bandwidth of a link with which every promise can be kept; None where that alone does not help."""
-    width = problem.workload.links[name].bandwidth_bytes_per_s
-    if width is None:
-        return None
-    scale = _Scale(
-        MOST,
-        lambda times: _widened(problem, name, times * width),
-        lambda times: _figures(times * width, math.ceil) / width,
-    )
-    found = _nearest(scale, ask, believed, seed)
-    if found is None:
-        return None
-    times, plan = found
-    path = f"links.{name}.bandwidth_bytes_per_s"
-    return Concession(path, _figures(times * width, round), "bytes/s", plan.cost_usd_per_h)
-
-
-def _nearest(scale: _Scale, ask: Ask, believed: Ask, seed: int) -> tuple[float, Solution] | None:
-    """The value nearest to what is promised that a plan was certified for, with the plan."""
-    deadline = time.monotonic() + TIME_S
-
-    def possible(value: float) -> Solution | None:
-        question = replace(believed, goals=(COST,), rejected=())
-        return solver_of(scale.at(value)).ask(question, max(deadline - time.monotonic(), 0.05), GAP)
-
-    def searched(value: float, any_will_do: bool) -> Solution | None:
-        instance = scale.at(value)
-        judge, question = Judge(instance, seed, final=SEARCH), replace(ask, rejected=())
+    def searched(self, value: float, any_will_do: bool) -> Solution | None:
+        """A plan that is certified, the cheapest one or any."""
+        instance = self.concession.at(value)
+        judge, question = Judge(instance, self.seed, final=SEARCH), replace(self.promised, rejected=())
+        deadline = self.deadline if any_will_do else time.monotonic() + TIME_S
         search = Search(instance, solver_of(instance), judge, question, GAP, deadline, any_will_do=any_will_do)
         search.run()
         return search.incumbent
 
-    def certified(value: float) -> Solution | None:
-        return searched(value, any_will_do=True)
 
-    if possible(scale.neat(scale.far)) is None:
-        return None
-    start, _ = _halved(scale, possible, scale.far, 1.0, deadline) or (scale.far, None)
-    kept: tuple[float, Solution] | None = None
-    missed: float | None = None
-    value, step = start, NEAR
-    # The program may say too much or too little, seldom by far: away from there in growing steps.
-    while (kept is None or missed is None) and time.monotonic() < deadline:
-        found = certified(scale.neat(value))
-        if found is not None:
-            kept = value, found
-        else:
-            missed = value
-        last = 1.0 if found is not None else scale.far
-        if max(value / last, last / value) <= NEAR:
-            break
-        value = _towards(value, last, step)
-        step **= 2
-    if kept is None:
-        return None
-    value, found = _halved(scale, certified, kept[0], missed or 1.0, deadline) or (scale.neat(kept[0]), kept[1])
-    return value, searched(value, any_will_do=False) or found
-
-
-def _towards(value: float, last: float, step: float) -> float:
-    """So many times nearer to the last value, at most that."""
-    return min(value * step, last) if value < last else max(value / step, last)
-
-
-def _halved(
-    scale: _Scale, keeps: Callable[[float], Solution | None], kept: float, missed: float, deadline: float
-) -> tuple[float, Solution] | None:
-    """The value between one that is kept and one that is not, nearest to the latter; None where none was kept."""
-    best: tuple[float, Solution] | None = None
+def halved(
+    concession: Concession, keeps: Callable[[float], bool], kept: float, missed: float, deadline: float
+) -> float | None:
+    """The neat value between one that is kept and one that is not, nearest to the latter; None where none was kept."""
+    best: float | None = None
     while max(kept / missed, missed / kept) > NEAR and time.monotonic() < deadline:
         middle = math.sqrt(kept * missed)
-        value = scale.neat(middle)
-        found = keeps(value)
-        if found is None:
-            missed = middle
+        if keeps(concession.neat(middle)):
+            kept, best = middle, concession.neat(middle)
         else:
-            kept, best = middle, (value, found)
+            missed = middle
     return best
 
 
-def _widened(problem: Problem, name: str, bandwidth_bytes_per_s: float) -> Problem:
-    """The same instance with another bandwidth of a link."""
-    workload = problem.workload
-
-    def wider(link: Link) -> Link:
-        return link.model_copy(update={"bandwidth_bytes_per_s": bandwidth_bytes_per_s})
-
-    links = {**workload.links, name: wider(workload.links[name])}
-    ways = problem.ways
+def _widening(problem: Problem, name: str, width_bytes_per_s: float) -> Callable[[float], Problem]:
+    """The same instance with so many times the bandwidth of a link."""
+    workload, ways = problem.workload, problem.ways
     pair = next(pair for pair, of in ways.names.items() if of == name)
-    return replace(
-        problem,
-        workload=workload.model_copy(update={"links": links}).at(workload.root),
-        ways=replace(ways, links={**ways.links, pair: wider(ways.links[pair])}),
-    )
 
+    def at(times: float) -> Problem:
+        link: Link = workload.links[name].model_copy(update={"bandwidth_bytes_per_s": times * width_bytes_per_s})
+        return replace(
+            problem,
+            workload=workload.model_copy(update={"links": {**workload.links, name: link}}).at(workload.root),
+            ways=replace(ways, links={**ways.links, pair: link}),
+        )
 
-def _figures(value: float, rounding: Callable[[float], int]) -> float:
-    """A positive value to so many figures."""
-    digits = FIGURES - 1 - math.floor(math.log10(value))
-    # What is exact but for the last bit stays what it is.
-    nudge = 1 + 1e-9 if rounding is math.floor else 1 - 1e-9 if rounding is math.ceil else 1.0
-    return float(f"{rounding(value * 10.0**digits * nudge) / 10.0**digits:.12g}")
+    return at

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from inferplan.solvers import parts
-from inferplan.solvers.concession import Concession, of_bandwidth, of_load
+from inferplan.solvers.concession import certified
 from inferplan.solvers.enquiry import promised_s
 from inferplan.solvers.judge import Judge
 from inferplan.solvers.milp import Solution, Solver, instance
@@ -44,7 +44,7 @@ def infeasible(problem: Problem, judge: Judge, promised: Ask, ask: Ask) -> Infea
     promises = list(_promises(ask))
     conflict = _conflict(program, ask, promises)
     helps = [line for promise in promises if (line := _relaxation(problem, program, judge, ask, promise))]
-    helps += _concessions(problem, promised, ask, judge.seed)
+    helps += certified(problem, promised, ask, judge.seed)
     if not helps and not conflict and len(problem.ways.tiers) > 1:
         helps = ["a link in the other direction, more bandwidth, or devices in the tier requests enter at"]
     helps = helps or ["no single one of these is enough: relax several"]
@@ -138,23 +138,6 @@ def _relaxation(problem: Problem, program: Solver, judge: Judge, ask: Ask, promi
     if promise.kind == "count":
         return f"{name}: at least {len(best.packings[promise.who].machines)}, {cost}"
     return f"{name}: at least {best.cost_usd_per_h:.6g}"
-
-
-def _concessions(problem: Problem, promised: Ask, ask: Ask, seed: int) -> list[str]:
-    """Less load, or more bandwidth, where that alone helps."""
-    lines = []
-    load = of_load(problem, promised, ask, seed)
-    if load is not None:
-        lines.append(f"{load.path}: at most {_valued(load)}, at {load.cost_usd_per_h:.6g} USD/h")
-    for name in sorted(problem.workload.links):
-        width = of_bandwidth(problem, promised, ask, seed, name)
-        if width is not None:
-            lines.append(f"{width.path}: at least {_valued(width)}, at {width.cost_usd_per_h:.6g} USD/h")
-    return lines
-
-
-def _valued(concession: Concession) -> str:
-    return f"{concession.value:g} {concession.unit}"
 
 
 def _latency(judge: Judge, best: Solution, name: str) -> str | None:

@@ -24,6 +24,7 @@ from inferplan.solvers.goals import WEIGHTED as WEIGHTED
 from inferplan.solvers.goals import Ask as Ask
 from inferplan.solvers.goals import Goal as Goal
 from inferplan.solvers.goals import geometric_mean, name_weights, price_scale
+from inferplan.solvers.highs import new_model, optimize
 from inferplan.solvers.packing import Item, Packing, pack
 from inferplan.solvers.placing import dimensions, most_together, strangers
 from inferplan.solvers.problem import Problem
@@ -48,15 +49,12 @@ class Program:
     """Rows and variables, built once; a question sets bounds and adds rows of its own."""
 
     def __init__(self, problem: Problem, columns: Sequence[Column]) -> None:
-        import mip
-
         self.problem = problem
         self.columns = list(columns)
         self.timed_out = False
         self._added: list[Any] = []
         self.feasible = self._every_stage_has_columns()
-        self.model = mip.Model(solver_name="HIGHS")
-        self.model.verbose = 0
+        self.model = new_model()
         self.price_scale = price_scale(problem)
         self.power_scale = geometric_mean([d.tariff.power_w or d.tariff.idle_w or 0 for d in problem.devices.values()])
         self._weights_asked: Mapping[str, float] = {}
@@ -270,7 +268,7 @@ class Program:
         model.max_mip_gap_abs = ABSOLUTE_GAP
         while True:
             # A first answer is always looked for: a time limit of nothing would say nothing.
-            outcome = model.optimize(max_seconds=max(deadline - time.monotonic(), 0.05))
+            outcome = optimize(model, max(deadline - time.monotonic(), 0.05))
             if outcome not in (status.OPTIMAL, status.FEASIBLE):
                 self.timed_out = outcome == status.NO_SOLUTION_FOUND
                 return None

@@ -11,11 +11,13 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from inferplan.estimators.accuracy import AccuracyEstimate
+from inferplan.solvers.concession import Concession, concessions, halved
 from inferplan.solvers.problem import Problem
-from inferplan.solvers.split_instance import Question
-from inferplan.solvers.split_program import ACCURACY, COST, Objective, Split
+from inferplan.solvers.split_instance import Question, split_instance
+from inferplan.solvers.split_program import ACCURACY, COST, Objective, Split, SplitProgram
 from inferplan.solvers.split_search import Found, SplitSearch, decide
 from inferplan.spec.errors import InfeasibleError
 from inferplan.spec.plan import Alternative, Binding
@@ -25,6 +27,8 @@ BETTER = 1e-5
 """Costs that differ by less than this share of each other are the same."""
 GAP = 1e-6
 PER_SOLVE_S = 20.0
+CONCEDED_S = 5.0
+"""For one promise that is tried value by value; a fifth of it for one value."""
 
 
 @dataclass(frozen=True, order=True)
@@ -231,25 +235,53 @@ def infeasible(search: SplitSearch, question: Question, excluded: Sequence[str])
     """The error that explains why no plan keeps every promise of the question."""
     asked = promises(question)
     notes = [f"not considered: {line}" for line in excluded]
+    conceded = list(_conceded(search, question))
     if not _possible(search, without(question, asked)):
+        vague = "a link in the other direction, more bandwidth, or devices in the tier requests enter at"
         return InfeasibleError(
             "no plan: whatever accuracy, machines and money, the links between tiers do not carry the traffic",
-            [
-                "would help: a link in the other direction, more bandwidth, or devices in the tier requests enter at",
-                *notes,
-            ],
+            [*(f"would help: {line}" for line in conceded or [vague]), *notes],
         )
     needed = list(asked)
     for promise in asked:
         others = [other for other in needed if other != promise]
         if not _possible(search, without(question, [p for p in asked if p not in others])):
             needed = others
-    helps = [line for promise in asked if (line := _relaxation(search, question, promise))]
+    helps = [*(line for promise in asked if (line := _relaxation(search, question, promise))), *conceded]
     message = "no plan keeps every promise: " + _joined([_name(search, question, promise) for promise in needed])
     return InfeasibleError(
         message,
         [*(f"would help: {line}" for line in helps or ["no single one of these is enough: relax several"]), *notes],
     )
+
+
+def _conceded(search: SplitSearch, question: Question) -> Iterator[str]:
+    """Less load, or more bandwidth, where that alone helps, with what it costs. A value counts as not enough where that
+    cannot be told in time: near the least one that is, the bilinear program may take long."""
+    for concession in concessions(search.program.instance.problem):
+        deadline = time.monotonic() + CONCEDED_S
+        keeps = partial(_kept, search, question, concession, deadline)
+        far = concession.neat(concession.far)
+        if not keeps(far):
+            continue
+        value = halved(concession, keeps, concession.far, 1.0, deadline) or far
+        best = _elsewhere(search, question, concession, time.monotonic() + CONCEDED_S, GAP, value)
+        if best is not None:
+            yield f"{concession.text(value)}, at {best.split.cost_usd_per_h:.6g} USD/h"
+
+
+def _elsewhere(
+    search: SplitSearch, question: Question, concession: Concession, deadline: float, gap: float, value: float
+) -> Found | None:
+    """The best plan with another value of a promise."""
+    instance, slower = split_instance(concession.at(value)), search.program.instance.slower
+    program = SplitProgram(instance.derated(slower) if slower else instance)
+    return SplitSearch(program).best(question, COST, deadline, gap)
+
+
+def _kept(search: SplitSearch, question: Question, concession: Concession, deadline: float, value: float) -> bool:
+    until = min(deadline, time.monotonic() + CONCEDED_S / 5)
+    return _elsewhere(search, question, concession, until, 1.0, value) is not None
 
 
 def _possible(search: SplitSearch, question: Question) -> bool:

@@ -39,6 +39,7 @@ from typing import Any, Literal
 
 from inferplan.estimators.transport import Leg
 from inferplan.solvers.combinations import Encoding, encoding, require_listed
+from inferplan.solvers.highs import new_model, optimize
 from inferplan.solvers.options import Option
 from inferplan.solvers.packing import Item, Packing, pack
 from inferplan.solvers.placing import most_together, strangers
@@ -85,11 +86,8 @@ class SplitProgram:
     """Rows and variables, built once; questions and boxes set bounds and add rows of their own."""
 
     def __init__(self, instance: SplitInstance) -> None:
-        import mip
-
         self.instance = instance
-        self.model = mip.Model(solver_name="HIGHS")
-        self.model.verbose = 0
+        self.model = new_model()
         self.timed_out = False
         self._asked: list[Any] = []
         self._boxed: list[Any] = []
@@ -255,7 +253,7 @@ class SplitProgram:
         self._boxed = [model.add_constr(row) for row in self.flows.box_rows(box)]
         model.max_mip_gap, model.max_mip_gap_abs = gap, 1e-10
         while True:
-            outcome = model.optimize(max_seconds=max(deadline - time.monotonic(), 0.05))
+            outcome = optimize(model, max(deadline - time.monotonic(), 0.05))
             if outcome not in (status.OPTIMAL, status.FEASIBLE):
                 self.timed_out = outcome == status.NO_SOLUTION_FOUND
                 return None

@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from inferplan.solvers.highs import new_model
 from inferplan.spec.plan import DeployedOption, Plan
 from inferplan.spec.workload import Workload
 
@@ -151,15 +152,15 @@ def _transport(
         return {}
     import mip
 
-    model = mip.Model(sense=mip.MAXIMIZE, solver_name="HIGHS")
-    model.verbose = 0
+    model = new_model()
     flow = [[model.add_var(lb=0) for _ in demand] for _ in supply]
     for a, count in enumerate(supply):
         model += mip.xsum(flow[a]) <= count
     for b, count in enumerate(demand):
         model += mip.xsum(row[b] for row in flow) <= count
     # A machine that keeps nothing is still better used again than given back.
-    model.objective = mip.xsum((worth[a][b] + 1e-3) * x for a, row in enumerate(flow) for b, x in enumerate(row))
+    gained = mip.xsum((worth[a][b] + 1e-3) * x for a, row in enumerate(flow) for b, x in enumerate(row))
+    model.objective = mip.maximize(gained)
     model.optimize()
     return {(a, b): count for a, row in enumerate(flow) for b, x in enumerate(row) if (count := round(float(x.x))) > 0}
 

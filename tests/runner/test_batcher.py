@@ -94,8 +94,8 @@ def test_the_simulator_means_the_same_by_batching(
     class Constant:
         wakings = ()
 
-        def draws_s(self, batch: int) -> NDArray[np.float64]:
-            return np.array([7.0])
+        def pools_s(self, max_batch: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+            return np.full(max_batch, 7.0), np.maximum(np.arange(max_batch + 2) - 1, 0)
 
     station = SimpleNamespace(
         service=Constant(), replicas=replicas, max_batch=max_batch, max_queue_delay_s=float(delay), slowdowns=(),

@@ -413,6 +413,39 @@ def test_a_dead_end_is_explained_by_what_would_help(instances: Any) -> None:
         plan_of(instances, {**CASE, "rate": 80.0, "devices": fewer}, "proportional")
 
 
+def test_the_load_that_is_named_is_the_most_there_is_a_plan_for(instances: Any) -> None:
+    with pytest.raises(InfeasibleError) as caught:
+        plan_of(instances, {**CASE, "rate": 80.0}, "proportional")
+    line = next(line for line in caught.value.details if "classes.web.rate_rps: at most" in line)
+    rate, cost = float(line.split("at most ")[1].split()[0]), float(line.split(", at ")[1].split()[0])
+    assert 20 < rate < 80
+    assert plan_of(instances, {**CASE, "rate": rate}, "proportional").cost_usd_per_h == pytest.approx(cost, rel=1e-5)
+    with pytest.raises(InfeasibleError):
+        plan_of(instances, {**CASE, "rate": rate * 1.02}, "proportional")
+
+
+def test_an_answer_that_highs_refuses_is_asked_for_again(instances: Any) -> None:
+    """HiGHS 1.15 presolves one of this dead end's questions to an answer with violated rows."""
+    places = ("edge/x", "edge/y", "cloud/z")
+    fast = {("a", "edge/y"), ("b", "edge/y"), ("c", "cloud/z"), ("d", "edge/y"), ("d", "cloud/z")}
+    machine = {"price_usd_per_h": 0.1, "count": 1, "cores": 1, "exclusive": False}
+    case = {
+        "edges": SHAPES["join"],
+        "variants": {stage: ["s"] for stage in "abcd"},
+        "devices": {"edge/x": {**machine, "count": 2}, "edge/y": machine, "cloud/z": machine},
+        "rate": 12.0,
+        "speed": {(s, "s", place): 15.0 if (s, place) in fast else 7.0 for s in "abcd" for place in places},
+        "bytes": {edge: {"s": 1e3} for edge in SHAPES["join"]},
+        "request": 0.0,
+        "response": None,
+        "forward": 0.0,
+        "backward": 0.1,
+        "floor": 0.5,
+    }
+    with pytest.raises(InfeasibleError, match=r"edge\.devices\.x\.count"):
+        plan_of(instances, case, "proportional")
+
+
 def test_what_is_not_honoured_is_refused_by_name(instances: Any) -> None:
     work, profile = loaded(instances, CASE, "proportional")
     promised = load_workload(work.path, ["classes.web.slo.latency_s=1.0", "max_utilisation=0.9"])

@@ -1,0 +1,46 @@
+"""Models that HiGHS solves, through python-mip."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inferplan.spec.errors import UndecidedError
+
+
+def new_model() -> Any:
+    """An empty model to minimise.
+
+    A model is freed by whatever happens to collect garbage. If that is cffi, inside a call that looks a function up for
+    the first time, and freeing looks one up too, both wait for one lock for ever: so it is looked up here.
+    """
+    import mip
+
+    model = mip.Model(solver_name="HIGHS")
+    model.verbose = 0
+    _ = model.solver._lib.Highs_destroy
+    return model
+
+
+def optimize(model: Any, max_seconds: float) -> Any:
+    """Solve a model; python-mip's status.
+
+    HiGHS checks its answers, and sometimes finds that what presolve made of a model has an answer that the model itself
+    has not ("claims optimality, but with ... infeasibilities"): it is then solved as it stands.
+
+    Raises UndecidedError where that fails too.
+    """
+    import mip
+
+    try:
+        return model.optimize(max_seconds=max_seconds)
+    except mip.InterfacingError:
+        model.solver._set_string_option_value("presolve", "off")
+    try:
+        return model.optimize(max_seconds=max_seconds)
+    except mip.InterfacingError as error:
+        raise UndecidedError(
+            "HiGHS refuses its own answer to the exact program, with and without presolve",
+            ["change a number a little (--set), and tell the authors of inferplan, with workload and profile"],
+        ) from error
+    finally:
+        model.solver._set_string_option_value("presolve", "choose")
