@@ -163,8 +163,8 @@ def _by_arrival(plan: Plan) -> list[str]:
     if not mixed:
         return []
     return [
-        f"Options {', '.join(mixed)} are planned to take the calls of the earliest deadlines first; the server takes them"
-        " in the order they come, so latencies differ from the plan's. `inferplan run` and `inferplan serve` go by"
+        f"Options {', '.join(mixed)} are planned to take the calls of the earliest deadlines first; the server takes"
+        " them in the order they come, so latencies differ from the plan's. `inferplan run` and `inferplan serve` go by"
         " deadlines."
     ]
 

@@ -65,8 +65,8 @@ class PoolStats:
 class OptionPool(Generic[Request]):
     """Batches calls to the replicas of one option by the rule of `Batcher`, on the event loop's clock.
 
-    `queue_limit` is the most calls that may wait; None: any number. `deadline_s` tells until when a request was promised
-    its answer, where the earliest deadlines go first; None: first come, first served.
+    `queue_limit` is the most calls that may wait; None: any number. `deadline_s` tells until when a request was
+    promised its answer, where the earliest deadlines go first; None: first come, first served.
     """
 
     def __init__(

@@ -20,8 +20,8 @@ Ours, for streams of requests: a request is a job of one, which cannot be divide
 times along the longest path. Batches are the largest with which the path still takes at most 0.91 of the strictest
 limit, and replicas as many as carry the load. Classes share the replicas. Where their limits differ, calls are taken
 by the earliest deadline, counted from when their request arrived (a class without a limit comes last), in the
-simulation and in the plan that is written; where all have one limit, in the order they come. Not ours: a batch that runs
-is not broken off, nothing is dropped, and no configuration is changed at run time.
+simulation and in the plan that is written; where all have one limit, in the order they come. No configuration is
+changed at run time, and nothing is dropped.
 """
 
 from __future__ import annotations

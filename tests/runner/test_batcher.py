@@ -99,8 +99,8 @@ def test_takes_the_batches_of_the_reference(
 def test_the_simulator_means_the_same_by_batching(
     arrivals: list[int], replicas: int, max_batch: int, delay: int, limits: list[float] | None
 ) -> None:
-    """The station of `inferplan.estimators` and the batcher, on the same arrivals, with services of 7 ticks: first come,
-    first served, and by deadlines."""
+    """The station of `inferplan.estimators` and the batcher, on the same arrivals, with services of 7 ticks: first
+    come, first served, and by deadlines."""
 
     class Constant:
         wakings = ()

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from inferplan.estimators.network import network_of_plan
-from inferplan.estimators.simulation import SimulationResult, simulate
+from inferplan.estimators.simulation import Effort, SimulationResult, simulate
 from inferplan.solvers.columns import build_columns, column_for
 from inferplan.solvers.contest import STRATEGIES, Entry, compare, load, plan_of, strategies
-from inferplan.solvers.judge import SEARCH, Judge
+from inferplan.solvers.judge import SEARCH, Judge, network_of
 from inferplan.solvers.milp import Solution, Solver, promises
 from inferplan.solvers.problem import Problem, read_problem
 from inferplan.solvers.strategies import infaas, inferline, ipa, jellybean, mosel
@@ -179,6 +179,7 @@ def test_mosel_takes_the_fastest_choices_that_keep_the_floor(instances: Any) -> 
 
 
 S = 0.01
+LONG = Effort(600_000, 40)
 
 
 def shared(instances: Any, limits_s: Mapping[str, float | None], rates_rps: Mapping[str, float]) -> Shared:
@@ -215,11 +216,11 @@ def test_mosel_serves_a_class_without_a_limit_last(instances: Any, urgent: float
         "u": residual_s / (1 - urgent * S),
         "p": residual_s / ((1 - urgent * S) * (1 - (urgent + patient) * S)),
     }
-    found = means_s(Judge(problem, 0).judge(solution))
+    found = means_s(simulate(network_of(problem, solution.columns), 0, LONG))
     assert {name: seconds - S for name, seconds in found.items()} == pytest.approx(waits_s, rel=0.05)
     # First come, first served, all wait alike.
     alike = residual_s / (1 - (urgent + patient) * S)
-    found = means_s(Judge(problem, 0).judge(by_arrival(solution)))
+    found = means_s(simulate(network_of(problem, by_arrival(solution).columns), 0, LONG))
     assert {name: seconds - S for name, seconds in found.items()} == pytest.approx({"u": alike, "p": alike}, rel=0.05)
 
 
