@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -79,10 +78,7 @@ def test_a_graph_with_fan_out_and_join(deploy: Deploy, skip_tail: bool, together
 @pytest.mark.parametrize("order", [None, "edf"])
 def test_whose_turn_it_is(deploy: Deploy, order: str | None) -> None:
     """Requests of a class without a limit wait; those of one with a limit pass them where the plan says so."""
-    loaded = deploy("scale", options={"double": {"max_batch": 1, "order": order}})
-    web = loaded.plan.classes["web"].model_copy(update={"slo_latency_s": 0.05})
-    classes = {"web": web, "slow": web.model_copy(update={"slo_latency_s": None})}
-    loaded = replace(loaded, plan=loaded.plan.model_copy(update={"classes": classes}))
+    loaded = deploy("scale", classes=("web", "slow"), options={"double": {"max_batch": 1, "order": order}})
     ended: list[str] = []
 
     async def ask() -> None:
