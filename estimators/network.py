@@ -407,5 +407,5 @@ def station_of(name: str, option: DeployedOption, points: Points, slowdowns: tup
             )
     return Station(
         name, option.stage, option.choice, option.replicas, option.max_batch, option.max_queue_delay_s, service,
-        slowdowns,
+        slowdowns, order=option.order or "fifo",
     )  # fmt: skip

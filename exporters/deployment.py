@@ -150,6 +150,26 @@ def build_deployment(plan: Plan, workload: Workload) -> Deployment:
 
 def not_exported(plan: Plan) -> list[str]:
     """What of a plan its exports do not do."""
+    return [*_by_arrival(plan), *_unlisted(plan)]
+
+
+def _by_arrival(plan: Plan) -> list[str]:
+    """Where it matters that the server knows no deadlines: where calls of one queue have several."""
+    limits: dict[str, set[float | None]] = {name: set() for name in plan.by_deadline()}
+    for traffic in plan.classes.values():
+        for choice in (choice for choices in traffic.routes.values() for choice in choices):
+            limits.get(choice.option, set()).add(traffic.slo_latency_s)
+    mixed = sorted(name for name, found in limits.items() if len(found) > 1)
+    if not mixed:
+        return []
+    return [
+        f"Options {', '.join(mixed)} are planned to take the calls of the earliest deadlines first; the server takes"
+        " them in the order they come, so latencies differ from the plan's. `inferplan run` and `inferplan serve` go by"
+        " deadlines."
+    ]
+
+
+def _unlisted(plan: Plan) -> list[str]:
     if plan.selection is None:
         return []
     return [

@@ -16,11 +16,11 @@ from inferplan.runner.pipeline import Topology
 from inferplan.runner.pool import OptionPool
 from inferplan.runner.replica import Replica, ReplicaName
 from inferplan.runner.router import Router, Routes
-from inferplan.runner.selection import row_routes
+from inferplan.runner.selection import row_key, row_routes
 from inferplan.runner.ways import Ways
 from inferplan.runner.worker import Assignment
 from inferplan.spec.errors import InferplanError
-from inferplan.spec.plan import DeployedOption, LoadedPlan
+from inferplan.spec.plan import DeployedOption, LoadedPlan, Plan
 from inferplan.spec.stagecode import Context, StageAdapter, stage_adapter
 
 MOST_RESTARTS = 5
@@ -50,7 +50,7 @@ class Fleet:
         skips = {name: self._skip_code(option) for name, option in self._plan.options.items() if _skips(option)}
         classes = {name: traffic.routes for name, traffic in self._plan.classes.items()}
         routes = Routes({**classes, **row_routes(self._plan.selection)}, seed)
-        self.router = Router(self._topology, routes, skips, Ways(self._plan.classes, seed))
+        self.router = Router(self._topology, routes, skips, Ways(self._plan.classes, seed), limits_s(self._plan))
 
     @property
     def ready(self) -> bool:
@@ -72,12 +72,14 @@ class Fleet:
         for slot in self._placing.slots:
             self._slots[ReplicaName(slot.option, counts[slot.option])] = slot
             counts[slot.option] += 1
+        urgent = self._plan.by_deadline()
         for name, option in self._plan.options.items():
             if not _skips(option):
                 limit = self._workload.pipeline.stages[option.stage].queue_limit
                 self.router.pools[name] = OptionPool(
-                    name, option.max_batch, option.max_queue_delay_s, self.router.deliver, limit
-                )
+                    name, option.max_batch, option.max_queue_delay_s, self.router.deliver, limit,
+                    (lambda journey: journey.deadline_s) if name in urgent else None,
+                )  # fmt: skip
         try:
             async with asyncio.TaskGroup() as group:
                 for replica_name in self._slots:
@@ -165,6 +167,14 @@ class Fleet:
         chosen = option.chosen
         context = Context(self._workload.root, params, option.stage, chosen.variant, modalities=chosen.modalities)
         return stage_adapter(stage.code, context)
+
+
+def limits_s(plan: Plan) -> dict[str, float]:
+    """Within what time requests are promised their answer: by class, and by row of the table of choices, whose
+    requests ask for no less than what the row keeps."""
+    limits = {name: t.slo_latency_s for name, t in plan.classes.items() if t.slo_latency_s is not None}
+    rows = plan.selection.rows if plan.selection else ()
+    return limits | {row_key(index): row.latency_s.upper for index, row in enumerate(rows)}
 
 
 def _skips(option: DeployedOption) -> bool:

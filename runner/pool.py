@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from inferplan.runner.batcher import Batcher
+from inferplan.runner.batcher import Batcher, DeadlineBatcher
 from inferplan.runner.frames import Blob, Reply
 from inferplan.runner.pipeline import Call
 
@@ -65,7 +65,8 @@ class PoolStats:
 class OptionPool(Generic[Request]):
     """Batches calls to the replicas of one option by the rule of `Batcher`, on the event loop's clock.
 
-    `queue_limit` is the most calls that may wait; None: any number.
+    `queue_limit` is the most calls that may wait; None: any number. `deadline_s` tells until when a request was
+    promised its answer, where the earliest deadlines go first; None: first come, first served.
     """
 
     def __init__(
@@ -75,13 +76,18 @@ class OptionPool(Generic[Request]):
         max_queue_delay_s: float,
         deliver: Deliver[Request],
         queue_limit: int | None = None,
+        deadline_s: Callable[[Request], float] | None = None,
     ) -> None:
         self.name = name
         self._queue_limit = queue_limit
         self.stats = PoolStats()
         self.crashes: list[str] = []
         self._loop = asyncio.get_running_loop()
-        self._batcher: Batcher[Waiting[Request]] = Batcher(max_batch, max_queue_delay_s)
+        self._batcher: Batcher[Waiting[Request]] = (
+            Batcher(max_batch, max_queue_delay_s)
+            if deadline_s is None
+            else DeadlineBatcher(max_batch, max_queue_delay_s, lambda waiting: deadline_s(waiting.request))
+        )
         self._deliver = deliver
         self._free: deque[Backend] = deque()
         self._working: dict[Backend, tuple[float, list[tuple[float, Waiting[Request]]]]] = {}

@@ -7,7 +7,9 @@ one exception: `skip` options run no model and have no replica, so their `passth
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
@@ -26,12 +28,15 @@ Done = Callable[[Answers | Failure], None]
 
 
 class Journey:
-    """One request under way."""
+    """One request under way. `deadline_s`: until when it was promised its answer, on the router's clock."""
 
-    __slots__ = ("done", "ended", "progress", "traffic", "way")
+    __slots__ = ("deadline_s", "done", "ended", "progress", "traffic", "way")
 
-    def __init__(self, traffic: str, topology: Topology, done: Done, way: Way | None = None) -> None:
+    def __init__(
+        self, traffic: str, topology: Topology, done: Done, way: Way | None = None, deadline_s: float = math.inf
+    ) -> None:
         self.traffic = traffic
+        self.deadline_s = deadline_s
         self.way = way
         self.progress: Progress[Blob] = Progress(topology)
         self.done = done
@@ -68,10 +73,16 @@ class Routes:
 
 
 class Router:
-    """`pools` has the options with replicas, `skips` the stage code of those without."""
+    """`pools` has the options with replicas, `skips` the stage code of those without. `limits_s`: within what time
+    requests are promised their answer, by class or row of the plan's table of choices, where they are."""
 
     def __init__(
-        self, topology: Topology, routes: Routes, skips: Mapping[str, StageAdapter], ways: Ways | None = None
+        self,
+        topology: Topology,
+        routes: Routes,
+        skips: Mapping[str, StageAdapter],
+        ways: Ways | None = None,
+        limits_s: Mapping[str, float] | None = None,
     ) -> None:
         self.pools: dict[str, OptionPool[Journey]] = {}
         self.under_way = 0
@@ -79,6 +90,7 @@ class Router:
         self._routes = routes
         self._skips = skips
         self._ways = ways or Ways({}, 0)
+        self._limits_s = limits_s or {}
 
     def submit(self, traffic: str, item: Blob, done: Done) -> None:
         """Start a request; `done` is called once with its answers, or with why there are none."""
@@ -86,7 +98,11 @@ class Router:
 
     def submit_all(self, traffic: str, items: Sequence[Blob], dones: Sequence[Done]) -> None:
         """Start requests that arrive together: they may share a batch without waiting for one another."""
-        journeys = [Journey(traffic, self._topology, self._counted(done), self._ways.begin(traffic)) for done in dones]
+        deadline_s = time.monotonic() + self._limits_s.get(traffic, math.inf)
+        journeys = [
+            Journey(traffic, self._topology, self._counted(done), self._ways.begin(traffic), deadline_s)
+            for done in dones
+        ]
         self.under_way += len(journeys)
         calls = [(journey, journey.progress.begin(item)) for journey, item in zip(journeys, items, strict=True)]
         self._make(calls)

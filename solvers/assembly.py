@@ -132,6 +132,7 @@ def deployed_option(option: Option, replicas: int, predicted: OptionPrediction) 
         threads=option.threads,
         max_batch=option.max_batch,
         max_queue_delay_s=option.max_queue_delay_s,
+        order="edf" if option.order == "edf" else None,
         replicas=replicas,
         memory_bytes=option.memory_bytes,
         gpu_memory_bytes=option.gpu_memory_bytes,

@@ -17,7 +17,7 @@ from inferplan.solvers.assurance_check import check_assurance, planned_mean_s
 from inferplan.solvers.bill_check import check_bill
 from inferplan.solvers.interference_check import check_interference
 from inferplan.solvers.mixture_check import check_mixtures, flows
-from inferplan.solvers.selection_check import check_selection
+from inferplan.solvers.selection_check import check_selection, least_mean_s
 from inferplan.solvers.traffic_check import check_traffic
 from inferplan.spec.arrivals import source_of
 from inferplan.spec.errors import CheckFailedError
@@ -266,7 +266,7 @@ def _latency(plan: Plan, workload: Workload) -> Iterator[str]:
         # No request is answered before every option of its slowest path has served it: means add up along a path.
         slowest = max(
             math.fsum(
-                min(_mean_s(plan, choice.option) for choice in plan.classes[name].routes[stage])
+                min(least_mean_s(plan, choice.option) for choice in plan.classes[name].routes[stage])
                 * _at_least_once(stage, workload)
                 for stage in path
             )
@@ -284,10 +284,6 @@ def _promised(traffic: TrafficClass) -> tuple[float, float] | None:
     if traffic.job is not None:
         return traffic.job.deadline_s, traffic.slo.percentile if traffic.slo else 99.0
     return None if traffic.slo is None else (traffic.slo.latency_s, traffic.slo.percentile)
-
-
-def _mean_s(plan: Plan, option: str) -> float:
-    return plan.options[option].predicted.latency_mean_s or 0.0
 
 
 def _at_least_once(stage: str, workload: Workload) -> int:

@@ -134,7 +134,7 @@ def _difference(plan: Plan, chosen: Chosen) -> str:
         ): (c.replicas if c.option.need is not None else 0)
         for c in column_names(chosen.solution.columns).values()
     }
-    if _shape(own) == _shape(now):
+    if _shape(own) == _shape(now) and all(option.order is None for option in plan.options.values()):
         return ""
     return (
         f"the file's plan costs {plan.cost_usd_per_h:.6g} USD/h and deploys otherwise; deciding again gives"

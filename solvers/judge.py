@@ -40,7 +40,7 @@ def network_of(problem: Problem, columns: tuple[Column, ...], slowdowns: Slowdow
         stations.append(
             Station(
                 name, option.stage, option.variant, column.replicas, option.max_batch, option.max_queue_delay_s,
-                option.service, (slowdowns or {}).get(name, ()),
+                option.service, (slowdowns or {}).get(name, ()), order=option.order,
             )
         )  # fmt: skip
     network = build_network(problem.workload, problem.laws, stations, routes_of(problem, named), ways(problem, named))

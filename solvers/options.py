@@ -64,6 +64,8 @@ class Option:
     """What a replica at work adds to its machine's idle power; None where it is not known."""
     company: frozenset[str] = frozenset()
     """On a GPU: the choices (stage/choice) it may share it with; empty: it has the GPU to itself."""
+    order: Literal["fifo", "edf"] = "fifo"
+    """Whose turn it is in its queue. The table has first come, first served alone; a strategy may decide otherwise."""
 
     @property
     def on_gpu(self) -> bool:

@@ -117,6 +117,11 @@ class DeployedOption(Record):
     threads: Count
     max_batch: PositiveInt
     max_queue_delay_s: Seconds
+    order: Literal["edf"] | None = Field(
+        None,
+        description="Whose turn it is: edf, the call of the earliest deadline, counted from when its request arrived;"
+        " absent: the call that came first. What serves a class of jobs goes by deadlines in any case.",
+    )
     replicas: Count = Field(description="0 for skip: it needs no machine.")
     memory_bytes: Count | None = Field(None, description="Peak resident memory of one replica, as measured.")
     gpu_memory_bytes: Count | None = Field(None, description="Peak GPU memory of one replica, as measured.")
@@ -313,6 +318,17 @@ class Plan(Record):
         default=[], description="Combinations to measure end to end: what is known of them is predicted."
     )
     story: list[str] = Field(default=[], description="How the planner got there: proposed, rejected because, accepted.")
+
+    def by_deadline(self) -> frozenset[str]:
+        """Options that take the calls of the earliest deadlines first: by their order, or as they serve jobs."""
+        jobs = {
+            choice.option
+            for traffic in self.classes.values()
+            if traffic.job_requests is not None
+            for choices in traffic.routes.values()
+            for choice in choices
+        }
+        return frozenset(jobs | {name for name, option in self.options.items() if option.order == "edf"})
 
     @model_validator(mode="after")
     def _refers_to_its_own(self) -> Plan:

@@ -1,20 +1,27 @@
 """MOSEL (Hu et al., EMNLP 2024): modalities are spared where accuracy allows, to be done sooner.
 
-Taken from the paper: every modality subset of a model is a configuration with its own latency and accuracy; of those
-whose accuracy is enough the one that is done soonest is used; jobs of b requests are divided over configurations so
-that the mean accuracy is kept, and served by earliest deadline first. From the published code: deadlines are met if
-the queue's estimated times sum to at most 0.91 of what is left, so a batch may take 0.91 of the limit; batches go up
-to 32.
+Taken from the paper: every modality subset of a model is a configuration with its own latency and accuracy; jobs of b
+requests are divided over configurations so that the mean accuracy is kept; while jobs wait, their configurations are
+chosen anew so that deadlines are kept. From the published code: waiting jobs are sorted by deadline, whenever new ones
+come; where the times of those ahead, summed, say that one will be late, it and those ahead of it get faster
+configurations, never below their accuracy: by policy the fastest there is (`aggressive`), one after the other until it
+fits (`random`), or those of most accuracy whose times sum to at most 0.91 of what is left (`maximize`). Hence a batch
+may take 0.91 of the limit here; batches go up to 32.
 
-Where the published code differs: its strategy table is solved for one model and hard-coded accuracies, the accuracy
-targets step by 0.002, so that a job may be given more accuracy than it asked for; jobs that cannot be met are
-dropped.
+Where the published code differs: the strategy table is solved for one model and hard-coded accuracies; accuracy
+targets step by 0.002, so that a job may be given more accuracy than it asked for. The head of the queue is handed on
+before what has just come is sorted in, and the worker's own queue is first come, first served. Deadlines count from
+when the scheduler first sees a job, 5 ms later still; jobs that are late nevertheless are dropped, by the worker from
+12 ms on. In its own load all jobs have the time of all modalities plus the same slack, so the order differs from that
+of arrival only with the size of jobs.
 
 Ours, for streams of requests: a request is a job of one, which cannot be divided, so of all combinations of choices
-(variants and modality subsets) that keep the floor the fastest is taken: least sum of times along the longest
-path. Batches are the largest with which the path still takes at most 0.91 of the limit, and replicas as many as carry
-the load. What is decided at run time in MOSEL, the order by deadlines, is first come first served here: all
-requests of a class have the same limit, for which the two are the same.
+(variants and modality subsets) that keep the floor the fastest is taken, as `aggressive` does under load: least sum of
+times along the longest path. Batches are the largest with which the path still takes at most 0.91 of the strictest
+limit, and replicas as many as carry the load. Classes share the replicas. Where their limits differ, calls are taken
+by the earliest deadline, counted from when their request arrived (a class without a limit comes last), in the
+simulation and in the plan that is written; where all have one limit, in the order they come. No configuration is
+changed at run time, and nothing is dropped.
 """
 
 from __future__ import annotations
@@ -22,6 +29,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
 
 from inferplan.solvers.milp import Solution
 from inferplan.solvers.options import Option
@@ -47,7 +56,7 @@ MAX_COMBINATIONS = 200_000
 
 
 def propose(problem: Problem, tools: Tools) -> Solution:
-    """The fastest choices that keep the floor, with batches as large as the limit allows."""
+    """The fastest choices that keep the floor, with batches as large as the limit allows, in the order of deadlines."""
     variants = fastest(problem)
     if variants is None:
         raise none_found("mosel", "no combination of choices keeps the floor")
@@ -59,7 +68,14 @@ def propose(problem: Problem, tools: Tools) -> Solution:
             tried = {**picked, stage: option}
             if path_s(problem, {s: _seconds(o) for s, o in tried.items()}) <= budget:
                 picked = tried
-    return deploy(problem, {s: Pick(option, replicas_for(option, loads[s])) for s, option in picked.items()})
+    order: Literal["fifo", "edf"] = "edf" if len({need.limit_s for need in problem.classes}) > 1 else "fifo"
+    return deploy(
+        problem,
+        {
+            stage: Pick(replace(option, order=order), replicas_for(option, loads[stage]))
+            for stage, option in picked.items()
+        },
+    )
 
 
 def fastest(problem: Problem) -> Mapping[str, str] | None:

@@ -64,6 +64,19 @@ def test_a_table_of_choices_is_said_not_to_be_exported(
         assert "The plan's table of choices is not exported" in (tmp_path / folder / "README.md").read_text()
 
 
+def test_deadlines_are_said_not_to_be_exported(digits: Any, make_plan: Callable[..., Any], tmp_path: Path) -> None:
+    """Where calls of one queue have several; with one deadline the server's order is the plan's."""
+    options = {"read-linear": {"stage": "read", "variant": "linear", "device": "edge/small-cpu", "order": "edf"}}
+    routes = {name: {"read": {"read-linear": 1.0}} for name in ("a", "b")}
+    plan = make_plan(digits, options, {"edge/small-cpu": [{"read-linear": 1}]}, routes)
+    assert not build_deployment(plan, digits).notes
+    quick = plan.classes["a"].model_copy(update={"slo_latency_s": 0.01})
+    plan = plan.model_copy(update={"classes": {**plan.classes, "a": quick}})
+    export_triton(plan, digits, tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "Options read-linear are planned to take the calls of the earliest deadlines first" in text
+
+
 def test_a_model_and_the_pipeline_never_share_a_name(chain: Any, make_plan: Callable[..., Any]) -> None:
     options = {"Shop": {"stage": "double", "variant": "only"}, "add": {"stage": "add", "variant": "only"}}
     deployment = build_deployment(make_plan(chain, options, {"edge/cpu": [{"Shop": 1, "add": 1}]}), chain)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from inferplan.estimators.network import Station
 from inferplan.estimators.simulation.station import serve
-from inferplan.runner.batcher import Batcher
+from inferplan.runner.batcher import Batcher, DeadlineBatcher
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,18 @@ def reference(arrivals: list[int], service: list[int], replicas: int, max_batch:
     return started
 
 
-def driven(arrivals: list[int], service: list[int], replicas: int, max_batch: int, delay: int) -> list[Started]:
+def driven(
+    arrivals: list[int],
+    service: list[int],
+    replicas: int,
+    max_batch: int,
+    delay: int,
+    deadlines: list[float] | None = None,
+) -> list[Started]:
     """The batcher under a fake clock that jumps from event to event."""
     batcher: Batcher[int] = Batcher(max_batch, delay)
+    if deadlines is not None:
+        batcher = DeadlineBatcher(max_batch, delay, deadlines.__getitem__)
     started: list[Started] = []
     busy: list[int] = []
     coming = sorted(range(len(arrivals)), key=lambda item: arrivals[item])
@@ -85,27 +94,35 @@ def test_takes_the_batches_of_the_reference(
     replicas=st.integers(1, 3),
     max_batch=st.integers(1, 5),
     delay=st.integers(0, 6),
+    limits=st.none() | st.lists(st.sampled_from([2.0, 9.0, 30.0, math.inf]), min_size=1, max_size=6),
 )
 def test_the_simulator_means_the_same_by_batching(
-    arrivals: list[int], replicas: int, max_batch: int, delay: int
+    arrivals: list[int], replicas: int, max_batch: int, delay: int, limits: list[float] | None
 ) -> None:
-    """The station of `inferplan.estimators` and the batcher, on the same arrivals, with services of 7 ticks."""
+    """The station of `inferplan.estimators` and the batcher, on the same arrivals, with services of 7 ticks: first
+    come, first served, and by deadlines."""
 
     class Constant:
         wakings = ()
 
         def pools_s(self, max_batch: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-            return np.full(max_batch, 7.0), np.maximum(np.arange(max_batch + 2) - 1, 0)
+            return np.full(max_batch, 7.0), np.array([0, *range(max_batch + 1)])
 
     station = SimpleNamespace(
         service=Constant(), replicas=replicas, max_batch=max_batch, max_queue_delay_s=float(delay), slowdowns=(),
-        queue_limit=None, order="fifo", outages=(),
+        queue_limit=None, order="fifo" if limits is None else "edf", outages=(),
     )  # fmt: skip
-    simulated = serve(np.array(arrivals, float), cast(Station, station), np.random.default_rng(0))
-    ran = driven(arrivals, [7], replicas, max_batch, delay)
+    deadlines = None if limits is None else [at + limits[item % len(limits)] for item, at in enumerate(arrivals)]
+    simulated = serve(
+        np.array(arrivals, float), cast(Station, station), np.random.default_rng(0),
+        deadlines_s=None if deadlines is None else np.array(deadlines),
+    )  # fmt: skip
+    ran = driven(arrivals, [7], replicas, max_batch, delay, deadlines)
     assert [(batch.at, len(batch.items)) for batch in ran] == list(
         zip(simulated.starts_s.tolist(), simulated.sizes.tolist(), strict=True)
     )
+    done = {item: batch.at + 7.0 for batch in ran for item in batch.items}
+    assert [done[item] for item in range(len(arrivals))] == simulated.done_s.tolist()
 
 
 def test_a_full_batch_goes_at_once_and_a_part_of_one_when_its_oldest_has_waited() -> None:
@@ -118,6 +135,22 @@ def test_a_full_batch_goes_at_once_and_a_part_of_one_when_its_oldest_has_waited(
     assert (batcher.due(), batcher.take(11.5)) == (11.6, [])
     assert batcher.take(11.6) == [(10.6, "d")]
     assert batcher.due() is None
+
+
+def test_the_earliest_deadlines_go_first_and_the_oldest_says_when() -> None:
+    batcher = DeadlineBatcher[tuple[str, float]](2, 1.0, lambda item: item[1])
+    batcher.put([("patient", math.inf)], 10.0)
+    batcher.put([("late", 30.0), ("soon", 12.0), ("as soon", 12.0)], 10.5)
+    assert [item for _, (item, _) in batcher.take(10.5)] == ["soon", "as soon"]
+    assert batcher.take(10.5) == [(10.5, ("late", 30.0)), (10.0, ("patient", math.inf))]
+    batcher.put([("patient", math.inf)], 11.0)
+    batcher.put([("soon", 12.0)], 11.5)
+    assert [item for item, _ in batcher.drain()] == ["soon", "patient"]
+    assert (len(batcher), batcher.due()) == (0, None)
+    batcher = DeadlineBatcher[tuple[str, float]](3, 1.0, lambda item: item[1])
+    batcher.put([("patient", math.inf)], 11.0)
+    batcher.put([("soon", 12.0)], 11.5)
+    assert batcher.due() == 12.0
 
 
 def test_without_delay_nothing_waits_for_others() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,33 @@ def test_a_graph_with_fan_out_and_join(deploy: Deploy, skip_tail: bool, together
     values = [int(value) for value in np.random.default_rng(5).integers(0, 50, 60)]
     answers = answers_of(loaded, [np.full(4, value, np.float32) for value in values], together=together)
     assert answers == [directly(value, skip_tail=skip_tail) for value in values]
+
+
+@pytest.mark.parametrize("order", [None, "edf"])
+def test_whose_turn_it_is(deploy: Deploy, order: str | None) -> None:
+    """Requests of a class without a limit wait; those of one with a limit pass them where the plan says so."""
+    loaded = deploy("scale", classes=("web", "slow"), options={"double": {"max_batch": 1, "order": order}})
+    ended: list[str] = []
+
+    async def ask() -> None:
+        placing = place_replicas(loaded.plan, [0, 1], oversubscribe=True)
+        async with Fleet(loaded, placing, seed=0, restart=False, start_limit_s=60, on_event=ignore) as fleet:
+            over = asyncio.get_running_loop().create_future()
+
+            def done(name: str, _: Answers | Failure) -> None:
+                ended.append(name)
+                if len(ended) == 8:
+                    over.set_result(None)
+
+            for name, count in (("slow", 5), ("web", 3)):
+                fleet.router.submit_all(name, [dump(1)] * count, [partial(done, name)] * count)
+            async with asyncio.timeout(30):
+                await over
+
+    eventloop.run(ask)
+    # The replica has the first one in hand when the others come.
+    turns = ["slow", *["web"] * 3, *["slow"] * 4] if order else [*["slow"] * 5, *["web"] * 3]
+    assert ended == turns
 
 
 def test_shares_send_calls_to_several_options(deploy: Deploy) -> None:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from inferplan.estimators.network import network_of_plan
+from inferplan.estimators.simulation import Effort, SimulationResult, simulate
 from inferplan.solvers.columns import build_columns, column_for
-from inferplan.solvers.contest import STRATEGIES, Entry, compare, load, strategies
-from inferplan.solvers.judge import Judge
+from inferplan.solvers.contest import STRATEGIES, Entry, compare, load, plan_of, strategies
+from inferplan.solvers.judge import SEARCH, Judge, network_of
 from inferplan.solvers.milp import Solution, Solver, promises
 from inferplan.solvers.problem import Problem, read_problem
 from inferplan.solvers.strategies import infaas, inferline, ipa, jellybean, mosel
 from inferplan.solvers.strategies.tools import Pick, Tools, deploy, loads_rps, replicas_for
+from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.errors import InfeasibleError, InputError
+from inferplan.spec.plan import dump_plan, load_plan, write_plan
+from inferplan.spec.profile import Profile
+
+Shared = tuple[LoadedWorkload, Profile, Problem]
 
 ACCURACY = {"s": 0.8, "m": 0.85, "l": 0.9}
 TIMES = {"s": 0.01, "m": 0.03, "l": 0.06}
@@ -168,6 +176,90 @@ def test_mosel_takes_the_fastest_choices_that_keep_the_floor(instances: Any) -> 
     columns = mosel.propose(problem, tools(problem)).columns
     whole = sum(c.option.service.mean_s(c.option.max_batch) for c in columns if c.option.service)
     assert whole <= 0.91 * 0.4
+
+
+S = 0.01
+LONG = Effort(600_000, 40)
+
+
+def shared(instances: Any, limits_s: Mapping[str, float | None], rates_rps: Mapping[str, float]) -> Shared:
+    """Classes with limits of their own at one stage whose calls take a hundredth of a second each."""
+    loaded = instances.workload(
+        {"a": ["s"]},
+        devices={"cpu": {"price_usd_per_h": 0.1, "count": 40, "cores": 1}},
+        classes={
+            name: {"rate_rps": rates_rps[name], **({} if limit is None else {"slo": {"latency_s": limit}})}
+            for name, limit in limits_s.items()
+        },
+    )
+    profile = instances.profile({("a", "s"): {1: S}}, {("a", "s"): 0.8})
+    return loaded, profile, read_problem(loaded.workload, profile)
+
+
+def by_arrival(solution: Solution) -> Solution:
+    columns = tuple(replace(c, option=replace(c.option, order="fifo")) for c in solution.columns)
+    return replace(solution, columns=columns)
+
+
+def means_s(result: SimulationResult) -> dict[str, float]:
+    return {name: stream.latency_mean_s.value for name, stream in result.streams.items()}
+
+
+@pytest.mark.parametrize(("urgent", "patient"), [(10.0, 70.0), (40.0, 40.0), (60.0, 20.0)])
+def test_mosel_serves_a_class_without_a_limit_last(instances: Any, urgent: float, patient: float) -> None:
+    """Then deadlines are priorities that break no batch off, and waits are Cobham's (M/G/1, two classes)."""
+    _, _, problem = shared(instances, {"u": 0.5, "p": None}, {"u": urgent, "p": patient})
+    solution = mosel.propose(problem, tools(problem))
+    assert [c.replicas for c in solution.columns] == [1]
+    residual_s = (urgent + patient) * S**2 / 2
+    waits_s = {
+        "u": residual_s / (1 - urgent * S),
+        "p": residual_s / ((1 - urgent * S) * (1 - (urgent + patient) * S)),
+    }
+    found = means_s(simulate(network_of(problem, solution.columns), 0, LONG))
+    assert {name: seconds - S for name, seconds in found.items()} == pytest.approx(waits_s, rel=0.05)
+    # First come, first served, all wait alike.
+    alike = residual_s / (1 - (urgent + patient) * S)
+    found = means_s(simulate(network_of(problem, by_arrival(solution).columns), 0, LONG))
+    assert {name: seconds - S for name, seconds in found.items()} == pytest.approx({"u": alike, "p": alike}, rel=0.05)
+
+
+def test_mosel_keeps_limits_by_the_order_of_deadlines_and_its_plan_says_so(instances: Any) -> None:
+    loaded, profile, problem = shared(instances, {"u": 0.05, "p": 2.0}, {"u": 10.0, "p": 70.0})
+    (entry,) = compare(problem, ["mosel"])
+    assert entry.solution is not None
+    assert entry.broken == ()
+    assert Judge(problem, 0).certain(by_arrival(entry.solution)).streams["u"].verdict == "missed"
+    plan = plan_of(problem, entry, loaded, profile, plan_dir=instances.folder)
+    assert plan is not None
+    write_plan(plan, instances.folder / "plan.yaml")
+    read = load_plan(instances.folder / "plan.yaml")
+    network = network_of_plan(read.plan, read.workload.workload, profile)
+    assert {station.order for station in network.stations.values()} == {"edf"}
+    assert read.plan.by_deadline() == set(read.plan.options)
+    again = simulate(network, 0, SEARCH)
+    assert again.verdict == "met"
+    assert entry.result is not None
+    assert means_s(again) == pytest.approx(means_s(entry.result), rel=0.05)
+
+
+@pytest.mark.parametrize("limit_s", [0.05, 0.3, None])
+def test_with_one_limit_mosel_takes_calls_in_the_order_they_come(instances: Any, limit_s: float | None) -> None:
+    loaded, profile, problem = shared(instances, {"u": limit_s, "p": limit_s}, {"u": 10.0, "p": 70.0})
+    (entry,) = compare(problem, ["mosel"])
+    assert entry.solution is not None
+    assert entry.result is not None
+    assert means_s(entry.result) == means_s(Judge(problem, 0).certain(by_arrival(entry.solution)))
+    plan = plan_of(problem, entry, loaded, profile, plan_dir=instances.folder)
+    assert plan is not None
+    assert plan.by_deadline() == frozenset()
+    assert all(not line.strip().startswith("order:") for line in dump_plan(plan).splitlines())
+    # Of one queue and one limit deadlines say the same.
+    urgent = replace(
+        entry.solution,
+        columns=tuple(replace(c, option=replace(c.option, order="edf")) for c in entry.solution.columns),
+    )
+    assert means_s(Judge(problem, 0).certain(urgent)) == pytest.approx(means_s(entry.result), rel=1e-9)
 
 
 def test_mosel_climbs_where_there_are_too_many_combinations(instances: Any, monkeypatch: pytest.MonkeyPatch) -> None:
