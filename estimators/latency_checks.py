@@ -103,7 +103,7 @@ def _comparable(one: Measurement, other: Measurement) -> bool:
     """Whether two rows should agree: of one machine, or one of them of a machine nobody here looked at, and fed the
     same as far as both say."""
     foreign = "imported" in (one.origin, other.origin)
-    shapes = {row.key.input_shape for row in (one, other)} - {"{}", ""}
+    shapes = {(row.key.input_shape, row.key.inputs) for row in (one, other) if row.key.input_shape not in ("{}", "")}
     return (foreign or one.key.device_fingerprint == other.key.device_fingerprint) and len(shapes) < 2
 
 

@@ -1,8 +1,8 @@
 """Which rows of a profile stand for which options: fresh ones, of one machine, of one state of the code.
 
 A row counts for a choice when its model hash, runtime and runtime options are those of the workload. Where rows
-of one option disagree about the machine, the runtime's version, the code or the input shape, those of the newest
-measurement are used and the others are named: nothing is mixed in silently.
+of one option disagree about the machine, the runtime's version, the code, where their inputs came from or the input
+shape, those of the newest measurement are used and the others are named: nothing is mixed in silently.
 
 Measured rows come first. An interpolated row fills a gap between them: its times have the shape of the nearest
 measured point's, scaled to its mean. Imported rows stand in where nothing of an option was measured here.
@@ -124,7 +124,7 @@ def where(row: Measurement) -> str:
 
 
 def _state(key: PointKey) -> tuple[str, ...]:
-    return (key.device_fingerprint, key.runtime_version, key.code_sha256)
+    return (key.device_fingerprint, key.runtime_version, key.code_sha256, key.inputs)
 
 
 def _newest_state(rows: Sequence[Measurement], superseded: list[str]) -> list[Measurement]:
@@ -139,7 +139,7 @@ def _newest_state(rows: Sequence[Measurement], superseded: list[str]) -> list[Me
     kept = [row for row in own if _state(row.key) == _state(newest.key)]
     place = f"{newest.key.stage}/{newest.choice} on {newest.key.device}"
     if len(kept) < len(own):
-        names = ("machine", "runtime version", "stage code")
+        names = ("machine", "runtime version", "stage code", "source of inputs")
         old = {_state(row.key) for row in own} - {_state(newest.key)}
         changed = [name for index, name in enumerate(names) if any(s[index] != _state(newest.key)[index] for s in old)]
         superseded.append(f"{place}: {len(own) - len(kept)} rows of another {' and '.join(changed)}")

@@ -47,6 +47,16 @@ class Walk:
     results: Mapping[str, list[Item]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What arrives at a stage where `choices` (stage: choice) do the work before it; `reason` where that fails."""
+
+    stage: str
+    choices: Mapping[str, str]
+    inputs: list[Any]
+    reason: str = ""
+
+
 class Pool:
     """Open executors and their remembered answers, within about half of the memory limit."""
 
@@ -67,6 +77,10 @@ class Pool:
             spec = ExecutorSpec(**self._specs[stage][choice])
             self._open[name] = Executor.from_spec(spec, self._provider, self._threads)
         return self._open[name]
+
+    def choices(self, stage: str) -> tuple[str, ...]:
+        """The choices of a stage, in order."""
+        return tuple(self._specs[stage])
 
     def answers(self, stage: str, choice: str) -> dict[bytes, Any]:
         """Remembered predictions of the choice, by content of the input."""
@@ -118,18 +132,58 @@ class Evaluation:
                 continue
             yield from self.walk(group, depth + 1, below)
 
-    def arriving(self, stage: str, combination: Combination, most: int) -> list[Any]:
-        """What `stage` is called with on the first `most` requests, where a combination does the stages before.
+    @property
+    def requests(self) -> Sequence[Example]:
+        """The labelled requests."""
+        return self._requests
 
-        Errors pass through.
+    def arrivals(self, stages: Sequence[str], most: int) -> Iterator[Frame | Arrivals]:
+        """What each of `stages` is called with on `most` requests, spread evenly over all; beats in between.
+
+        Of every stage before, the first choice does the work that runs and sends on without an error.
         """
-        del self._requests[most:]
+        count = len(self._requests)
+        self._requests = (
+            [self._requests[index * count // most] for index in range(most)] if count > most else self._requests
+        )
         walk = Walk()
-        for name in self._order[: self._order.index(stage)]:
-            items = self._inputs(name, walk)
-            predictions = _finished(self._predictions(name, combination[name], items))
-            walk = self._onward(name, combination[name], items, predictions, walk)
-        return [item.content for item in self._inputs(stage, walk)]
+        before: dict[str, dict[str, str]] = {}
+        reasons: dict[str, str] = {} if count else dict.fromkeys(self._order, "the pipeline has no labelled requests")
+        for stage in self._order:
+            parents = self._parents[stage]
+            before[stage] = {name: choice for parent in parents for name, choice in before[parent].items()}
+            reason = next((reasons[name] for name in (stage, *parents) if name in reasons), "")
+            items: list[Item] = []
+            if not reason:
+                try:
+                    items = self._inputs(stage, walk)
+                except InputError as error:
+                    reason = error.message
+            if stage in stages:
+                yield Arrivals(stage, before[stage], [item.content for item in items], reason)
+            if not reason and stage not in self._last:
+                done = yield from self._by_first_able(stage, items, walk)
+                if isinstance(done, str):
+                    reason = done
+                else:
+                    choice, walk = done
+                    before[stage] = {**before[stage], stage: choice}
+            if reason:
+                reasons[stage] = reason
+
+    def _by_first_able(
+        self, stage: str, items: Sequence[Item], walk: Walk
+    ) -> Generator[Frame, None, tuple[str, Walk] | str]:
+        """The first choice that does a stage's work, and the walk behind it; without one, why the first cannot."""
+        reason = ""
+        for choice in self._pool.choices(stage):
+            try:
+                predictions = yield from self._predictions(stage, choice, items)
+                return choice, self._onward(stage, choice, items, predictions, walk)
+            except Exception as error:
+                text = error.message if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+                reason = reason or f"those before it fail: {stage}={choice}: {text}"
+        return reason
 
     def _inputs(self, stage: str, walk: Walk) -> list[Item]:
         parents = self._parents[stage]
@@ -188,15 +242,6 @@ def evaluate_combinations(command: Mapping[str, Any]) -> Iterator[Frame]:
     """A frame `combination` for each of `combinations`, with its scores or the reason it has none."""
     evaluation = Evaluation(command)
     yield from evaluation.walk(command["combinations"], 0, Walk())
-
-
-def _finished(work: Generator[Frame, None, list[Any]]) -> list[Any]:
-    """What a generator returns; what it yields is of no interest."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return list(end.value)
 
 
 def joined(stage: str, columns: Mapping[str, Sequence[Item]]) -> list[Item]:

@@ -21,7 +21,8 @@ from inferplan.spec.rows import Status
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a look at a choice found. `shapes` has the JSON of what the model is fed with, per batch size.
+    """What a look at a choice found. `shapes` has the JSON of what the model is fed with, per batch size. `count` and
+    `data_sha256` are of what it is evaluated with; `arrived` says that latency is measured with what arrives.
 
     Where `status` is not ok the choice cannot be run at all, `reason` says why, and the rest is empty.
     """
@@ -36,6 +37,7 @@ class Inspection:
     shapes: Mapping[int, str] = field(default_factory=dict)
     count: int = 0
     data_sha256: str = ""
+    arrived: bool = False
 
 
 class Inspector:
@@ -89,7 +91,7 @@ class Inspector:
             self._look(found, spec, requests, provider, batches)
         except WorkerFailure as failure:
             self.close()
-            before_the_model = not found.loaded_code or (found.opened is not None and found.inputs is None)
+            before_the_model = not found.loaded_code or (found.opened is not None and found.arrived is None)
             if failure.raised and before_the_model:
                 raise InputError(_named(spec, failure.reason)) from failure
             return Inspection(failure.status, failure.reason, found.version)
@@ -111,6 +113,8 @@ class Inspector:
             found.loaded_code = True
             found.version = str(frame.data["version"])
         found.timed(lambda: worker.call("load_inputs", "inputs", requests=requests_json(requests), hashed=True))
+        timed = worker.call("load_inputs", "inputs", requests=requests_json(requests), timed=True)
+        found.arrived = bool(timed.data["arrived"])
         smallest = found.fixed_batch or min(batches)
         for batch in [smallest] if found.fixed_batch else batches:
             shape = worker.call("shape", "shape", batch=batch).data["shape"]
@@ -140,6 +144,7 @@ class _Findings:
     opened: Frame | None = None
     inputs: Frame | None = None
     inputs_s: float = 0.0
+    arrived: bool | None = None
     shapes: dict[int, str] = field(default_factory=dict)
     call_s: float = 0.0
 
@@ -164,4 +169,5 @@ class _Findings:
             shapes=self.shapes,
             count=int(self.inputs.data["count"]),
             data_sha256=str(self.inputs.data["sha256"]),
+            arrived=bool(self.arrived),
         )

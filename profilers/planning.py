@@ -18,6 +18,7 @@ from inferplan.profilers.process import Limits
 from inferplan.profilers.provision import providers, require_runtimes, resolve_device, thread_counts, used_runtimes
 from inferplan.profilers.stopping import StoppingRule
 from inferplan.profilers.subjects import NO_SHAPE, Casting, Subject
+from inferplan.profilers.upstream import Folder
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.evidence import code_sha256, combined_sha256
 from inferplan.spec.profile import Profile
@@ -41,6 +42,8 @@ class JobList:
     """(stage, choice) that cannot be part of a combination."""
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+    folder: Folder | None
+    """Holds what arrives at stages past the entry until all is done."""
 
 
 class Planner:
@@ -77,9 +80,10 @@ class Planner:
         with Inspector(self._limits, self.workload.devices()[self.device].kind == "cpu") as inspector:
             offered = providers(self.workload, self.device, inspector.providers)
             self._notes += offered.notes
-            casting = Casting(self.workload, inspector, offered, self.device, self._fingerprint)
+            casting = Casting(self.workload, inspector, offered, self.device, self._fingerprint, self._limits)
             subjects = casting.subjects(self._known, self._on_event)
             self._left_out += casting.left_out
+            self._notes += casting.notes(subjects)
             jobs: list[Job] = []
             alone: list[PointJob] = []
             unrunnable: list[tuple[PointJob | AccuracyJob, Inspection]] = []
@@ -99,7 +103,8 @@ class Planner:
         jobs.sort(key=lambda job: job.level)
         able = {(s.stage, s.choice.name) for s in subjects if s.found.status == "ok" and _joins(s, offered.common)}
         broken = {(subject.stage, subject.choice.name) for subject in subjects} - able
-        return JobList(tuple(jobs), tuple(unrunnable), frozenset(broken), tuple(self._left_out), tuple(self._notes))
+        left_out, notes = tuple(self._left_out), tuple(self._notes)
+        return JobList(tuple(jobs), tuple(unrunnable), frozenset(broken), left_out, notes, casting.folder)
 
     def _threads(self) -> list[int]:
         cores = min(len(self._cores), self.workload.devices()[self.device].cores)
@@ -149,6 +154,7 @@ class Planner:
             batch=batch,
             threads=threads,
             input_shape=found.shapes.get(batch, NO_SHAPE) if found.status == "ok" else NO_SHAPE,
+            inputs=subject.inputs,
         )
         return PointTask(key, subject.spec, subject.requests, self._limits, self._cores, subject.lineage)
 

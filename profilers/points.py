@@ -33,7 +33,7 @@ Afterwards = Callable[[WorkerProcess], None]
 
 @dataclass(frozen=True, slots=True)
 class PointTask:
-    """One point to measure, and with what. `requests` is the pipeline's code where the stage is its entry."""
+    """One point to measure, and with what. `requests` is the pipeline's code, and what it sends the stage."""
 
     key: PointKey
     spec: ExecutorSpec
@@ -146,7 +146,7 @@ def open_point(worker: WorkerProcess, task: PointTask) -> float:
     opened = worker.call("open", "opened", spec=task.spec.to_json(), provider=key.provider, threads=key.threads).data
     if opened["version"] != key.runtime_version or opened["provider"] != key.provider:
         raise WorkerFailure("failed", "the runtime changed while it was being measured; profile again")
-    worker.call("load_inputs", "inputs", requests=requests_json(task.requests))
+    worker.call("load_inputs", "inputs", requests=requests_json(task.requests), timed=True)
     return float(opened["load_s"])
 
 

@@ -242,6 +242,7 @@ _WORDS = {
     "options": "the runtime's options",
     "device_fingerprint": "the machine",
     "input_shape": "the shape of its inputs",
+    "inputs": "where its inputs come from",
 }
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from inferplan.profilers.inputs import PipelineSpec
 from inferplan.profilers.inspection import Inspection, Inspector
 from inferplan.profilers.jobs import Inspecting, LeftOut, OnEvent
+from inferplan.profilers.process import Limits
 from inferplan.profilers.provision import Providers, installed_versions
 from inferplan.profilers.runtimes.executor import ExecutorSpec
-from inferplan.profilers.upstream import upstream_of
+from inferplan.profilers.upstream import Folder, Upstream, provenance, run_upstream, stages_fed
 from inferplan.spec.errors import InputError
-from inferplan.spec.evidence import code_sha256
+from inferplan.spec.evidence import code_sha256, combined_sha256
 from inferplan.spec.modelfiles import model_sha256
 from inferplan.spec.profile import Profile
 from inferplan.spec.rows import Measurement
@@ -31,7 +32,7 @@ class Subject:
     choice: Choice
     spec: ExecutorSpec
     requests: PipelineSpec | None
-    """Where its inputs come from if its code has no examples."""
+    """The pipeline's requests, and what they become on their way to it."""
     provider: str
     model_sha256: str
     code_sha256: str
@@ -41,6 +42,8 @@ class Subject:
     """Position among the choices of its stage."""
     primary: bool = True
     """Whether it is on the first provider on which the choice works: accuracy is evaluated there."""
+    arriving: str = ""
+    """What its points' keys say of the inputs that arrive at its stage."""
 
     @property
     def name(self) -> str:
@@ -52,21 +55,36 @@ class Subject:
         """Runtime options as profiles write them."""
         return json.dumps(dict(self.spec.options), sort_keys=True)
 
+    @property
+    def inputs(self) -> str:
+        """What its points' keys say of where their inputs come from."""
+        return self.arriving if self.found.arrived else ""
+
 
 class Casting:
     """Looks at every choice of a workload, on every provider of its runtime."""
 
     def __init__(
-        self, workload: Workload, inspector: Inspector, providers: Providers, device: str, fingerprint: str
+        self,
+        workload: Workload,
+        inspector: Inspector,
+        providers: Providers,
+        device: str,
+        fingerprint: str,
+        limits: Limits,
     ) -> None:
         self._workload = workload
         self._inspector = inspector
         self._providers = providers
         self._device = device
         self._fingerprint = fingerprint
-        self._requests = {stage: self._requests_of(stage) for stage in workload.pipeline.stages}
+        self._limits = limits
+        self._upstream: Mapping[str, Upstream] = {}
+        self._arriving: Mapping[str, str] = {}
         self._batches = sorted(set(workload.profile.batch_sizes))
         self.left_out: list[LeftOut] = []
+        self.folder: Folder | None = None
+        """Where what arrives at stages past the entry is kept, as long as anybody holds on to this."""
 
     def subjects(self, known: Profile | None, on_event: OnEvent) -> list[Subject]:
         """Every choice on every provider where it works; one that works nowhere once, with the reason.
@@ -78,6 +96,7 @@ class Casting:
         names = [(stage, choice) for stage in stages for choice in stages[stage].choices().values()]
         found: list[Subject] = []
         problems: list[str] = []
+        self._run_upstream(lambda name: on_event(Inspecting(name, 0, len(names))))
         for index, (stage, choice) in enumerate(names):
             on_event(Inspecting(f"{stage}={choice.name}", index, len(names)))
             try:
@@ -88,14 +107,56 @@ class Casting:
             raise InputError("nothing was measured: the workload's code or data is not ready", problems)
         return found
 
-    def _requests_of(self, stage: str) -> PipelineSpec | None:
-        """The pipeline's requests on their way to a stage; None where its code has none."""
+    def notes(self, subjects: Sequence[Subject]) -> list[str]:
+        """What latency is measured with past the entry."""
+        found = []
+        for stage, upstream in self._upstream.items():
+            looked = [subject.found for subject in subjects if subject.stage == stage and subject.found.status == "ok"]
+            if any(look.arrived for look in looked):
+                found.append(f"{stage} is measured with {upstream.count} inputs that {upstream.names} send it")
+            elif looked and upstream.reason:
+                found.append(f"{stage} is measured with its own inputs, not with what arrives: {upstream.reason}")
+        return found
+
+    def _run_upstream(self, tell: Callable[[str], None]) -> None:
+        stages = stages_fed(self._workload)
+        requests = self._pipeline()
+        if requests is None or not stages:
+            return
+        tell(f"what arrives at {', '.join(stages)}")
+        self.folder = Folder()
+        provider = self._providers.common
+        self._upstream = run_upstream(self._workload, requests, stages, provider, self._limits, self.folder.path)
+        self._arriving = {stage: self._provenance(upstream) for stage, upstream in self._upstream.items()}
+
+    def _pipeline(self) -> PipelineSpec | None:
+        """The pipeline's requests; None where it has no code."""
         pipeline = self._workload.pipeline
-        if pipeline.code is None:
+        return None if pipeline.code is None else PipelineSpec(str(self._workload.root), pipeline.code, pipeline.params)
+
+    def _requests_of(self, stage: str) -> PipelineSpec | None:
+        """The pipeline's requests on their way to a stage; None where nothing of them gets there."""
+        requests, pipeline = self._pipeline(), self._workload.pipeline
+        if requests is None or stage in pipeline.entry_stages():
+            return requests
+        if stage not in self._upstream:
             return None
-        entry = stage in pipeline.entry_stages()
-        upstream = None if entry else upstream_of(self._workload, stage, self._providers.common)
-        return PipelineSpec(str(self._workload.root), pipeline.code, pipeline.params, upstream)
+        codes = sorted({other.code for other in pipeline.stages.values() if other.code is not None})
+        return replace(requests, upstream={**self._upstream[stage].to_json(), "codes": codes})
+
+    def _provenance(self, upstream: Upstream) -> str:
+        """What keys say of what arrives at a stage: the choices before it, and the hash of all that it rests on."""
+        if upstream.reason:
+            return ""
+        pipeline, root = self._workload.pipeline, self._workload.root
+        parts: list[object] = [upstream.data_sha256, code_sha256(pipeline.code, pipeline.params, root)]
+        for name, choice in (upstream.choices or {}).items():
+            variant = pipeline.stages[name].variants[Choice.parse(choice).variant]
+            code = code_sha256(pipeline.stages[name].code, variant.params, root)
+            parts.append((name, choice, model_sha256(self._workload, name, choice), code, variant.options.changed()))
+        leading = {upstream.stage, *(upstream.choices or {})}
+        parts.append(sorted((e.source, e.target) for e in pipeline.edges if {e.source, e.target} <= leading))
+        return provenance(upstream, combined_sha256(*parts))
 
     def _of_choice(self, stage_name: str, choice: Choice, known: Profile | None) -> list[Subject]:
         runtime = self._workload.pipeline.stages[stage_name].variants[choice.variant].runtime
@@ -119,13 +180,14 @@ class Casting:
             stage_name,
             choice,
             spec,
-            self._requests[stage_name],
+            self._requests_of(stage_name),
             provider,
             model_sha256(self._workload, stage_name, choice.name),
             code_sha256(stage.code, variant.params, root),
             lineage(variant),
             Inspection(),
             list(stage.choices()).index(choice.name),
+            arriving=self._arriving.get(stage_name, ""),
         )
         failure = None if known is None else self._known_failure(subject, known.measurements)
         found = failure or self._inspector.variant(spec, subject.requests, provider, self._batches)

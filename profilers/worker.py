@@ -72,6 +72,7 @@ class Worker:
             "rescore": self._rescore,
             "requests": self._requests,
             "combinations": self._combinations,
+            "upstream": self._upstream,
             "variants": self._variants,
         }
         yield from actions[command["do"]](command)
@@ -101,11 +102,13 @@ class Worker:
         )
 
     def _load_inputs(self, command: Command) -> Iterator[Frame]:
-        """Load what the open variant is measured with; `hashed` asks for its hash as well."""
+        """Load what the open variant is evaluated with, or, `timed`, what its latency is measured with; `hashed` asks
+        for its hash as well."""
+        load = StageInputs.timed if command.get("timed") else StageInputs.of
         requests = command.get("requests")
-        inputs = self._inputs = StageInputs.of(self._opened(), PipelineSpec(**requests) if requests else None)
-        digest = inputs.sha256() if command.get("hashed") else ""
-        yield Frame("inputs", {"count": len(inputs.examples), "labelled": inputs.labelled, "sha256": digest})
+        inputs = self._inputs = load(self._opened(), PipelineSpec(**requests) if requests else None)
+        data = {"count": len(inputs.examples), "labelled": inputs.labelled, "arrived": inputs.arrived}
+        yield Frame("inputs", {**data, "sha256": inputs.sha256() if command.get("hashed") else ""})
 
     def _shape(self, command: Command) -> Iterator[Frame]:
         """The shapes that the model is fed with at one batch size."""
@@ -183,6 +186,12 @@ class Worker:
         from inferplan.profilers.combinations import evaluate_combinations
 
         yield from evaluate_combinations(command)
+
+    def _upstream(self, command: Command) -> Iterator[Frame]:
+        """What arrives at stages past the entry."""
+        from inferplan.profilers.upstream import keep_arrivals
+
+        yield from keep_arrivals(command)
 
     def _variants(self, command: Command) -> Iterator[Frame]:
         """Looks at a variant, makes another from it, compares the two."""

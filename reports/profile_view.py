@@ -267,11 +267,18 @@ class _Sorter:
 
 def _state(row: Measurement) -> tuple[str, ...]:
     key = row.key
-    return (key.device_fingerprint, key.runtime_version, key.code_sha256, key.model_sha256, key.options)
+    return (key.device_fingerprint, key.runtime_version, key.code_sha256, key.model_sha256, key.options, key.inputs)
 
 
 def _difference(row: Measurement, newest: Measurement) -> str:
-    names = ("another machine", "another runtime version", "other stage code", "another model file", "other options")
+    names = (
+        "another machine",
+        "another runtime version",
+        "other stage code",
+        "another model file",
+        "other options",
+        "other inputs",
+    )
     changed = [name for name, a, b in zip(names, _state(row), _state(newest), strict=True) if a != b]
     if row.key.device_fingerprint.startswith(IMPORTED):
         return f"another source ({row.source})"

@@ -43,10 +43,17 @@ class PointKey:
     input_shape: str = column(
         "JSON object: shape per model input, as fed; a size that was drawn is its distribution; {} for skip variants"
     )
+    inputs: str = column(
+        "JSON object: `from`, the choice of every stage before it that sent the inputs, and the `sha256` of what they"
+        " rest on; empty where the stage's own were fed: labelled ones, requests at the entry, random ones",
+        default="",
+    )
 
     def id(self) -> str:
-        """A short stable name of the point: the start of the hash of its fields."""
-        text = json.dumps({item.name: getattr(self, item.name) for item in dataclasses.fields(self)}, sort_keys=True)
+        """A short stable name of the point: the start of the hash of its fields. An empty `inputs` is left out: rows
+        that know none keep their names."""
+        names = [item.name for item in dataclasses.fields(self) if item.name != "inputs" or self.inputs]
+        text = json.dumps({name: getattr(self, name) for name in names}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

@@ -129,7 +129,8 @@ def from_record(row: type[Row], record: Mapping[str, Any]) -> Row:
     values: dict[str, Any] = {}
     for item in dataclasses.fields(row):
         if item.name == "key":
-            values["key"] = PointKey(**{part.name: record[part.name] for part in dataclasses.fields(PointKey)})
+            known = [part.name for part in dataclasses.fields(PointKey) if part.name != "inputs" or part.name in record]
+            values["key"] = PointKey(**{name: record[name] for name in known})
         elif row is Measurement and item.name in ("service", "infer"):
             values[item.name] = Quantiles(
                 **{part.name: record.get(f"{item.name}_{part.name}") for part in dataclasses.fields(Quantiles)}
