@@ -24,7 +24,7 @@ class Inspection:
     """What a look at a choice found. `shapes` has the JSON of what the model is fed with, per batch size. `count` and
     `data_sha256` are of what it is evaluated with; `arrived` says that latency is measured with what arrives.
 
-    Where `status` is not ok the choice cannot be run at all, `reason` says why, and the rest is empty.
+    Where `status` is not ok the choice cannot be run, `reason` says why, and most of the rest is empty.
     """
 
     status: Status = "ok"
@@ -94,7 +94,9 @@ class Inspector:
             before_the_model = not found.loaded_code or (found.opened is not None and found.arrived is None)
             if failure.raised and before_the_model:
                 raise InputError(_named(spec, failure.reason)) from failure
-            return Inspection(failure.status, failure.reason, found.version)
+            names = (requests.upstream or {}).get("names", "") if requests is not None and found.arrived else ""
+            reason = f"on what {names} sends it: {failure.reason}" if names else failure.reason
+            return Inspection(failure.status, reason, found.version, arrived=bool(found.arrived))
         return found.inspection()
 
     def _look(

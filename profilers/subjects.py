@@ -108,15 +108,13 @@ class Casting:
         return found
 
     def notes(self, subjects: Sequence[Subject]) -> list[str]:
-        """What latency is measured with past the entry."""
-        found = []
-        for stage, upstream in self._upstream.items():
-            looked = [subject.found for subject in subjects if subject.stage == stage and subject.found.status == "ok"]
-            if any(look.arrived for look in looked):
-                found.append(f"{stage} is measured with {upstream.count} inputs that {upstream.names} send it")
-            elif looked and upstream.reason:
-                found.append(f"{stage} is measured with its own inputs, not with what arrives: {upstream.reason}")
-        return found
+        """Stages past the entry that are not measured with what arrives there, and why."""
+        able = {subject.stage for subject in subjects if subject.found.status == "ok"}
+        return [
+            f"{stage} is measured with its own inputs, not with what arrives: {upstream.reason}"
+            for stage, upstream in self._upstream.items()
+            if upstream.reason and stage in able
+        ]
 
     def _run_upstream(self, tell: Callable[[str], None]) -> None:
         stages = stages_fed(self._workload)
@@ -206,8 +204,10 @@ class Casting:
                 key.options, key.provider, key.device, key.device_fingerprint, key.input_shape,
             )  # fmt: skip
             current = key.runtime_version in installed_versions(key.runtime)
+            # What failed on other inputs than arrive now may run on these.
+            current = current and key.inputs in ("", subject.arriving)
             if row.status != "ok" and known == wanted and current:
-                return Inspection(row.status, row.reason, key.runtime_version)
+                return Inspection(row.status, row.reason, key.runtime_version, arrived=key.inputs != "")
         return None
 
 

@@ -8,7 +8,6 @@ it, and never this one. They run the same user's code that made it, which is why
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pickle
 import shutil
@@ -170,10 +169,3 @@ def thinned(contents: Sequence[bytes]) -> list[bytes]:
 def provenance(upstream: Upstream, evidence_sha256: str) -> str:
     """What a point's key says of inputs that came from upstream: JSON."""
     return json.dumps({"from": dict(upstream.choices or {}), "sha256": evidence_sha256}, sort_keys=True)
-
-
-def sources(inputs: str) -> dict[str, str]:
-    """The choices that a key's `inputs` names; none where they are the stage's own."""
-    with contextlib.suppress(ValueError, AttributeError):
-        return dict(json.loads(inputs or "{}").get("from", {}))
-    return {}

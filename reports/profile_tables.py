@@ -114,6 +114,9 @@ def place_notes(place: Place) -> list[str]:
     notes = []
     if any(row.origin == "interpolated" for choice in place.choices for row in (choice.first, choice.best) if row):
         notes.append("~ interpolated from other points, not measured")
+    senders = {tuple(row.key.senders.items()): None for choice in place.choices for row in choice.points}
+    for sent in filter(None, senders):
+        notes.append(f"measured with what {', '.join(f'{name}={choice}' for name, choice in sent)} sends it")
     for choice in place.choices:
         sources = {row.source for row in choice.points if row.origin == "imported"}
         if choice.accuracy is not None and choice.accuracy.source:

@@ -56,6 +56,11 @@ class PointKey:
         text = json.dumps({name: getattr(self, name) for name in names}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
+    @property
+    def senders(self) -> dict[str, str]:
+        """The choices that sent the inputs, by stage; none where the stage's own were fed."""
+        return dict(json.loads(self.inputs or "{}").get("from", {}))
+
 
 def choice_name(variant: str, modalities: str) -> str:
     """A choice as combinations, plans and tables name it: `variant`, or `variant@modality+modality`."""

@@ -64,7 +64,7 @@ SKIP = {"runtime": "skip"}
 
 def two_stages(make_workload: MakeWorkload, letters: list[str], **accuracy: Any) -> LoadedWorkload:
     stages = {
-        "split": {"code": "tricks:Split", "metric": {"name": "same"}, "variants": {"exact": SKIP, "lower": SKIP}},
+        "split": {"code": "tricks:Split", "metric": {"name": "same"}, "variants": {"lower": SKIP, "exact": SKIP}},
         "letter": {"code": "tricks:Letter", "metric": {"name": "same"}, "variants": dict.fromkeys(letters, SKIP)},
     }
     return make_workload(

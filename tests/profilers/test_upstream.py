@@ -21,7 +21,9 @@ from inferplan.profilers.inputs import PipelineSpec
 from inferplan.profilers.jobs import PointJob
 from inferplan.profilers.process import Limits
 from inferplan.profilers.store import ProfileStore
-from inferplan.profilers.upstream import Upstream, run_upstream, sources, stages_fed, thinned
+from inferplan.profilers.upstream import Upstream, run_upstream, stages_fed, thinned
+from inferplan.reports.profile_tables import place_notes
+from inferplan.reports.profile_view import view
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.errors import InputError
 from inferplan.spec.profile import Profile, read_profile
@@ -54,7 +56,7 @@ class First:
     def route(self, stage_input, prediction):
         if self.params.get("trick") == "misroute":
             return [prediction]
-        return [Crop(prediction, self.params.get("size", 3))] * self.params.get("sends", 2)
+        return [Crop(self.params.get("value", prediction), self.params.get("size", 3))] * self.params.get("sends", 2)
     def score(self, predictions, truths):
         return {"right": [float(p == t) for p, t in zip(predictions, truths)]}
 
@@ -64,6 +66,8 @@ class Then:
     def preprocess(self, inputs):
         return {"x": np.array([[item.value] * item.size for item in inputs], np.float32)}
     def postprocess(self, inputs, outputs):
+        if any(item.value == 99.0 for item in inputs):
+            raise ValueError("99 is too much")
         return [float(row[0]) for row in outputs["y"]]
 
 class Labelled(Then):
@@ -140,15 +144,17 @@ def test_latency_is_measured_with_what_arrives_and_accuracy_with_labelled_inputs
 ) -> None:
     loaded = chain()
     campaign = plan_campaign(loaded, tmp_path / "p")
-    assert "then is measured with 128 inputs that first=v send it" in campaign.notes
-    assert "last is measured with 128 inputs that first=v, then=v send it" in campaign.notes
+    assert campaign.notes == ()
     assert run_campaign(campaign).failed == ()
     profile = read_profile(tmp_path / "p")
     assert widths(profile, "then") == widths(profile, "last") == {3}
     assert json.loads(point(profile, "then").key.input_shape) == {"x": [1, 3]}
-    assert sources(point(profile, "then").key.inputs) == {"first": "v"}
-    assert sources(point(profile, "last").key.inputs) == {"first": "v", "then": "v"}
+    assert point(profile, "then").key.senders == {"first": "v"}
+    assert point(profile, "last").key.senders == {"first": "v", "then": "v"}
     assert {row.key.inputs for row in profile.measurements if row.key.stage == "first"} == {""}
+    notes = {place.stage: place_notes(place) for place in view(profile).places}
+    assert "measured with what first=v, then=v sends it" in notes["last"]
+    assert not [note for note in notes["first"] if "sends it" in note]
     judged = {row.stage: (row.n, row.value) for row in profile.accuracy}
     assert judged == {"first": (20, 1.0), "then": (7, 1.0), "last": (7, 1.0)}
     assert {row.n for row in profile.flows if row.source == "then"} == {7}
@@ -249,6 +255,21 @@ def test_upstream_output_that_a_stage_cannot_take_is_said_before_anything_is_mea
     assert "stage then (Labelled): preprocess fails on what first=v sends it: AttributeError" in detail
 
 
+def test_a_choice_that_fails_on_what_arrives_says_so_until_something_else_does(
+    chain: Callable[..., LoadedWorkload], tmp_path: Path
+) -> None:
+    bad = chain({"value": 99.0})
+    summary = run_campaign(plan_campaign(bad, tmp_path / "p"))
+    row = point(read_profile(tmp_path / "p"), "then")
+    assert row.status == "failed"
+    assert row.reason.startswith("on what first=v sends it: ValueError: 99 is too much")
+    assert row.key.senders == {"first": "v"}
+    assert any(failed.name == "then=v batch 1" for failed in summary.failed)
+    again = plan_campaign(bad, tmp_path / "p")
+    assert "then=v batch 1" in {failed.name for failed in again.failed_before}
+    assert "then=v batch 1" in points_of(plan_campaign(chain({"value": 9.0}), tmp_path / "p"))
+
+
 def test_a_stage_without_examples_is_measured_and_watched_with_what_arrives(
     chain: Callable[..., LoadedWorkload], tmp_path: Path
 ) -> None:
@@ -256,7 +277,7 @@ def test_a_stage_without_examples_is_measured_and_watched_with_what_arrives(
     assert run_campaign(plan_campaign(loaded, tmp_path / "p")).failed == ()
     profile = read_profile(tmp_path / "p")
     assert widths(profile, "then") == {3}
-    assert sources(point(profile, "then").key.inputs) == {"first": "v"}
+    assert point(profile, "then").key.senders == {"first": "v"}
     assert plan_campaign(loaded, tmp_path / "p").jobs == ()
 
 
