@@ -2,10 +2,10 @@
 
     python benchmarks/inner_inputs.py sample_workloads/ocr/workload.yaml read [CHOICE...]
 
-Batch 1, one thread, one process per workload: blocks of calls on both kinds of inputs take turns, in an order drawn
-per pair, so that drift cancels. `first` is what the profiler takes: the first choice of every stage before; with
-`--upstream STAGE=CHOICE` another does the work. `ratio` is the geometric mean over pairs of labelled over arriving,
-with Student's 95 % interval; `elements` the same of what the model was fed with.
+Batch 1, one thread, one process: blocks of calls on both kinds of inputs take turns, in an order drawn per pair, so
+that drift cancels. What arrives is what the profiler takes, sent by the choices of `profile.upstream`, of other stages
+by the first; `--upstream STAGE=CHOICE` names others. `ratio` is the geometric mean over pairs of labelled over
+arriving, with Student's 95 % interval; `elements` the same of what the model was fed with.
 """
 
 from __future__ import annotations
@@ -59,13 +59,8 @@ def main() -> None:
 
 
 def arrived(workload: Workload, stage: str, wanted: dict[str, str]) -> tuple[list[Any], str]:
-    """What the stages before send, by the choices wanted of them or else their first ones."""
-    for name, choice in wanted.items():
-        variants = workload.pipeline.stages[name].variants
-        first = variants.pop(Choice.parse(choice).variant)
-        rest = dict(variants)
-        variants.clear()
-        variants.update({Choice.parse(choice).variant: first, **rest})
+    """What the stages before send, by the choices wanted of them, and who sent it."""
+    workload.profile.upstream.update(wanted)
     pipeline, folder = workload.pipeline, Folder()
     requests = PipelineSpec(str(workload.root), pipeline.code, pipeline.params)
     found = run_upstream(workload, requests, [stage], "cpu", Limits(120.0, 4 * 2**30), folder.path)[stage]

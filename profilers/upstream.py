@@ -27,6 +27,7 @@ from inferplan.profilers.runtimes.executor import ExecutorSpec
 
 if TYPE_CHECKING:
     from inferplan.profilers.combinations import Arrivals
+    from inferplan.spec.choice import Choice
     from inferplan.spec.workload import Workload
 
 REQUESTS = 64
@@ -87,7 +88,8 @@ def stages_fed(workload: Workload) -> list[str]:
 def run_upstream(
     workload: Workload, requests: PipelineSpec, stages: Sequence[str], provider: str, limits: Limits, folder: Path
 ) -> dict[str, Upstream]:
-    """Run what leads to `stages`, by the first choice of each stage that runs, and keep what arrives in `folder`.
+    """Run what leads to `stages`, and keep what arrives in `folder`. Of each stage the first choice that runs does the
+    work, the one that `profile.upstream` names before all others.
 
     `provider` runs it, skip variants apart. What cannot be had says why.
     """
@@ -104,7 +106,7 @@ def run_upstream(
                 specs={
                     name: {
                         choice.name: ExecutorSpec.of(workload.root, name, stage, choice).to_json()
-                        for choice in stage.choices().values()
+                        for choice in _in_order(workload, name)
                     }
                     for name, stage in pipeline.stages.items()
                 },
@@ -126,6 +128,12 @@ def run_upstream(
         missing = [stage for stage in stages if stage not in found]
         found.update({stage: Upstream(stage, reason=f"those before it fail: {failure.reason}") for stage in missing})
     return found
+
+
+def _in_order(workload: Workload, stage: str) -> list[Choice]:
+    choices = workload.pipeline.stages[stage].choices()
+    wanted = workload.profile.upstream.get(stage)
+    return sorted(choices.values(), key=lambda choice: choice.name != wanted)
 
 
 def keep_arrivals(command: Mapping[str, Any]) -> Iterator[Frame]:

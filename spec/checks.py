@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from inferplan.spec.composition import composition_findings
 from inferplan.spec.document import Document, closest
@@ -26,6 +26,7 @@ def check_workload(workload: Workload, document: Document) -> list[Problem]:
         *_variants(workload),
         *_code(workload),
         *_accuracy(workload),
+        *_choices(workload, ("profile", "upstream"), workload.profile.upstream),
         *_tiers(workload),
         *_classes(workload),
         *ask_findings(workload),
@@ -156,6 +157,16 @@ def _function(metric: Metric | None) -> str | None:
     return compute if compute is not None and ":" in compute else None
 
 
+def _choices(workload: Workload, at: Path_, named: Mapping[str, str]) -> Iterator[Finding]:
+    """Stages and choices of theirs that the workload does not have."""
+    stages = workload.pipeline.stages
+    for name, variant in named.items():
+        if name not in stages:
+            yield (*at, name), _unknown("stage", name, list(stages))
+        elif variant not in stages[name].choices():
+            yield (*at, name), _unknown("variant", variant, list(stages[name].choices()))
+
+
 def _accuracy(workload: Workload) -> Iterator[Finding]:
     if workload.accuracy is None:
         for name, traffic in workload.classes.items():
@@ -169,11 +180,7 @@ def _accuracy(workload: Workload) -> Iterator[Finding]:
     stages = workload.pipeline.stages
     for index, combination in enumerate(workload.accuracy.combinations):
         at = ("accuracy", "combinations", index)
-        for name, variant in combination.items():
-            if name not in stages:
-                yield (*at, name), _unknown("stage", name, list(stages))
-            elif variant not in stages[name].choices():
-                yield (*at, name), _unknown("variant", variant, list(stages[name].choices()))
+        yield from _choices(workload, at, combination)
         missing = [name for name in stages if name not in combination]
         if missing:
             yield at, f"a combination names a variant for every stage; missing: {', '.join(missing)}"

@@ -275,6 +275,11 @@ class ProfileSettings(Record):
         description="What every variant is measured beside on one machine: nothing, itself, or every variant.",
     )
     instances: PositiveInt = Field(2, description="Most replicas measured side by side, where the device has room.")
+    upstream: dict[Name, ChoiceName] = Field(
+        default={},
+        description="Which choice of a stage sends the inputs that stages after it are measured with; of others the"
+        " first one.",
+    )
     processes: PositiveInt = Field(3, description="Fresh processes per point.")
     min_time_s: PositiveSeconds = Field(1.0, description="Least measuring time per point, all processes together.")
     max_time_s: PositiveSeconds = Field(60.0, description="Most measuring time per point, all processes together.")

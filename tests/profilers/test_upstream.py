@@ -220,6 +220,15 @@ def test_the_first_choice_that_runs_does_the_work(chain: Callable[..., LoadedWor
     assert {item.reason for item in found.values()} == {""}
 
 
+def test_the_choice_that_the_workload_names_does_the_work(chain: Callable[..., LoadedWorkload], tmp_path: Path) -> None:
+    loaded = chain(w={"size": 6})
+    loaded.workload.profile.upstream["first"] = "w"
+    assert run_campaign(plan_campaign(loaded, tmp_path / "p")).failed == ()
+    profile = read_profile(tmp_path / "p")
+    assert widths(profile, "then") == {6}
+    assert point(profile, "then").key.senders == {"first": "w"}
+
+
 @pytest.mark.parametrize(
     ("params", "pipeline", "words"),
     [

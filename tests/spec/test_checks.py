@@ -51,6 +51,10 @@ def test_files_of_subsets_must_be_there(write_workload: Write) -> None:
             "pipeline.stages.read.variants.only.modalities.reads[1]: there is no modality 'text'",
         ),
         (
+            two(("composition: product", "composition: product\nprofile:\n  upstream: {find: smal}")),
+            "profile.upstream.find: there is no variant 'smal'; did you mean 'small'?",
+        ),
+        (
             two(("composition: product", "composition: product\n  combinations: [{find: small, read: only}]")),
             "accuracy.combinations[0].read: there is no variant 'only'",
         ),
