@@ -34,6 +34,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,6 +50,16 @@ from inferplan.solvers.split_instance import Question, SplitInstance, replicas_t
 Objective = tuple[Literal["cost", "accuracy", "machines"], str]
 COST: Objective = ("cost", "")
 ACCURACY: Objective = ("accuracy", "")
+
+SMALL = 1000
+"""Variables up to which a program is solved sooner by branching alone."""
+SUB_PROGRAMS = (
+    "mip_heuristic_run_feasibility_jump",
+    "mip_heuristic_run_rins",
+    "mip_heuristic_run_rens",
+    "mip_heuristic_run_root_reduced_cost",
+)
+"""Switches of HiGHS for heuristics that solve further programs to find a plan sooner."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,8 @@ class SplitProgram:
         self._add_capacity()
         self.flows = SplitFlows(instance, self.model, self._x, self.scale)
         self._accuracy: Encoding | None = encoding(instance.problem, self.model, self._z)
+        if self.model.num_cols <= SMALL:
+            _branch_alone(self.model)
 
     # Rows
 
@@ -330,6 +343,16 @@ class SplitProgram:
             math.fsum(devices[device].price_usd_per_h * len(p.machines) for (device, _), p in packings.items()),
             self.flows.tolls_usd_per_h(choices, flows),
         )
+
+
+def _branch_alone(model: Any) -> None:
+    """Have a program solved without heuristics: python-mip hands these switches on only by what is private to it."""
+    import mip
+
+    for switch in SUB_PROGRAMS:
+        # An older HiGHS does not know all of them, and solves as well.
+        with suppress(mip.InterfacingError):
+            model.solver._set_bool_option_value(switch, 0)
 
 
 def _normalised(shares: dict[tuple[int, str, str], float]) -> dict[tuple[int, str, str], float]:
