@@ -90,6 +90,7 @@ def test_planning_needs_neither_torch_nor_onnxruntime() -> None:
         "import sys\n"
         "for name in ('torch', 'onnxruntime', 'onnx', 'tritonclient', 'psutil', 'uvicorn'): sys.modules[name] = None\n"
         "import inferplan.solvers.planner, inferplan.cli.solve, inferplan.cli.validate\n"
+        "import inferplan.solvers.queue_planner, inferplan.solvers.split_planner\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

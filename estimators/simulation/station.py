@@ -157,7 +157,7 @@ def _given(values: NDArray[Any], loops: Loops) -> Any:
 def _glanced(values: Floats, loops: Loops) -> Any:
     """The same of what is looked up once per batch, of which a list would hold many times as much as is asked for: a
     view gives the same floats."""
-    return values if loops.compiled else memoryview(values)
+    return values if loops.compiled else values.data
 
 
 def _floats(count: int, loops: Loops) -> Any:
