@@ -34,13 +34,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from inferplan.estimators.transport import Leg
 from inferplan.solvers.combinations import Encoding, encoding, require_listed
-from inferplan.solvers.highs import new_model, optimize
+from inferplan.solvers.highs import branch_alone, new_model, optimize
 from inferplan.solvers.options import Option
 from inferplan.solvers.packing import Item, Packing, pack
 from inferplan.solvers.placing import most_together, strangers
@@ -53,13 +52,6 @@ ACCURACY: Objective = ("accuracy", "")
 
 SMALL = 1000
 """Variables up to which a program is solved sooner by branching alone."""
-SUB_PROGRAMS = (
-    "mip_heuristic_run_feasibility_jump",
-    "mip_heuristic_run_rins",
-    "mip_heuristic_run_rens",
-    "mip_heuristic_run_root_reduced_cost",
-)
-"""Switches of HiGHS for heuristics that solve further programs to find a plan sooner."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +103,7 @@ class SplitProgram:
         self.flows = SplitFlows(instance, self.model, self._x, self.scale)
         self._accuracy: Encoding | None = encoding(instance.problem, self.model, self._z)
         if self.model.num_cols <= SMALL:
-            _branch_alone(self.model)
+            branch_alone(self.model)
 
     # Rows
 
@@ -343,16 +335,6 @@ class SplitProgram:
             math.fsum(devices[device].price_usd_per_h * len(p.machines) for (device, _), p in packings.items()),
             self.flows.tolls_usd_per_h(choices, flows),
         )
-
-
-def _branch_alone(model: Any) -> None:
-    """Have a program solved without heuristics: python-mip hands these switches on only by what is private to it."""
-    import mip
-
-    for switch in SUB_PROGRAMS:
-        # An older HiGHS does not know all of them, and solves as well.
-        with suppress(mip.InterfacingError):
-            model.solver._set_bool_option_value(switch, 0)
 
 
 def _normalised(shares: dict[tuple[int, str, str], float]) -> dict[tuple[int, str, str], float]:
