@@ -13,7 +13,7 @@ from typing import Any
 
 from inferplan.estimators.composition import AccuracyEstimate, made_of, spread
 from inferplan.spec.errors import InputError
-from inferplan.spec.stagecode import load_function
+from inferplan.spec.usercode import load_function
 from inferplan.spec.workload import Workload
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inferplan.spec.errors import InputError
-from inferplan.spec.stagecode import code_file
+from inferplan.spec.usercode import code_file
 
 PROVIDED = frozenset({"numpy"})
 """What the container image of the server has besides the standard library."""

@@ -25,7 +25,8 @@ from inferplan.spec.metrics import Statistic, built_in, value_of
 from inferplan.spec.resampling import percentile_interval, resample_counts
 from inferplan.spec.rows import METRICS_MARK
 from inferplan.spec.stage import BUILT_IN_METRICS, Metric
-from inferplan.spec.stagecode import Scores, as_scores, load_function
+from inferplan.spec.stagecode import Scores, as_scores
+from inferplan.spec.usercode import load_function
 
 FEWEST_RESAMPLES = 200
 LONGEST_S = 20.0

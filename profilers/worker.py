@@ -34,7 +34,7 @@ from inferplan.profilers.runtimes.registry import runtime
 from inferplan.profilers.sensors import Window, peak_resident_bytes, read_sensors
 from inferplan.spec import errors
 from inferplan.spec.errors import InferplanError
-from inferplan.spec.stagecode import load_class
+from inferplan.spec.usercode import load_class
 
 Command = Mapping[str, Any]
 _NOT_THE_USERS = tuple(str(Path(file).resolve().parent) + os.sep for file in (__file__, errors.__file__, os.__file__))

@@ -18,7 +18,7 @@ from inferplan.spec.plan import Estimate, Plan
 from inferplan.spec.profile import Profile
 from inferplan.spec.response import CurvePoint
 from inferplan.spec.rows import AccuracyRow
-from inferplan.spec.stagecode import load_function
+from inferplan.spec.usercode import load_function
 from inferplan.spec.workload import Workload
 
 PLAIN = ("product", "mean", "minimum")

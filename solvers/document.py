@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inferplan.estimators.accuracy import AccuracyEstimate, AccuracyModel
-from inferplan.solvers import assembly, statement
+from inferplan.solvers import assembly, prediction, statement
 from inferplan.solvers.judge import Judge
 from inferplan.solvers.milp import Solution, instance
 from inferplan.solvers.neighbours import machines_of, tenants
@@ -66,14 +66,14 @@ def plan_document(
         energy=statement.energy(problem, solution),
         prices=statement.prices(loaded, solution),
         proof=proof,
-        certificate=assembly.certificate(problem, seen, verdict),
+        certificate=prediction.certificate(problem, seen, verdict),
         assurance=statement.assurance(problem, solution, judge, plain_usd_per_h),
-        classes=assembly.class_plans(
+        classes=prediction.class_plans(
             instance(problem, solution), solution, seen, accuracies(problem, solution, problem.estimated)
         ),
-        options=assembly.options(solution, seen, judge.slowdowns(solution)),
+        options=prediction.options(solution, seen, judge.slowdowns(solution)),
         machines=statement.machines(problem, solution),
-        traffic=assembly.network(problem, solution),
+        traffic=prediction.network(problem, solution),
         selection=choices.selection,
         binding=list(binding),
         alternatives=list(alternatives),

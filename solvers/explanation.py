@@ -11,8 +11,8 @@ from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.enquiry import Enquiry
 from inferplan.solvers.explain import Chosen, binding
 from inferplan.solvers.milp import Solver
-from inferplan.solvers.planner import Decided, decided
 from inferplan.solvers.program import column_names
+from inferplan.solvers.queue_planner import Decided, decided
 from inferplan.solvers.rivals import Rival, rivals
 from inferplan.solvers.steps import Step, steps
 from inferplan.spec.document import LoadedWorkload

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from inferplan.spec.errors import UndecidedError
+
+SUB_PROGRAMS = (
+    "mip_heuristic_run_feasibility_jump",
+    "mip_heuristic_run_rins",
+    "mip_heuristic_run_rens",
+    "mip_heuristic_run_root_reduced_cost",
+)
+"""Switches of HiGHS for heuristics that look for plans before branching, mostly by solving further programs."""
 
 
 def new_model() -> Any:
@@ -19,6 +28,16 @@ def new_model() -> Any:
     model.verbose = 0
     _ = model.solver._lib.Highs_destroy
     return model
+
+
+def branch_alone(model: Any) -> None:
+    """Have a model solved without those heuristics, which in small ones take longer than they save."""
+    import mip
+
+    for switch in SUB_PROGRAMS:
+        # An older HiGHS does not know all of them, and solves as well.
+        with suppress(mip.InterfacingError):
+            model.solver._set_bool_option_value(switch, 0)
 
 
 def optimize(model: Any, max_seconds: float) -> Any:

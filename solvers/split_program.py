@@ -39,7 +39,7 @@ from typing import Any, Literal
 
 from inferplan.estimators.transport import Leg
 from inferplan.solvers.combinations import Encoding, encoding, require_listed
-from inferplan.solvers.highs import new_model, optimize
+from inferplan.solvers.highs import branch_alone, new_model, optimize
 from inferplan.solvers.options import Option
 from inferplan.solvers.packing import Item, Packing, pack
 from inferplan.solvers.placing import most_together, strangers
@@ -49,6 +49,9 @@ from inferplan.solvers.split_instance import Question, SplitInstance, replicas_t
 Objective = tuple[Literal["cost", "accuracy", "machines"], str]
 COST: Objective = ("cost", "")
 ACCURACY: Objective = ("accuracy", "")
+
+SMALL = 1000
+"""Variables up to which a program is solved sooner by branching alone."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ class SplitProgram:
         self._add_capacity()
         self.flows = SplitFlows(instance, self.model, self._x, self.scale)
         self._accuracy: Encoding | None = encoding(instance.problem, self.model, self._z)
+        if self.model.num_cols <= SMALL:
+            branch_alone(self.model)
 
     # Rows
 

@@ -6,12 +6,12 @@ import math
 from typing import Literal
 
 from inferplan.estimators.bounds import without_interval
-from inferplan.solvers.assembly import class_certificates
 from inferplan.solvers.assurance import cases
 from inferplan.solvers.bill import bill, billed, device_bill
 from inferplan.solvers.judge import Judge
 from inferplan.solvers.milp import Solution
 from inferplan.solvers.packing import Packing
+from inferplan.solvers.prediction import class_certificates
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import WEIGHTED, Ask
 from inferplan.spec.document import LoadedWorkload

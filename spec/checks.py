@@ -9,8 +9,8 @@ from inferplan.spec.document import Document, closest
 from inferplan.spec.errors import InputError, Problem
 from inferplan.spec.levels import ask_findings
 from inferplan.spec.stage import Metric, Stage, Variant
-from inferplan.spec.stagecode import code_file
 from inferplan.spec.support import unsupported
+from inferplan.spec.usercode import code_file
 from inferplan.spec.workload import Workload
 
 MOST_OBSERVABLE = 0.98

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inferplan.spec.errors import InputError
-from inferplan.spec.stagecode import code_file
+from inferplan.spec.usercode import code_file
 
 _CHUNK_BYTES = 1 << 20
 

@@ -189,11 +189,17 @@ def read_samples(root: Path, point: str) -> Samples | None:
         return None
     return Samples(
         point,
-        table["process"].to_numpy(),
-        table["service_s"].to_numpy(),
-        table["infer_s"].to_numpy(),
-        table["elements"].to_numpy(),
+        _numbers(table["process"]),
+        _numbers(table["service_s"]),
+        _numbers(table["infer_s"]),
+        _numbers(table["elements"]),
     )
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column of numbers, none of which is missing. (The column's own `to_numpy` imports pandas where it is there.)"""
+    found: NDArray[Any] = np.from_dlpack(column.combine_chunks())
+    return found
 
 
 def read_scores(root: Path, evaluation: str) -> ExampleScores | None:
@@ -209,8 +215,8 @@ def read_scores(root: Path, evaluation: str) -> ExampleScores | None:
     for metric in sorted(set(table["metric"].to_pylist())):
         part = table.filter(pc.equal(table["metric"], metric))
         ids = part["example"].to_pylist()
-        values[metric] = part["value"].to_numpy()
-        weights[metric] = part["weight"].to_numpy()
+        values[metric] = _numbers(part["value"])
+        weights[metric] = _numbers(part["weight"])
     return ExampleScores(evaluation, table["evidence_sha256"][0].as_py(), tuple(ids), values, weights)
 
 

@@ -77,6 +77,19 @@ def test_help_imports_nothing_heavy() -> None:
     assert "profile" in done.stdout
 
 
+def test_validating_imports_nothing_to_compute_with() -> None:
+    code = (
+        "import sys\n"
+        "from inferplan.cli.main import run_command\n"
+        "code = run_command(['validate', 'sample_workloads/digits'])\n"
+        "heavy = [name for name in ('numpy', 'pandas', 'pyarrow', 'mip') if name in sys.modules]\n"
+        "sys.exit(f'imported: {heavy}' if heavy else code)\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("package", ["inferplan", *(f"inferplan.{room}" for room in MAY_IMPORT)])
 def test_packages_import_nothing_by_themselves(package: str) -> None:
     code = f"import sys; import {package}; print([n for n in {HEAVY!r} if n in sys.modules])"
@@ -90,6 +103,7 @@ def test_planning_needs_neither_torch_nor_onnxruntime() -> None:
         "import sys\n"
         "for name in ('torch', 'onnxruntime', 'onnx', 'tritonclient', 'psutil', 'uvicorn'): sys.modules[name] = None\n"
         "import inferplan.solvers.planner, inferplan.cli.solve, inferplan.cli.validate\n"
+        "import inferplan.solvers.queue_planner, inferplan.solvers.split_planner\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

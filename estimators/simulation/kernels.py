@@ -1,10 +1,11 @@
 """The loops of the simulator: one station, one pass over its sorted arrivals.
 
-Written in what Python and numba understand alike, so that one source runs interpreted over lists and compiled over
-arrays (`compiled`), with the same operations on floats in the same order and so the same bytes. Results go into
-`out` arguments of sufficient length. `pools` has the service times of batches of 1, 2, ... end to end, those of size b
-from `at[b]` to `at[b + 1]`; `picks` are uniform numbers, one per batch in order of start. A replica that was free for
-longer than `rests[i]` (rising), and no longer than the next of them, takes `wakings[i]` more for its batch.
+Written in what Python and numba understand alike, so that one source runs interpreted over lists (and views of arrays)
+and compiled over arrays (`compiled`), with the same operations on floats in the same order and so the same bytes.
+Results go into `out` arguments of sufficient length. `pools` has the service times of batches of 1, 2, ... end to end,
+those of size b from `at[b]` to `at[b + 1]`; `picks` are uniform numbers, one per batch in order of start. A replica
+that was free for longer than `rests[i]` (rising), and no longer than the next of them, takes `wakings[i]` more for its
+batch.
 """
 
 from __future__ import annotations

@@ -44,8 +44,10 @@ class Chance:
 
     def of(self, *purpose: str) -> np.random.Generator:
         """The generator of one purpose, e.g. ("arrivals", "web")."""
-        words = np.frombuffer("\0".join(purpose).encode(), dtype=np.uint8).tolist()
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, self.replication, *words])))
+        words = [self.seed, self.replication, *"\0".join(purpose).encode()]
+        # What fits in 32 bits is one word of the sequence either way; an array of them is taken as it is, and sooner.
+        entropy = np.array(words, dtype=np.uint32) if max(words) < 2**32 else words
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
 
 
 @dataclass(frozen=True)

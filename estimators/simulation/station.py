@@ -101,7 +101,7 @@ def _batches(arrivals_s: Floats, station: Station, uniforms: Floats, loops: Loop
     done, results = _floats(count, loops), _per_batch(count, loops)
     factors = np.array(station.slowdowns or (1.0,) * station.replicas)
     batches = loops.batches(
-        _given(arrivals_s, loops), _given(uniforms, loops), _given(pools, loops), _given(at, loops),
+        _given(arrivals_s, loops), _glanced(uniforms, loops), _glanced(pools, loops), _given(at, loops),
         station.max_batch, station.max_queue_delay_s, _given(factors, loops), *_wakings(station, loops), done, *results,
     )  # fmt: skip
     starts, sizes, services, ready = _cut(results, batches)
@@ -121,7 +121,8 @@ def _disturbed(
     per_batch = _per_batch(count, loops)
     factors = np.array(station.slowdowns or (1.0,) * station.replicas)
     batches = loops.disturbed(
-        *(_given(column, loops) for column in (arrivals_s, deadlines_s, uniforms, pools, at)),
+        _given(arrivals_s, loops), _given(deadlines_s, loops),
+        _glanced(uniforms, loops), _glanced(pools, loops), _given(at, loops),
         station.max_batch, station.max_queue_delay_s, station.order == "edf", station.queue_limit or 0,
         _given(factors, loops), *_wakings(station, loops),
         *(_given(column, loops) for column in (down, up, outage_at)), *per_call, *per_batch,
@@ -151,6 +152,12 @@ def _outages(station: Station, begin_s: float) -> tuple[Floats, Floats, Counts]:
 
 def _given(values: NDArray[Any], loops: Loops) -> Any:
     return values if loops.compiled else values.tolist()
+
+
+def _glanced(values: Floats, loops: Loops) -> Any:
+    """The same of what is looked up once per batch, of which a list would hold many times as much as is asked for: a
+    view gives the same floats."""
+    return values if loops.compiled else values.data
 
 
 def _floats(count: int, loops: Loops) -> Any:

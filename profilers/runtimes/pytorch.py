@@ -38,7 +38,8 @@ from numpy.typing import NDArray
 from inferplan.profilers.runtimes.base import ModelError, ModelSource, Session
 from inferplan.profilers.runtimes.torch_archives import checked_kind
 from inferplan.spec.errors import InputError, MissingExtraError
-from inferplan.spec.stagecode import ModelInfo, TensorInfo, Tensors, load_function
+from inferplan.spec.stagecode import ModelInfo, TensorInfo, Tensors
+from inferplan.spec.usercode import load_function
 
 PROVIDERS = ("cpu", "cuda")
 _OLDEST = (2, 6)

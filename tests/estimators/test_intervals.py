@@ -99,3 +99,26 @@ def test_half_widths_fall_as_the_root_of_the_number_of_requests() -> None:
     assert more > 0
     exactly = 100 * (1 - seen.share_above(limit).value)
     assert seen.requests_to_decide(exactly, limit) is None
+
+
+@pytest.mark.parametrize("percentile", [5.0, 50.0, 99.0, 99.9])
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_ends_of_a_percentile_are_found_by_bisection_over_what_was_seen(percentile: float, count: int) -> None:
+    seen = replications(np.random.default_rng(count), count, 300)
+    pooled = np.sort(np.concatenate(seen.replications))
+    over = 1 - percentile / 100
+
+    def first(end: str) -> float | None:
+        low, high = 0, len(pooled)
+        while low < high:
+            middle = (low + high) // 2
+            if getattr(seen.share_above(float(pooled[middle])), end) <= over:
+                high = middle
+            else:
+                low = middle + 1
+        return float(pooled[low]) if low < len(pooled) else None
+
+    found = seen.percentile_s(percentile)
+    lower, upper = first("lower"), first("upper")
+    assert found.lower == (None if lower is None else min(lower, found.value))
+    assert found.upper == (None if upper is None else max(upper, found.value))

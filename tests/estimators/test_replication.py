@@ -408,3 +408,10 @@ def test_compiled_loops_give_the_same_bytes(network: Network, seed: int) -> None
     pytest.importorskip("numba")
     plain, fast = (replicate(network, Chance(seed, 0), END_S, 0.0, loops=w) for w in (INTERPRETED, compiled()))
     assert same(plain, fast)
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**32, 2**70])
+def test_generators_are_seeded_by_seed_replication_and_purpose(seed: int) -> None:
+    words = [seed, 3, *"arrivals\0wéb".encode()]
+    expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
+    assert Chance(seed, 3).of("arrivals", "wéb").random(4).tolist() == expected.random(4).tolist()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,22 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert found is not None
     np.testing.assert_array_equal(found.service_s, samples().service_s)
     assert json.loads((tmp_path / "p" / "profile.json").read_text()) == {"schema_version": 2, "workload": "w"}
+
+
+def test_profiles_are_read_without_pandas(tmp_path: Path) -> None:
+    """It takes longer to import than most profiles to read."""
+    with ProfileStore(tmp_path / "p", "w") as store:
+        store.add_measurement(measurement(), samples())
+    code = (
+        "import sys\n"
+        "from inferplan.spec.profile import read_profile\n"
+        "profile = read_profile(sys.argv[1])\n"
+        "assert len(profile.samples(profile.measurements[0].key).service_s)\n"
+        "print('pandas' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "p")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 def test_columns_carry_their_units(tmp_path: Path) -> None:

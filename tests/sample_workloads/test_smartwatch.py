@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from inferplan.spec.document import load_workload
-from inferplan.spec.stagecode import Context, load_class
+from inferplan.spec.stagecode import Context
+from inferplan.spec.usercode import load_class
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_workloads"
 WATCH = SAMPLES / "smartwatch"

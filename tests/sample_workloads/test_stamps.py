@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from inferplan.spec.document import load_workload
-from inferplan.spec.stagecode import Context, load_class
+from inferplan.spec.stagecode import Context
+from inferplan.spec.usercode import load_class
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_workloads"
 STAMPS = SAMPLES / "stamps"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from inferplan.solvers.explanation import Explanation, explain
-from inferplan.solvers.planner import decided, solve
+from inferplan.solvers.planner import solve
+from inferplan.solvers.queue_planner import decided
 from inferplan.solvers.steps import Step
 from inferplan.spec.document import LoadedWorkload, load_workload
 from inferplan.spec.errors import InfeasibleError, InputError

@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 
 from inferplan.spec.errors import InputError
-from inferplan.spec.stagecode import (
-    Context,
-    ModelInfo,
-    TensorInfo,
-    load_class,
-    load_function,
-    pipeline_adapter,
-    stage_adapter,
-)
+from inferplan.spec.stagecode import Context, ModelInfo, TensorInfo, pipeline_adapter, stage_adapter
+from inferplan.spec.usercode import load_class, load_function
 
 
 def code(root: Path, text: str, name: str = "stages") -> None:

@@ -52,7 +52,7 @@ def make_nothing():
 def nets(tmp_path: Path) -> Any:
     """The module with the nets above, also as `nets.py` in the test's folder."""
     pytest.importorskip("torch")
-    from inferplan.spec.stagecode import load_function
+    from inferplan.spec.usercode import load_function
 
     (tmp_path / "nets.py").write_text(NETS)
     return load_function("nets:make_net", tmp_path).__globals__

@@ -17,7 +17,7 @@ import pytest
 
 from inferplan.profilers.runtimes.base import ModelError, ModelSource
 from inferplan.profilers.runtimes.registry import runtime
-from inferplan.spec.stagecode import load_function
+from inferplan.spec.usercode import load_function
 
 Archive = dict[str, bytes]
 Change = Callable[[Archive], None]
