@@ -13,7 +13,8 @@ import numpy as np
 
 from inferplan.profilers.runtimes.executor import Executor
 from inferplan.spec.errors import InputError
-from inferplan.spec.stagecode import Context, Example, PipelineAdapter, load_class, pipeline_adapter
+from inferplan.spec.stagecode import Context, Example, PipelineAdapter, pipeline_adapter
+from inferplan.spec.usercode import load_class
 
 MADE_UP = 64
 """Made-up inputs per model without data: enough that caches see different ones."""
