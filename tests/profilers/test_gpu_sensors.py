@@ -222,4 +222,6 @@ def test_a_point_on_a_gpu_carries_what_it_showed(
     assert (row["gpu_throttle"], row["gpu_foreign_processes"]) == ("power-cap", 1)
     assert row["peak_gpu_bytes"] is None  # the measuring process has nothing on the GPU
     assert row["mean_power_w"] == pytest.approx(200.0)
-    assert row["energy_j"] == pytest.approx(200.0 * 0.5 / (2 * row["n"]), rel=0.5)
+    # For as long as the rule says at least; on a busy machine calls take longer.
+    watched_s = row["energy_j"] * 2 * row["n"] / 200.0
+    assert 0.25 <= watched_s <= 5.0
