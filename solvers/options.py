@@ -171,22 +171,22 @@ def _options(
         friends = (
             company.get((key.device, f"{stage}/{variant}"), frozenset()) if key.provider in ON_GPU else frozenset()
         )
+        without: dict[str, list[int]] = {}
         for batch in service.batches:
             memory, gpu_memory = service.memory_bytes(batch), service.gpu_memory_bytes(batch)
             shares_gpu = bool(friends) and gpu_memory is not None and device.gpu_memory_bytes is not None
             need = replica_need(device, key.provider, key.threads, memory, gpu_memory, shares_gpu)
-            where = f"{stage}/{variant} on {key.device}, {key.threads} threads, batch {batch}"
             if need is None:
-                excluded.append(f"{where}: the device limits memory, and memory was not measured")
+                without.setdefault("the device limits memory, and memory was not measured", []).append(batch)
                 continue
             if fitting(machine_capacity(device), need) < 1:
-                excluded.append(f"{where}: one replica does not fit on a machine")
+                without.setdefault("one replica does not fit on a machine", []).append(batch)
                 continue
             # A counter says what the measured machine drew, not one that is only like it.
             counter = service.power_w(batch) if device.like is None else None
             power = busy_w(device, key.provider, key.threads, counter)
             if needs_power and power is None:
-                excluded.append(f"{where}: nothing is known of its power; give power_w of the device")
+                without.setdefault("nothing is known of its power; give power_w of the device", []).append(batch)
                 continue
             found += [
                 Option(
@@ -197,6 +197,10 @@ def _options(
                 )
                 for delay in (delays if batch > 1 else [0.0])
             ]  # fmt: skip
+        where = f"{stage}/{variant} on {key.device}, {key.threads} thread{'s' if key.threads > 1 else ''}"
+        for why, batches in without.items():
+            sizes = f"batch{'es' if len(batches) > 1 else ''} {', '.join(map(str, batches))}"
+            excluded.append(f"{where}, {sizes}: {why}")
     return found
 
 

@@ -54,8 +54,8 @@ def test_what_does_not_fit_or_was_not_measured_is_named(instances: Any) -> None:
     devices = {"cpu": {"price_usd_per_h": 0.1, "cores": 4, "memory_bytes": 2**30}}
     problem = problem_of(instances, {"s": ["v", "w", "x", "y"]}, measured, devices=devices)
     excluded = "\n".join(problem.table.excluded)
-    assert "s/v on edge/cpu, 9 threads, batch 1: one replica does not fit on a machine" in excluded
-    assert "s/x on edge/cpu, 1 threads, batch 4: the device limits memory, and memory was not measured" in excluded
+    assert "s/v on edge/cpu, 9 threads, batches 1, 4: one replica does not fit on a machine" in excluded
+    assert "s/x on edge/cpu, 1 thread, batches 1, 4: the device limits memory, and memory was not measured" in excluded
     assert "s/y: no measurement of its service time" in excluded
     assert {option.variant for option in problem.options("s")} == {"v", "w"}
 
