@@ -28,7 +28,9 @@ MOST = 100.0
 """Times the bandwidth: likewise."""
 NEAR = 1.01
 TIME_S = 15.0
-"""For one promise."""
+"""For one promise, at most; it ends with the time of the question, too."""
+LAST_S = 2.0
+"""What the cost of the value that was found may take beyond that."""
 GAP = 1e-6
 FIGURES = 3
 
@@ -80,11 +82,11 @@ def concessions(problem: Problem) -> Iterator[Concession]:
             yield Concession(path, "at least", "bytes/s", width, MOST, _widening(problem, name, width))
 
 
-def certified(problem: Problem, promised: Ask, believed: Ask, seed: int) -> Iterator[str]:
+def certified(problem: Problem, promised: Ask, believed: Ask, seed: int, until: float) -> Iterator[str]:
     """What would help, with what it costs: first by the program alone, under the limits that the simulation showed it
-    (`believed`), then, from there, by the whole search."""
+    (`believed`), then, from there, by the whole search. `until` there is time (`time.monotonic`)."""
     for concession in concessions(problem):
-        deadline = time.monotonic() + TIME_S
+        deadline = min(time.monotonic() + TIME_S, until)
         found = _Certified(concession, promised, believed, seed, deadline).nearest()
         if found is not None:
             yield f"{concession.text(found[0])}, at {found[1].cost_usd_per_h:.6g} USD/h"
@@ -137,7 +139,7 @@ class _Certified:
         """A plan that is certified, the cheapest one or any."""
         instance = self.concession.at(value)
         judge, question = Judge(instance, self.seed, final=SEARCH), replace(self.promised, rejected=())
-        deadline = self.deadline if any_will_do else time.monotonic() + TIME_S
+        deadline = self.deadline if any_will_do else max(self.deadline, time.monotonic() + LAST_S)
         search = Search(instance, solver_of(instance), judge, question, GAP, deadline, any_will_do=any_will_do)
         search.run()
         return search.incumbent

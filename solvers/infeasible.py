@@ -37,14 +37,14 @@ class Promise:
     who: str = ""
 
 
-def infeasible(problem: Problem, judge: Judge, promised: Ask, ask: Ask) -> InfeasibleError:
+def infeasible(problem: Problem, judge: Judge, promised: Ask, ask: Ask, deadline: float) -> InfeasibleError:
     """The error that explains why no plan keeps every promise of the question, as it was `promised`, and with limits
-    as the simulation showed them to the program."""
+    as the simulation showed them to the program. What takes long is tried until the `deadline`."""
     program = solver_of(problem, lifted=True)
     promises = list(_promises(ask))
     conflict = _conflict(program, ask, promises)
     helps = [line for promise in promises if (line := _relaxation(problem, program, judge, ask, promise))]
-    helps += certified(problem, promised, ask, judge.seed)
+    helps += certified(problem, promised, ask, judge.seed, deadline)
     if not helps and not conflict and len(problem.ways.tiers) > 1:
         helps = ["a link in the other direction, more bandwidth, or devices in the tier requests enter at"]
     helps = helps or ["no single one of these is enough: relax several"]

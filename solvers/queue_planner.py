@@ -155,10 +155,11 @@ def _outcome(search: Search) -> tuple[Solution, SimulationResult]:
     if search.fallback is None and search.unstable:
         raise disturbed(search.problem, search.story)
     if search.fallback is None:
-        raise infeasible(search.problem, search.judge, search.ask, search.ask)
+        raise infeasible(search.problem, search.judge, search.ask, search.ask, search.deadline)
     solution, result = search.fallback
     if search.closed and result.verdict == "missed":
-        raise infeasible(search.problem, search.judge, search.ask, _believed_limits(search, solution, result))
+        as_seen = _believed_limits(search, solution, result)
+        raise infeasible(search.problem, search.judge, search.ask, as_seen, search.deadline)
     return solution, result
 
 

@@ -231,11 +231,12 @@ def variants_text(search: SplitSearch, split: Split) -> dict[str, str]:
     return text
 
 
-def infeasible(search: SplitSearch, question: Question, excluded: Sequence[str]) -> InfeasibleError:
-    """The error that explains why no plan keeps every promise of the question."""
+def infeasible(search: SplitSearch, question: Question, excluded: Sequence[str], deadline: float) -> InfeasibleError:
+    """The error that explains why no plan keeps every promise of the question. What takes long is tried until the
+    `deadline`."""
     asked = promises(question)
     notes = [f"not considered: {line}" for line in excluded]
-    conceded = list(_conceded(search, question))
+    conceded = list(_conceded(search, question, deadline))
     if not _possible(search, without(question, asked)):
         vague = "a link in the other direction, more bandwidth, or devices in the tier requests enter at"
         return InfeasibleError(
@@ -255,11 +256,11 @@ def infeasible(search: SplitSearch, question: Question, excluded: Sequence[str])
     )
 
 
-def _conceded(search: SplitSearch, question: Question) -> Iterator[str]:
+def _conceded(search: SplitSearch, question: Question, until: float) -> Iterator[str]:
     """Less load, or more bandwidth, where that alone helps, with what it costs. A value counts as not enough where that
     cannot be told in time: near the least one that is, the bilinear program may take long."""
     for concession in concessions(search.program.instance.problem):
-        deadline = time.monotonic() + CONCEDED_S
+        deadline = min(time.monotonic() + CONCEDED_S, until)
         keeps = partial(_kept, search, question, concession, deadline)
         far = concession.neat(concession.far)
         if not keeps(far):

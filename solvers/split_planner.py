@@ -68,7 +68,7 @@ def _decide(
         if found is None and search.timed_out:
             raise UndecidedError("the time limit left no plan: give more time with --time-limit")
         if found is None:
-            raise split_explain.infeasible(search, question, [*story, *instance.problem.table.excluded])
+            raise split_explain.infeasible(search, question, [*story, *instance.problem.table.excluded], deadline)
         loads = split_plan.loads_of(instance, found.split)
         slower = split_plan.overloaded(instance, found.split, loads)
         says = split_plan.describe(instance, found.split)
