@@ -12,9 +12,9 @@ it starts (`start_s`), and every replica's share of it is paid while the replica
 
     w = idle_w + Σ_replicas busy_w u,    u the share of time at work
 
-busy_w is (power_w - idle_power_w) times the replica's share of the cores (on a GPU: all of it); where the profile has
-a power counter of the processors and the workload says what that reads when idle (idle_power_w), what the counter
-showed over that. Without idle_power_w a machine draws power_w all the time.
+busy_w is (power_w - idle_power_w) times the replica's share of the cores (on a GPU: its share of the GPUs); where
+the profile has a power counter of the processors and the workload says what that reads when idle (idle_power_w), what
+the counter showed over that. Without idle_power_w a machine draws power_w all the time.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from inferplan.spec.gpus import ON_GPU
 from inferplan.spec.workload import Device, Tier
 
-ON_GPU = ("cuda", "tensorrt")
-"""Providers that run on a GPU."""
 HOUR_S = 3600.0
 BYTES_PER_GB = 2**30
 """Links are priced per 2^30 bytes."""
@@ -44,13 +43,20 @@ class Capacity:
 
 
 def machine_capacity(device: Device) -> Capacity:
-    """What one machine offers to replicas. A machine of kind gpu has one GPU."""
+    """What one machine offers to replicas; its GPUs' memories are added up."""
+    memory = device.gpu_memory_bytes
     return Capacity(
         device.cores - device.reserved_cores,
         device.memory_bytes,
-        1 if device.kind == "gpu" else 0,
-        device.gpu_memory_bytes,
+        device.gpu_count,
+        memory if memory is None else memory * max(device.gpu_count, 1),
     )
+
+
+def has_own_gpu(device: Device, provider: str) -> bool:
+    """Whether replicas of this provider have a GPU to themselves whatever else is on the machine: on one with several
+    GPUs, none is shared."""
+    return provider in ON_GPU and device.gpu_count > 1
 
 
 def replica_need(
@@ -63,7 +69,8 @@ def replica_need(
 ) -> Capacity | None:
     """What one replica takes; None where that cannot be said (a memory limit, but memory never measured).
 
-    A replica on a GPU takes the whole GPU, unless it `shares_gpu`: then it takes its peak of the GPU's memory.
+    A replica on a GPU takes the whole GPU, unless it `shares_gpu`: then it takes its peak of the GPU's memory. One
+    whose peak is more than a GPU has takes more than there is, and fits nowhere.
     """
     if device.memory_bytes is not None and memory_bytes is None:
         return None
@@ -73,7 +80,10 @@ def replica_need(
         return Capacity(threads, memory)
     if shares_gpu and room is not None and gpu_memory_bytes is not None:
         return Capacity(threads, memory, 0, gpu_memory_bytes)
-    return Capacity(threads, memory, 1, None if room is None else max(room, gpu_memory_bytes or 0))
+    if room is None:
+        return Capacity(threads, memory, 1)
+    peak = gpu_memory_bytes or 0
+    return Capacity(threads, memory, 1, room if peak <= room else peak * max(device.gpu_count, 1))
 
 
 def fitting(machine: Capacity, need: Capacity) -> int:
@@ -171,7 +181,7 @@ def busy_w(device: Device, provider: str, threads: int, counter_w: float | None)
     if counter_w is not None and idle is not None and not on_gpu:
         return max(counter_w - idle, 0.0)
     if full is not None:
-        share = 1.0 if on_gpu else min(threads / (device.cores - device.reserved_cores), 1.0)
+        share = 1 / max(device.gpu_count, 1) if on_gpu else min(threads / (device.cores - device.reserved_cores), 1.0)
         return (full - (full if idle is None else idle)) * share
     # The GPU's own idle power is counted twice then: rather too much than too little.
     return counter_w if counter_w is not None and idle is not None else None

@@ -8,7 +8,8 @@ where u is the share of time that the neighbour is at work and s the measured sl
 Of several measured rows the one nearest in batches, threads and number of neighbours counts; what k equal
 neighbours do together is shared out evenly (s = S^(1/k)), so that k busy ones do again what was measured. Where a
 pair was not measured, the choice's slow-down beside copies of itself stands in, else the largest one that was
-measured of it, else none. A slow-down below 1 is noise and counts as none.
+measured of it, else none. A slow-down below 1 is noise and counts as none. Nothing is known of replicas on different
+GPUs of one machine, as what was measured on one GPU is no measure of them: they count as not slowing one another down.
 
 Above 1 much of it may be noise, too: with x the logarithm of what was measured and e its standard error (from its 95 %
 interval), what counts is x max(0, 1 - (e / x)^2), the positive-part James-Stein estimate (Efron and Morris 1973): none
@@ -44,6 +45,8 @@ class Tenant:
     device: str
     threads: int
     batch: int
+    own_gpu: bool = False
+    """Whether it has a GPU of its own on a machine with several."""
 
     def same_choice(self, other: Tenant) -> bool:
         """Whether both run the same choice of the same stage."""
@@ -105,6 +108,8 @@ class Interference:
 
     def slowdown(self, subject: Tenant, neighbour: Tenant, copies: int = 1) -> float:
         """Slow-down of `subject` by one busy replica of `neighbour`, of which `copies` are there; at least 1."""
+        if subject.own_gpu and neighbour.own_gpu:
+            return 1.0
         asked = (subject, neighbour, copies)
         if asked not in self._found:
             self._found[asked] = self._slowdown(*asked)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from inferplan.estimators.cost import has_own_gpu
 from inferplan.estimators.fanout import FanOuts, fan_outs
 from inferplan.estimators.interference import Interference, Tenant, measured_on, read_interference
 from inferplan.estimators.points import ModelKey, Points, read_points
@@ -386,7 +387,14 @@ def slowdowns_of_plan(plan: Plan, workload: Workload, disturbance: Interference)
         for placements in bought.packing
     ]
     tenants = {
-        name: Tenant(option.stage, option.choice, measured_on(devices, option.device), option.threads, option.max_batch)
+        name: Tenant(
+            option.stage,
+            option.choice,
+            measured_on(devices, option.device),
+            option.threads,
+            option.max_batch,
+            has_own_gpu(devices[option.device], option.provider),
+        )
         for name, option in plan.options.items()
         if option.runtime != "skip"
     }

@@ -110,7 +110,7 @@ def _service(machine: Machine, index: int, first_cpu: int) -> dict[str, Any]:
     if spec.memory_bytes is not None:
         service["mem_limit"] = spec.memory_bytes
     if spec.kind == "gpu":
-        gpu = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+        gpu = {"driver": "nvidia", "count": spec.gpu_count, "capabilities": ["gpu"]}
         service["deploy"] = {"resources": {"reservations": {"devices": [gpu]}}}
     return service
 

@@ -14,6 +14,7 @@ from typing import Any
 from inferplan.exporters.onnx_graph import OnnxGraph, read_graph
 from inferplan.spec.errors import InputError
 from inferplan.spec.evidence import file_sha256
+from inferplan.spec.gpus import ON_GPU, gpus_of_replicas
 from inferplan.spec.modelfiles import model_sha256
 from inferplan.spec.plan import DeployedOption, Plan
 from inferplan.spec.stage import TensorSpec, Variant
@@ -52,12 +53,13 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine and the replicas packed on it, by model name."""
+    """One machine and the replicas packed on it, by model name; `gpus`: the GPU numbers of those on GPUs."""
 
     name: str
     device: str
     spec: Device
     replicas: Mapping[str, int]
+    gpus: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,11 @@ class Deployment:
         if machine is None:
             return {name: model.replicas for name, model in self.models.items()}
         return {name: count for name, count in machine.replicas.items() if count}
+
+    def gpus(self, machine: Machine | None, model: str) -> tuple[int, ...]:
+        """GPU numbers of a model's replicas: on one machine, or on each of the whole plan."""
+        machines = self.machines if machine is None else (machine,)
+        return tuple(gpu for one in machines for gpu in one.gpus.get(model, ()))
 
 
 def build_deployment(plan: Plan, workload: Workload) -> Deployment:
@@ -205,7 +212,7 @@ def _model(name: str, option: DeployedOption, workload: Workload) -> Model:
     device = workload.devices().get(option.device)
     if device is None:
         raise InputError(f"{owner}: the workload has no device {option.device!r}")
-    gpu = option.provider in ("cuda", "tensorrt")
+    gpu = option.provider in ON_GPU
     if gpu and device.kind != "gpu":
         raise InputError(f"{owner}: provider {option.provider} does not run on {option.device}, a {device.kind}")
     graph = read_graph(source)
@@ -279,12 +286,15 @@ def _machines(plan: Plan, workload: Workload) -> tuple[Machine, ...]:
             raise InputError(f"the plan has machines of {device!r}, a device the workload does not have")
         for index, placements in enumerate(group.packing):
             replicas: dict[str, int] = {}
-            for placement in placements:
-                replicas[placement.option] = replicas.get(placement.option, 0) + placement.replicas
+            gpus: dict[str, tuple[int, ...]] = {}
+            for option, gpu in gpus_of_replicas(placements, plan.options, spec):
+                replicas[option] = replicas.get(option, 0) + 1
+                if gpu is not None:
+                    gpus[option] = (*gpus.get(option, ()), gpu)
             name = _safe(f"{device.replace('/', '-').lower()}-{index}")
             if any(machine.name == name for machine in machines):
                 raise InputError(f"two machines would be called {name}: rename a tier or a device")
-            machines.append(Machine(name, device, spec, dict(sorted(replicas.items()))))
+            machines.append(Machine(name, device, spec, dict(sorted(replicas.items())), gpus))
     return tuple(machines)
 
 

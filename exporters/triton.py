@@ -6,7 +6,7 @@ linter has anything to say about is never written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from inferplan.exporters import pipeline_model
@@ -68,7 +68,7 @@ def write_repository(
     """
     replicas = deployment.replicas(machine)
     for name, count in replicas.items():
-        _write_model(deployment.models[name], count, folder / name)
+        _write_model(deployment.models[name], count, deployment.gpus(machine, name), folder / name)
     if not replicas:
         raise InputError("the plan runs no model: there is nothing for a server to load")
     here: Targets = targets or {name: [(None, count)] for name, count in replicas.items()}
@@ -76,19 +76,20 @@ def write_repository(
     return [note for route in deployment.routes for note in _write_route(deployment, route, folder, here, instances)]
 
 
-def _write_model(model: Model, count: int, folder: Path) -> None:
+def _write_model(model: Model, count: int, gpus: Sequence[int], folder: Path) -> None:
     version = folder / "1"
     copy_checked(model.source, version / "model.onnx", model.sha256)
     for name in model.graph.external_files:
         copy_checked(model.source.parent / name, version / name)
-    (folder / "config.pbtxt").write_text(model_config(model, count), "utf-8")
+    (folder / "config.pbtxt").write_text(model_config(model, count, gpus), "utf-8")
 
 
 def _machine_configs(deployment: Deployment, machine: Machine, folder: Path) -> None:
     for name, count in deployment.replicas(machine).items():
         configs = folder / name / "configs"
         configs.mkdir(exist_ok=True)
-        (configs / f"{machine.name}.pbtxt").write_text(model_config(deployment.models[name], count), "utf-8")
+        config = model_config(deployment.models[name], count, deployment.gpus(machine, name))
+        (configs / f"{machine.name}.pbtxt").write_text(config, "utf-8")
 
 
 def _write_route(deployment: Deployment, route: Route, folder: Path, targets: Targets, instances: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,8 +37,8 @@ class ServedTensor:
     shape: tuple[int, ...]
 
 
-def model_config(model: Model, replicas: int) -> str:
-    """Configuration of one model with this many instances."""
+def model_config(model: Model, replicas: int, gpus: Sequence[int] = ()) -> str:
+    """Configuration of one model with this many instances; on GPUs of these numbers, where it runs on GPUs."""
     max_batch = model.max_batch if model.batched else 0
     fields: dict[str, Value] = {
         "name": model.name,
@@ -45,7 +46,7 @@ def model_config(model: Model, replicas: int) -> str:
         "max_batch_size": max_batch,
         "input": [_graph_tensor(tensor, max_batch) for tensor in model.graph.inputs],
         "output": [_graph_tensor(tensor, max_batch) for tensor in model.graph.outputs],
-        "instance_group": _instances(replicas, model.gpu),
+        "instance_group": _gpu_instances(gpus or [0] * replicas) if model.gpu else _cpu_instances(replicas),
         "version_policy": {"latest": {"num_versions": 1}},
     }
     if max_batch > 1 or (max_batch and model.queue_limit is not None):
@@ -108,7 +109,7 @@ def pipeline_config(
         "max_batch_size": max_batch,
         "input": [_served_tensor(tensor) for tensor in inputs],
         "output": [_served_tensor(tensor) for tensor in outputs],
-        "instance_group": _instances(instances, gpu=False),
+        "instance_group": _cpu_instances(instances),
         "version_policy": {"latest": {"num_versions": 1}},
     }
     if max_batch > 1:
@@ -158,8 +159,16 @@ def _ensemble_tensor(tensor: GraphTensor, name: str, member: Model, max_batch: i
     return {"name": name, "data_type": Word(tensor.data_type), "dims": list[Value](dims or [1])}
 
 
-def _instances(count: int, gpu: bool) -> list[Value]:
-    return [{"kind": Word("KIND_GPU" if gpu else "KIND_CPU"), "count": count, "gpus": [0] if gpu else []}]
+def _cpu_instances(count: int) -> list[Value]:
+    return [{"kind": Word("KIND_CPU"), "count": count, "gpus": []}]
+
+
+def _gpu_instances(gpus: Sequence[int]) -> list[Value]:
+    """One group per number of instances that a GPU has; the server puts `count` of them on each GPU that is listed."""
+    alike: dict[int, list[Value]] = {}
+    for gpu, count in sorted(Counter(gpus).items()):
+        alike.setdefault(count, []).append(gpu)
+    return [{"kind": Word("KIND_GPU"), "count": count, "gpus": listed} for count, listed in sorted(alike.items())]
 
 
 def _parameters(values: dict[str, str]) -> list[Value]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inferplan.spec.errors import InputError
-from inferplan.spec.plan import Plan
+from inferplan.spec.gpus import gpus_of_replicas
+from inferplan.spec.plan import LoadedPlan, Plan
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -20,6 +21,18 @@ class Slot:
     option: str
     machine: str
     cores: tuple[int, ...]
+    gpu: int | None = None
+    """The GPU it runs on, counted among those that programs here are shown; None: none, or its machine's only one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one replica asks for: how many cores, and which GPU."""
+
+    option: str
+    machine: str
+    threads: int
+    gpu: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +60,28 @@ def _quota(count: int) -> int:
         return count
 
 
-def place_replicas(plan: Plan, cores: Sequence[int], *, oversubscribe: bool = False) -> Placing:
-    """Give every replica of the plan cores of its own, all machines of the plan side by side on this one.
+def place_replicas(loaded: LoadedPlan, cores: Sequence[int], *, oversubscribe: bool = False) -> Placing:
+    """Give every replica of the plan cores of its own, all machines of the plan side by side on this one, and the GPU
+    that it has on the plan's machine.
 
     What is left over is for router and load generator; they
     are not pinned to it: on two cores, with one replica, pinning them mostly cost throughput (docs/runner.md).
     Raises InputError where there are too few cores, unless `oversubscribe`: then cores are shared, and a note
     says so.
     """
+    plan, devices = loaded.plan, loaded.workload.workload.devices()
     wanted = [
-        (placement.option, f"{device}[{index}]", max(1, plan.options[placement.option].threads))
-        for device, machines in sorted(plan.machines.items())
+        Wanted(
+            option,
+            f"{name}[{index}]",
+            max(1, plan.options[option].threads),
+            gpu if devices[name].gpu_count > 1 else None,
+        )
+        for name, machines in sorted(plan.machines.items())
         for index, placements in enumerate(machines.packing)
-        for placement in placements
-        for _ in range(placement.replicas)
+        for option, gpu in gpus_of_replicas(placements, plan.options, devices[name])
     ]
-    needed = sum(threads for *_, threads in wanted)
+    needed = sum(one.threads for one in wanted)
     notes: list[str] = []
     if needed > len(cores):
         counts = f"the plan's replicas need {needed} cores, this machine has {len(cores)} for us"
@@ -77,19 +96,19 @@ def place_replicas(plan: Plan, cores: Sequence[int], *, oversubscribe: bool = Fa
     return Placing(tuple(_spread(plan, wanted, cores)), tuple(notes))
 
 
-def _spread(plan: Plan, wanted: Sequence[tuple[str, str, int]], cores: Sequence[int]) -> list[Slot]:
+def _spread(plan: Plan, wanted: Sequence[Wanted], cores: Sequence[int]) -> list[Slot]:
     """The busiest replicas choose first, each the cores with the least work on them, the last ones where equal.
 
     Where there are enough cores nobody shares one; where there are not, those share that have the least to do.
     """
     load = dict.fromkeys(cores, 0.0)
     slots: dict[int, Slot] = {}
-    busiest_first = sorted(range(len(wanted)), key=lambda i: -plan.options[wanted[i][0]].predicted.utilisation)
+    busiest_first = sorted(range(len(wanted)), key=lambda i: -plan.options[wanted[i].option].predicted.utilisation)
     for index in busiest_first:
-        option, machine, threads = wanted[index]
-        taken = sorted(cores, key=lambda core: (load[core], -core))[:threads]
+        one = wanted[index]
+        taken = sorted(cores, key=lambda core: (load[core], -core))[: one.threads]
         for core in taken:
             # An idle replica still counts, so that an empty core is always taken before a shared one.
-            load[core] += max(plan.options[option].predicted.utilisation, 0.01)
-        slots[index] = Slot(option, machine, tuple(sorted(taken)))
+            load[core] += max(plan.options[one.option].predicted.utilisation, 0.01)
+        slots[index] = Slot(one.option, one.machine, tuple(sorted(taken)), one.gpu)
     return [slots[index] for index in range(len(wanted))]

@@ -159,6 +159,7 @@ class Fleet:
             self._topology.joins(option.stage),
             bool(self._topology.following[option.stage]),
             os.getpid(),
+            slot.gpu,
         )
 
     def _skip_code(self, option: DeployedOption) -> StageAdapter:

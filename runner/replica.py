@@ -91,7 +91,12 @@ class Replica:
                 # -P keeps the current folder off the path: no file of the user's may stand in for a library.
                 [sys.executable, "-P", "-m", "inferplan.runner.worker", str(theirs.fileno())],
                 # GPUs are numbered as when they were measured.
-                env={**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", **dict.fromkeys(THREAD_VARIABLES, threads)},
+                env={
+                    **os.environ,
+                    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+                    **self._shown_gpu(),
+                    **dict.fromkeys(THREAD_VARIABLES, threads),
+                },
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 process_group=0,  # Ctrl-C in a terminal reaches us alone; we end the replicas in order
@@ -108,6 +113,20 @@ class Replica:
                 await self._ready
         except TimeoutError:
             raise InputError(f"replica {self.name} was not ready within {limit_s:g} s") from None
+
+    def _shown_gpu(self) -> dict[str, str]:
+        """What shows the process no GPU but its own, where its machine has several."""
+        gpu = self._assignment.gpu
+        if gpu is None:
+            return {}
+        listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        shown = [entry.strip() for entry in listed.split(",")] if listed else None
+        if shown is not None and gpu >= len(shown):
+            raise InputError(
+                f"replica {self.name} is planned for GPU {gpu} of its machine, and {len(shown)} are shown here",
+                [f"CUDA_VISIBLE_DEVICES is {listed}: list as many GPUs as the plan's machine has"],
+            )
+        return {"CUDA_VISIBLE_DEVICES": str(gpu) if shown is None else shown[gpu]}
 
     def send(self, items: Sequence[Sequence[Blob]]) -> None:
         """Give the replica a batch; it must be free. An end of the process is reported by `on_end`."""

@@ -287,7 +287,7 @@ def serve_plan(
             f"{loaded.workload.path}: to be served, `pipeline` needs `inputs` and `outputs`: the tensors of a request"
             " and of its answer"
         )
-    placing = place_replicas(loaded.plan, available_cores(), oversubscribe=oversubscribe)
+    placing = place_replicas(loaded, available_cores(), oversubscribe=oversubscribe)
     fleet_options = {
         "seed": seed,
         "restart": restart,

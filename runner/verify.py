@@ -79,7 +79,7 @@ def run_plan(
         restart,
         workload.profile.load_timeout_s if start_limit_s is None else start_limit_s,
     )
-    placing = place_replicas(loaded.plan, available_cores(), oversubscribe=oversubscribe)
+    placing = place_replicas(loaded, available_cores(), oversubscribe=oversubscribe)
     requests = Requests(loaded, seed)
     with _quiet_collector():
         return eventloop.run(lambda: _run(loaded, settings, placing, requests, on_event))

@@ -48,6 +48,8 @@ class Assignment:
     parents: tuple[str, ...]
     routes: bool
     starter: int
+    gpu: int | None = None
+    """The only GPU that its process is shown, counted among those that the process which starts it is shown."""
 
     def to_json(self) -> bytes:
         """The assignment as text; `from_json` is the inverse."""

@@ -63,10 +63,10 @@ def _uses(device: Device, option: DeployedOption) -> list[float]:
         uses.append((option.memory_bytes or 0) / device.memory_bytes)
     if device.kind == "gpu":
         on_gpu = option.provider in ("cuda", "tensorrt")
-        uses.append(1.0 if on_gpu and not option.shares_gpu else 0.0)
+        uses.append(1.0 / (device.gpus or 1) if on_gpu and not option.shares_gpu else 0.0)
         if device.gpu_memory_bytes is not None:
-            taken = (option.gpu_memory_bytes or 0) / device.gpu_memory_bytes
-            uses.append(0.0 if not on_gpu else taken if option.shares_gpu else max(taken, 1.0))
+            taken = (option.gpu_memory_bytes or 0) / device.gpu_memory_bytes if option.shares_gpu else 1.0
+            uses.append(taken / (device.gpus or 1) if on_gpu else 0.0)
     return uses
 
 
@@ -117,7 +117,8 @@ def _loads(own: Mapping[str, DeployedOption], device: Device, profile: Profile) 
 def _gpus(
     name: str, device: Device, bought: Machines, plan: Plan, workload: Workload, profile: Profile
 ) -> Iterator[str]:
-    """On a GPU stands one replica, or several whose peaks fit and that were measured beside one another."""
+    """On a GPU stands one replica, or several whose peaks fit and that were measured beside one another; where a
+    machine has several GPUs, one replica on each."""
     for index, placements in enumerate(bought.packing):
         there = [
             (plan.options[p.option], p.replicas)
@@ -127,6 +128,10 @@ def _gpus(
         if sum(count for _, count in there) < 2:
             continue
         where = f"{name}, machine {index}"
+        if (device.gpus or 1) > 1:
+            if any(option.shares_gpu for option, _ in there):
+                yield f"{where}: replicas share a GPU, which is not done where a machine has several"
+            continue
         if device.gpu_memory_bytes is None or any(o.gpu_memory_bytes is None or not o.shares_gpu for o, _ in there):
             yield f"{where}: replicas share a GPU without their peaks being known to fit"
             continue
@@ -148,7 +153,9 @@ def _busy_w(device: Device, option: DeployedOption, counter_w: float | None) -> 
         return max(0.0, counter_w - device.idle_power_w)
     if device.power_w is not None:
         rest = device.power_w - (device.power_w if device.idle_power_w is None else device.idle_power_w)
-        return rest if on_gpu else rest * min(1.0, option.threads / (device.cores - device.reserved_cores))
+        if on_gpu:
+            return rest / (device.gpus or 1)
+        return rest * min(1.0, option.threads / (device.cores - device.reserved_cores))
     return None if device.idle_power_w is None or device.like is not None else counter_w
 
 

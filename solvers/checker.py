@@ -220,8 +220,8 @@ def _machines(plan: Plan, workload: Workload) -> Iterator[str]:
                 yield f"{name}, machine {index}: {cores} cores on {device.cores - device.reserved_cores}"
             if device.memory_bytes is not None and memory > device.memory_bytes:
                 yield f"{name}, machine {index}: {memory} bytes of memory on {device.memory_bytes}"
-            if gpus > (1 if device.kind == "gpu" else 0):
-                yield f"{name}, machine {index}: {gpus} replicas on its GPU"
+            if gpus > (available := (device.gpus or 1) if device.kind == "gpu" else 0):
+                yield f"{name}, machine {index}: {gpus} replicas on {available} GPUs"
     for name, option in plan.options.items():
         if placed[name] != option.replicas:
             yield f"option {name}: {placed[name]} replicas placed of {option.replicas}"

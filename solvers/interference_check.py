@@ -61,10 +61,18 @@ def _factors(
         beside = placement.replicas - (1 if placement.option == name else 0)
         if beside:
             option, other = plan.options[name], plan.options[placement.option]
-            extra = _extra(option, other, beside, workload, profile)
+            extra = 0.0
+            if not _on_other_gpu(option, other, workload):
+                extra = _extra(option, other, beside, workload, profile)
             factor *= (1 + extra * min(other.predicted.utilisation, 1.0)) ** beside
             largest *= (1 + extra) ** beside
     return factor, largest
+
+
+def _on_other_gpu(option: DeployedOption, other: DeployedOption, workload: Workload) -> bool:
+    """Whether two replicas stand on different GPUs of a machine: where it has several, none is shared."""
+    several = (workload.devices()[option.device].gpus or 1) > 1
+    return several and {option.provider, other.provider} <= {"cuda", "tensorrt"}
 
 
 def _extra(option: DeployedOption, other: DeployedOption, beside: int, workload: Workload, profile: Profile) -> float:

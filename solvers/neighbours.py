@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from inferplan.estimators.cost import Capacity
+from inferplan.estimators.cost import Capacity, has_own_gpu
 from inferplan.estimators.interference import Tenant, measured_on
 from inferplan.solvers.bill import bill
 from inferplan.solvers.columns import Column
@@ -39,6 +39,7 @@ def tenants(problem: Problem, columns: Sequence[Column]) -> dict[str, Tenant]:
             measured_on(devices, column.option.device),
             column.option.threads,
             column.option.max_batch,
+            has_own_gpu(devices[column.option.device], column.option.provider),
         )
         for name, column in column_names(columns).items()
         if column.option.need is not None

@@ -17,7 +17,6 @@ from typing import Literal, cast
 
 from inferplan.estimators.accuracy import AccuracyModel
 from inferplan.estimators.cost import (
-    ON_GPU,
     Capacity,
     busy_w,
     fitting,
@@ -29,6 +28,7 @@ from inferplan.estimators.fanout import FanOuts
 from inferplan.estimators.points import ModelKey, Points
 from inferplan.estimators.service import ServiceModel
 from inferplan.spec.errors import InfeasibleError, InputError
+from inferplan.spec.gpus import ON_GPU
 from inferplan.spec.plan import Provider
 from inferplan.spec.stage import Choice as StageChoice
 from inferplan.spec.workload import Workload
@@ -174,7 +174,8 @@ def _options(
         without: dict[str, list[int]] = {}
         for batch in service.batches:
             memory, gpu_memory = service.memory_bytes(batch), service.gpu_memory_bytes(batch)
-            shares_gpu = bool(friends) and gpu_memory is not None and device.gpu_memory_bytes is not None
+            known = gpu_memory is not None and device.gpu_memory_bytes is not None
+            shares_gpu = bool(friends) and known and device.gpu_count == 1
             need = replica_need(device, key.provider, key.threads, memory, gpu_memory, shares_gpu)
             if need is None:
                 without.setdefault("the device limits memory, and memory was not measured", []).append(batch)

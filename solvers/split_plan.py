@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inferplan.estimators.accuracy import AccuracyEstimate
+from inferplan.estimators.cost import has_own_gpu
 from inferplan.estimators.interference import Tenant, measured_on
 from inferplan.estimators.transport import Crossing, traffic
 from inferplan.solvers.assembly import deployed_option
@@ -94,7 +95,14 @@ def tenants(instance: SplitInstance, split: Split) -> dict[str, Tenant]:
     """Deployed options as neighbours see them, by name."""
     devices = instance.problem.workload.devices()
     return {
-        o.name: Tenant(o.stage, o.variant, measured_on(devices, o.device), o.threads, o.max_batch)
+        o.name: Tenant(
+            o.stage,
+            o.variant,
+            measured_on(devices, o.device),
+            o.threads,
+            o.max_batch,
+            has_own_gpu(devices[o.device], o.provider),
+        )
         for o in instance.options
         if o.name in split.replicas
     }

@@ -185,12 +185,11 @@ def _fill(
             document.problem(where, f"catalogue {name} has no {kind!r}" + (f"; did you mean {near!r}?" if near else ""))
         ]
     entry = catalogue.instances[kind]
-    if entry.gpus > 1:
-        return [document.problem(where, f"{kind} has {entry.gpus} GPUs; machines with one GPU are honoured so far")]
     values: dict[str, Any] = {
         "kind": "gpu" if entry.gpus else "cpu",
         "cores": entry.cores,
         "memory_bytes": entry.memory_bytes,
+        "gpus": entry.gpus if entry.gpus > 1 and device.get("kind", "gpu") == "gpu" else None,
         "gpu_memory_bytes": entry.gpu_memory_bytes,
         "start_s": entry.start_s,
         "power_w": entry.power_w,

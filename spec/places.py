@@ -48,7 +48,8 @@ class Device(Record):
     cores: PositiveInt = Field(description="CPU cores of one machine.")
     reserved_cores: Count = Field(0, description="Cores kept for the server itself, the system, the router.")
     memory_bytes: PositiveInt | None = None
-    gpu_memory_bytes: PositiveInt | None = None
+    gpus: PositiveInt | None = Field(None, description="GPUs of one machine of kind gpu; absent: one.")
+    gpu_memory_bytes: PositiveInt | None = Field(None, description="Memory of one GPU.")
     power_w: NonNegative | None = Field(None, description="Power of one machine whose every core is at work.")
     idle_power_w: NonNegative | None = Field(
         None, description="Power of one machine that does nothing; absent: power_w, whatever it does."
@@ -64,10 +65,21 @@ class Device(Record):
         return self
 
     @model_validator(mode="after")
+    def _gpus_of_gpu_machines(self) -> Device:
+        if self.gpus is not None and self.kind != "gpu":
+            raise ValueError(f"gpus is {self.gpus}, but kind is {self.kind}: only machines of kind gpu have GPUs")
+        return self
+
+    @model_validator(mode="after")
     def _power_in_order(self) -> Device:
         if self.power_w is not None and self.idle_power_w is not None and self.idle_power_w > self.power_w:
             raise ValueError(f"idle_power_w ({self.idle_power_w:g}) is more than power_w ({self.power_w:g})")
         return self
+
+    @property
+    def gpu_count(self) -> int:
+        """GPUs of one machine."""
+        return (self.gpus or 1) if self.kind == "gpu" else 0
 
 
 class Tier(Record):

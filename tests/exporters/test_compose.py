@@ -57,6 +57,27 @@ def test_gpus_are_reserved_on_machines_that_have_them(
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
 
 
+def test_replicas_are_spread_over_the_gpus_of_their_machine(
+    chain: Any, make_plan: Callable[..., Any], tmp_path: Path
+) -> None:
+    tier = chain.tiers["edge"]
+    four = {"gpu": tier.devices["gpu"].model_copy(update={"gpus": 4})}
+    workload = chain.model_copy(update={"tiers": {"edge": tier.model_copy(update={"devices": four})}})
+    options = {
+        name: {"stage": name, "variant": "only", "provider": "cuda", "device": "edge/gpu"} for name in ("double", "add")
+    }
+    plan = make_plan(workload, options, {"edge/gpu": [{"double": 1, "add": 2}, {"add": 3}]})
+    export_compose(plan, workload, tmp_path / "out")
+    services = yaml.safe_load((tmp_path / "out/compose.yaml").read_text())["services"]
+    counts = [s["deploy"]["resources"]["reservations"]["devices"][0]["count"] for s in services.values()]
+    assert counts == [4, 4]
+    first, second = (tmp_path / f"out/machines/edge-gpu-{index}" for index in (0, 1))
+    assert "count: 1\n    gpus: [ 0 ]" in (first / "double/config.pbtxt").read_text()
+    assert "count: 1\n    gpus: [ 1, 2 ]" in (first / "add/config.pbtxt").read_text()
+    assert "count: 1\n    gpus: [ 0, 1, 2 ]" in (second / "add/config.pbtxt").read_text()
+    assert lint_repository(first).findings == ()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

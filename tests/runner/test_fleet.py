@@ -29,7 +29,7 @@ def answers_of(loaded: LoadedPlan, requests: Sequence[Any], *, together: bool) -
     adapter = pipeline_code(loaded.workload.workload)
 
     async def ask() -> list[Any]:
-        placing = place_replicas(loaded.plan, [0, 1], oversubscribe=True)
+        placing = place_replicas(loaded, [0, 1], oversubscribe=True)
         async with Fleet(loaded, placing, seed=0, restart=False, start_limit_s=60, on_event=ignore) as fleet:
             loop = asyncio.get_running_loop()
             futures: list[asyncio.Future[Answers | Failure]] = [loop.create_future() for _ in requests]
@@ -82,7 +82,7 @@ def test_whose_turn_it_is(deploy: Deploy, order: str | None) -> None:
     ended: list[str] = []
 
     async def ask() -> None:
-        placing = place_replicas(loaded.plan, [0, 1], oversubscribe=True)
+        placing = place_replicas(loaded, [0, 1], oversubscribe=True)
         async with Fleet(loaded, placing, seed=0, restart=False, start_limit_s=60, on_event=ignore) as fleet:
             over = asyncio.get_running_loop().create_future()
 
@@ -123,7 +123,7 @@ def test_shares_send_calls_to_several_options(deploy: Deploy) -> None:
     counts: dict[str, int] = {}
 
     async def ask() -> None:
-        placing = place_replicas(plan, [0, 1], oversubscribe=True)
+        placing = place_replicas(loaded, [0, 1], oversubscribe=True)
         async with Fleet(loaded, placing, seed=1, restart=False, start_limit_s=60, on_event=ignore) as fleet:
             done = asyncio.Event()
             left = 400

@@ -8,7 +8,7 @@ import pytest
 
 from inferplan.solvers.checker import check_plan
 from inferplan.solvers.planner import solve
-from inferplan.spec.errors import CheckFailedError
+from inferplan.spec.errors import CheckFailedError, InfeasibleError
 from inferplan.spec.plan import Plan
 
 GIB = 2**30
@@ -87,6 +87,52 @@ def test_a_share_of_a_gpu_is_the_memory_it_takes(instances: Any) -> None:
     plan = machines(instances, BOTH, billing="share")
     assert plan.machines["edge/gpu"].share == pytest.approx(10 / 16)
     assert machines(instances, [], billing="share").machines["edge/gpu"].share == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("gpus", "count"), [(1, 3), (2, 2), (3, 1), (4, 1)])
+def test_on_machines_with_several_gpus_every_replica_has_its_own(instances: Any, gpus: int, count: int) -> None:
+    helpers = __import__("sys").modules[type(instances).__module__]
+    loaded = instances.workload(
+        {"a": ["v"]},
+        classes={"web": {"rate_rps": 250.0, "slo": {"latency_s": 1.0}}},
+        devices={"gpu": {**GPU, "gpus": gpus, "power_w": 400.0, "idle_power_w": 100.0}},
+    )
+    on_gpu = {"device": "edge/gpu", "provider": "cuda"}
+    rows = [helpers.measurement("a", "v", 1, 0.01, **on_gpu, peak_gpu_bytes=4 * GIB)]
+    # Measured beside itself on one GPU: three times as slow, which says nothing of two GPUs.
+    beside = [helpers.interference("a", "v", [("a", "v")], 3.0, **on_gpu)]
+    store = instances.profile({}, {("a", "v"): 0.9}, rows=rows, beside=beside if gpus > 1 else [])
+    plan = solve(loaded, store, plan_dir=instances.folder)
+    check_plan(plan, loaded.workload, store)
+    (option,) = plan.options.values()
+    assert (option.replicas, plan.machines["edge/gpu"].count) == (3, count)
+    assert option.predicted.interference == 1.0
+    assert option.predicted.energy_j == pytest.approx(300 / gpus * 0.01)
+    crowded = plan.model_dump(by_alias=True)
+    crowded["options"][next(iter(plan.options))]["replicas"] = 5
+    crowded["machines"]["edge/gpu"]["packing"][0][0]["replicas"] += 2
+    with pytest.raises(CheckFailedError) as caught:
+        check_plan(Plan.model_validate(crowded), loaded.workload, store)
+    assert any("replicas on" in line for line in caught.value.details)
+
+
+def test_the_memory_that_counts_is_that_of_one_gpu(instances: Any) -> None:
+    loaded, profile = inputs(instances, [], {"a": 17 * GIB, "b": 4 * GIB}, gpus=4)
+    with pytest.raises(InfeasibleError, match="no variant of stage a fits"):
+        solve(loaded, profile, plan_dir=instances.folder)
+
+
+def test_a_share_of_a_machine_with_several_gpus(instances: Any) -> None:
+    plan = machines(instances, BOTH, billing="share", gpus=4)
+    assert plan.machines["edge/gpu"].share == pytest.approx(2 / 4)
+    assert not any(option.shares_gpu for option in plan.options.values())
+    data = plan.model_dump(by_alias=True)
+    for option in data["options"].values():
+        option["shares_gpu"] = True
+    loaded, profile = inputs(instances, BOTH, billing="share", gpus=4)
+    with pytest.raises(CheckFailedError) as caught:
+        check_plan(Plan.model_validate(data), loaded.workload, profile)
+    assert any("a machine has several" in line for line in caught.value.details)
 
 
 def test_sharing_that_was_not_measured_is_found_out(instances: Any) -> None:

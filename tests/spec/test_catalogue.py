@@ -103,6 +103,14 @@ def test_the_price_is_that_of_the_purchase(load: Load, how: str, price: float) -
     assert device_of(load(f"{{instance: mine/box.large, {how}}}")).price_usd_per_h == price
 
 
+def test_a_machine_may_have_several_gpus(load: Load) -> None:
+    device = device_of(load("{instance: mine/gpu.four}"))
+    assert (device.kind, device.gpus, device.gpu_count) == ("gpu", 4, 4)
+    assert device_of(load("{instance: mine/gpu.one, price_usd_per_h: 1}")).gpu_count == 1
+    assert device_of(load("{instance: mine/gpu.four, kind: cpu}")).gpu_count == 0
+    assert device_of(load("{instance: mine/gpu.four, gpus: 2}")).gpu_count == 2
+
+
 def test_other_currencies_become_dollars(load: Load) -> None:
     loaded = load("{instance: mine/box.large}", currency="EUR", usd_per_unit=1.1)
     assert device_of(loaded).price_usd_per_h == pytest.approx(0.22)
@@ -114,12 +122,12 @@ def test_other_currencies_become_dollars(load: Load) -> None:
         ("{instance: other/box.large}", "there is no catalogue 'other'; there are: mine"),
         ("{instance: mine/box.larg}", "catalogue mine has no 'box.larg'; did you mean 'box.large'?"),
         ("{instance: mine/gpu.one}", "gpu.one has no on-demand price"),
-        ("{instance: mine/gpu.four}", "machines with one GPU"),
         ("{instance: mine/box.large, purchase: reserved}", "is reserved for 1y, 3y: name one of them as 'term'"),
         ("{instance: mine/gpu.one, purchase: spot}", "give interruptions_per_h"),
         ("{price_usd_per_h: 0.1, cores: 2, purchase: spot}", "give interruptions_per_h"),
         ("{instance: mine/box.large, term: 1y}", "a term belongs to purchase: reserved"),
         ("{instance: nothing}", "expected catalogue/type"),
+        ("{cores: 2, price_usd_per_h: 1, gpus: 2}", "only machines of kind gpu have GPUs"),
         ("{cores: 2}", "missing field 'price_usd_per_h'"),
     ],
 )
