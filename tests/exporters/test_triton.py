@@ -150,7 +150,7 @@ def test_weights_in_files_beside_the_model_travel_with_it(
 def test_what_the_linter_objects_to_is_never_put_in_place(
     chain: Any, chain_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inferplan.exporters.triton.model_config", lambda model, count: f'name: "{model.name}"\n')
+    monkeypatch.setattr("inferplan.exporters.triton.model_config", lambda model, count, gpus: f'name: "{model.name}"\n')
     with pytest.raises(CheckFailedError, match="graph-input-missing"):
         export_triton(chain_plan, chain, tmp_path / "sub/out")
     assert list((tmp_path / "sub").iterdir()) == []

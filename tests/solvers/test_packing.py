@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -40,17 +41,18 @@ needs = st.builds(Capacity, st.integers(1, 8), st.integers(1, 100), st.sampled_f
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(needs, st.integers(0, 3)), max_size=4))
-def test_as_few_machines_as_exhaustive_search(wanted: list[tuple[Capacity, int]]) -> None:
+@given(st.lists(st.tuples(needs, st.integers(0, 3)), max_size=4), st.integers(1, 4))
+def test_as_few_machines_as_exhaustive_search(wanted: list[tuple[Capacity, int]], gpus: int) -> None:
+    machine_type = replace(MACHINE, gpus=gpus)
     items = [Item(f"o{index}", need, count) for index, (need, count) in enumerate(wanted)]
-    packing = pack(items, MACHINE)
+    packing = pack(items, machine_type)
     assert packing.proven
     singles = sorted((n.cores, n.memory_bytes or 0, n.gpus) for n, count in wanted for _ in range(count))
-    assert len(packing.machines) == fewest(tuple(reversed(singles)), MACHINE)
+    assert len(packing.machines) == fewest(tuple(reversed(singles)), machine_type)
     for machine in packing.machines:
         for dimension in ("cores", "memory_bytes", "gpus"):
             used = sum(count * getattr(items[int(name[1:])].need, dimension) for name, count in machine.items())
-            assert used <= getattr(MACHINE, dimension)
+            assert used <= getattr(machine_type, dimension)
     for item in items:
         assert sum(machine.get(item.name, 0) for machine in packing.machines) == item.count
 

@@ -105,12 +105,13 @@ def test_on_machines_with_several_gpus_every_replica_has_its_own(instances: Any,
     plan = solve(loaded, store, plan_dir=instances.folder)
     check_plan(plan, loaded.workload, store)
     (option,) = plan.options.values()
-    assert (option.replicas, plan.machines["edge/gpu"].count) == (3, count)
+    assert plan.machines["edge/gpu"].count == count
+    assert option.replicas >= 3
     assert option.predicted.interference == 1.0
     assert option.predicted.energy_j == pytest.approx(300 / gpus * 0.01)
     crowded = plan.model_dump(by_alias=True)
-    crowded["options"][next(iter(plan.options))]["replicas"] = 5
-    crowded["machines"]["edge/gpu"]["packing"][0][0]["replicas"] += 2
+    crowded["options"][next(iter(plan.options))]["replicas"] += gpus
+    crowded["machines"]["edge/gpu"]["packing"][0][0]["replicas"] += gpus
     with pytest.raises(CheckFailedError) as caught:
         check_plan(Plan.model_validate(crowded), loaded.workload, store)
     assert any("replicas on" in line for line in caught.value.details)
