@@ -3,9 +3,10 @@
     python benchmarks/fidelity.py WORKLOAD PROFILE [--loads 0.3 0.6 0.85] [--runs 3] [--duration 10] [--plan FILE]
 
 Takes a plan (without --plan, the one that `solve` finds with the workload's own promises) and measures the points that
-it rests on again, and what serving its stages costs, in the minute before the runs: what is compared is the model, not
-the machine of some hours ago (`--as-profiled` takes PROFILE's own). Then it scales the plan's traffic until the busiest
-replica is as loaded as asked, and `run`s it, each time with another seed. A level of a small workload takes a minute.
+it rests on again, and what serving its stages costs, in the minute before the runs, with the inputs that the plan's own
+choices send: what is compared is the model, not the machine of some hours ago (`--as-profiled` takes PROFILE's own).
+Then it scales the plan's traffic until the busiest replica is as loaded as asked, and `run`s it, each time with another
+seed. A level of a small workload takes a minute.
 
 Per class and percentile: the simulated value with its 95 % interval, the value of every run, their median, how far
 apart they are (largest over smallest: what repeats no better cannot be predicted better), and predicted over median.
@@ -33,8 +34,8 @@ from inferplan.estimators.network import Network, Station, Stream, network_of_pl
 from inferplan.estimators.points import ModelKey, read_points
 from inferplan.estimators.queueing import Arrivals, Demand, estimate
 from inferplan.estimators.simulation import Effort, simulate
+from inferplan.profilers.arriving import Arriving
 from inferplan.profilers.fingerprint import usable_cores
-from inferplan.profilers.inputs import PipelineSpec
 from inferplan.profilers.points import PointTask, measure_point
 from inferplan.profilers.process import Limits
 from inferplan.profilers.runtimes.executor import ExecutorSpec
@@ -74,6 +75,7 @@ def refreshed(loaded: LoadedPlan, profile: Profile) -> Fresh:
     rows: dict[str, Measurement] = {}
     times: dict[str, Samples] = {}
     handoffs: dict[str, HandoffRow] = {}
+    arriving = arriving_at(loaded)
     for option in loaded.plan.options.values():
         if option.runtime == "skip":
             continue
@@ -81,28 +83,36 @@ def refreshed(loaded: LoadedPlan, profile: Profile) -> Fresh:
         points = [point.row for point in models[key].points if point.row is not None]
         largest = min(row.key.batch for row in points if row.key.batch >= option.max_batch)
         for row in [row for row in points if row.key.batch <= largest]:
-            fresh, samples = measured_again(loaded, row)
+            fresh, samples = measured_again(loaded, arriving, row)
             rows[row.key.id()] = fresh
             if samples is not None:
                 times[row.key.id()] = samples
         fastest = rows[min(points, key=lambda row: row.key.batch).key.id()]
-        handoffs[option.stage] = measure_handoff(workload, profile, fastest)
+        handoffs[option.stage] = measure_handoff(workload, profile, fastest, arriving.timed)
         print(f"  {handoffs[option.stage].reason or described(handoffs[option.stage])}")
     kept = [rows.get(row.key.id(), row) for row in profile.measurements]
     others = [row for row in profile.handoffs if row.stage not in handoffs]
     return Fresh(dataclasses.replace(profile, measurements=tuple(kept), handoffs=(*others, *handoffs.values())), times)
 
 
-def measured_again(loaded: LoadedPlan, row: Measurement) -> tuple[Measurement, Samples | None]:
+def arriving_at(loaded: LoadedPlan) -> Arriving:
+    """What the plan's choices send one another."""
+    workload = loaded.workload.workload
+    senders = {option.stage: option.choice for option in loaded.plan.options.values()}
+    settings = workload.profile.model_copy(update={"upstream": senders})
+    sending = workload.model_copy(update={"profile": settings})
+    limits = Limits(settings.load_timeout_s, settings.memory_limit_bytes)
+    return Arriving.of(sending, "cpu", limits, lambda text: print(f"  {text}", flush=True))
+
+
+def measured_again(loaded: LoadedPlan, arriving: Arriving, row: Measurement) -> tuple[Measurement, Samples | None]:
     """A point as `inferplan profile` measures it under a time budget."""
     workload, key = loaded.workload.workload, row.key
-    stage, pipeline = workload.pipeline.stages[key.stage], workload.pipeline
-    entry = key.stage in pipeline.entry_stages() and pipeline.code is not None
-    requests = PipelineSpec(str(workload.root), pipeline.code or "", pipeline.params) if entry else None
+    stage = workload.pipeline.stages[key.stage]
     settings = workload.profile
     limits = Limits(settings.load_timeout_s, settings.memory_limit_bytes)
     spec = ExecutorSpec.of(workload.root, key.stage, stage, Choice.parse(row.choice))
-    task = PointTask(key, spec, requests, limits, usable_cores(), row.lineage)
+    task = PointTask(key, spec, arriving.requests(key.stage), limits, usable_cores(), row.lineage)
     fresh, samples = measure_point(task, StoppingRule.of(settings, MOST_S), "time", lambda share: None)
     if fresh.status != "ok":
         raise SystemExit(f"{key.stage}/{row.choice}: {fresh.reason}")

@@ -86,7 +86,7 @@ def profile(
             _report_dry_run(campaign, json)
             return ExitCode.DONE
         summary = run_campaign(campaign, lambda event: tell(progress, event))
-        handoffs = measure_handoffs(loaded, path, campaign.device, progress) if serves else NOT_SERVED
+        handoffs = measure_handoffs(loaded, path, campaign, progress) if serves else NOT_SERVED
     if json:
         told = {**dataclasses.asdict(summary), "notes": [*summary.notes, *handoffs]}
         emit_json({"status": "failed" if summary.failed else "ok", "path": str(path), **told})
@@ -97,7 +97,7 @@ def profile(
     return ExitCode.CHECK_FAILED if summary.failed else ExitCode.DONE
 
 
-def measure_handoffs(loaded: LoadedWorkload, path: Path, device: str, progress: Progress) -> list[str]:
+def measure_handoffs(loaded: LoadedWorkload, path: Path, campaign: Campaign, progress: Progress) -> list[str]:
     """Measure what serving costs beyond service times, for stages where that is not known; what could not be, and
     why."""
     from inferplan.profilers.store import ProfileStore
@@ -106,10 +106,10 @@ def measure_handoffs(loaded: LoadedWorkload, path: Path, device: str, progress: 
 
     notes = []
     profile = read_profile(path)
-    points = stages_to_measure(loaded.workload, profile, device)
+    points = stages_to_measure(loaded.workload, profile, campaign.device)
     for stage, point in points.items():
         progress.update(f"handing {stage} over")
-        row = measure_handoff(loaded.workload, profile, point)
+        row = measure_handoff(loaded.workload, profile, point, campaign.listed.arriving.timed)
         with ProfileStore(path) as store:
             store.add_handoff(row)
         if row.status != "ok":

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inferplan.profilers.accuracy import combination_text
+from inferplan.profilers.arriving import Arriving
 from inferplan.profilers.fingerprint import Machine, this_machine, usable_cores
 from inferplan.profilers.inputs import PipelineSpec
 from inferplan.profilers.inspection import Inspection, Inspector
@@ -18,7 +19,6 @@ from inferplan.profilers.process import Limits
 from inferplan.profilers.provision import providers, require_runtimes, resolve_device, thread_counts, used_runtimes
 from inferplan.profilers.stopping import StoppingRule
 from inferplan.profilers.subjects import NO_SHAPE, Casting, Subject
-from inferplan.profilers.upstream import Folder
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.evidence import code_sha256, combined_sha256
 from inferplan.spec.profile import Profile
@@ -42,8 +42,8 @@ class JobList:
     """(stage, choice) that cannot be part of a combination."""
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
-    folder: Folder | None
-    """Holds what arrives at stages past the entry until all is done."""
+    arriving: Arriving
+    """What arrives at stages past the entry; it is kept until all is done."""
 
 
 class Planner:
@@ -104,7 +104,7 @@ class Planner:
         able = {(s.stage, s.choice.name) for s in subjects if s.found.status == "ok" and _joins(s, offered.common)}
         broken = {(subject.stage, subject.choice.name) for subject in subjects} - able
         left_out, notes = tuple(self._left_out), tuple(self._notes)
-        return JobList(tuple(jobs), tuple(unrunnable), frozenset(broken), left_out, notes, casting.folder)
+        return JobList(tuple(jobs), tuple(unrunnable), frozenset(broken), left_out, notes, casting.arriving)
 
     def _threads(self) -> list[int]:
         cores = min(len(self._cores), self.workload.devices()[self.device].cores)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from inferplan.profilers.arriving import Arriving
 from inferplan.profilers.inputs import PipelineSpec
 from inferplan.profilers.inspection import Inspection, Inspector
 from inferplan.profilers.jobs import Inspecting, LeftOut, OnEvent
 from inferplan.profilers.process import Limits
 from inferplan.profilers.provision import Providers, installed_versions
 from inferplan.profilers.runtimes.executor import ExecutorSpec
-from inferplan.profilers.upstream import Folder, Upstream, provenance, run_upstream, stages_fed
 from inferplan.spec.errors import InputError
-from inferplan.spec.evidence import code_sha256, combined_sha256
+from inferplan.spec.evidence import code_sha256
 from inferplan.spec.modelfiles import model_sha256
 from inferplan.spec.profile import Profile
 from inferplan.spec.rows import Measurement
@@ -79,12 +79,10 @@ class Casting:
         self._device = device
         self._fingerprint = fingerprint
         self._limits = limits
-        self._upstream: Mapping[str, Upstream] = {}
-        self._arriving: Mapping[str, str] = {}
         self._batches = sorted(set(workload.profile.batch_sizes))
         self.left_out: list[LeftOut] = []
-        self.folder: Folder | None = None
-        """Where what arrives at stages past the entry is kept, as long as anybody holds on to this."""
+        self.arriving = Arriving(workload)
+        self._provenance: Mapping[str, str] = {}
 
     def subjects(self, known: Profile | None, on_event: OnEvent) -> list[Subject]:
         """Every choice on every provider where it works; one that works nowhere once, with the reason.
@@ -96,7 +94,10 @@ class Casting:
         names = [(stage, choice) for stage in stages for choice in stages[stage].choices().values()]
         found: list[Subject] = []
         problems: list[str] = []
-        self._run_upstream(lambda name: on_event(Inspecting(name, 0, len(names))))
+        self.arriving = Arriving.of(
+            self._workload, self._providers.common, self._limits, lambda name: on_event(Inspecting(name, 0, len(names)))
+        )
+        self._provenance = {stage: self.arriving.provenance(stage) for stage in stages}
         for index, (stage, choice) in enumerate(names):
             on_event(Inspecting(f"{stage}={choice.name}", index, len(names)))
             try:
@@ -109,52 +110,7 @@ class Casting:
 
     def notes(self, subjects: Sequence[Subject]) -> list[str]:
         """Stages past the entry that are not measured with what arrives there, and why."""
-        able = {subject.stage for subject in subjects if subject.found.status == "ok"}
-        return [
-            f"{stage} is measured with its own inputs, not with what arrives: {upstream.reason}"
-            for stage, upstream in self._upstream.items()
-            if upstream.reason and stage in able
-        ]
-
-    def _run_upstream(self, tell: Callable[[str], None]) -> None:
-        stages = stages_fed(self._workload)
-        requests = self._pipeline()
-        if requests is None or not stages:
-            return
-        tell(f"what arrives at {', '.join(stages)}")
-        self.folder = Folder()
-        provider = self._providers.common
-        self._upstream = run_upstream(self._workload, requests, stages, provider, self._limits, self.folder.path)
-        self._arriving = {stage: self._provenance(upstream) for stage, upstream in self._upstream.items()}
-
-    def _pipeline(self) -> PipelineSpec | None:
-        """The pipeline's requests; None where it has no code."""
-        pipeline = self._workload.pipeline
-        return None if pipeline.code is None else PipelineSpec(str(self._workload.root), pipeline.code, pipeline.params)
-
-    def _requests_of(self, stage: str) -> PipelineSpec | None:
-        """The pipeline's requests on their way to a stage; None where nothing of them gets there."""
-        requests, pipeline = self._pipeline(), self._workload.pipeline
-        if requests is None or stage in pipeline.entry_stages():
-            return requests
-        if stage not in self._upstream:
-            return None
-        codes = sorted({other.code for other in pipeline.stages.values() if other.code is not None})
-        return replace(requests, upstream={**self._upstream[stage].to_json(), "codes": codes})
-
-    def _provenance(self, upstream: Upstream) -> str:
-        """What keys say of what arrives at a stage: the choices before it, and the hash of all that it rests on."""
-        if upstream.reason:
-            return ""
-        pipeline, root = self._workload.pipeline, self._workload.root
-        parts: list[object] = [upstream.data_sha256, code_sha256(pipeline.code, pipeline.params, root)]
-        for name, choice in (upstream.choices or {}).items():
-            variant = pipeline.stages[name].variants[Choice.parse(choice).variant]
-            code = code_sha256(pipeline.stages[name].code, variant.params, root)
-            parts.append((name, choice, model_sha256(self._workload, name, choice), code, variant.options.changed()))
-        leading = {upstream.stage, *(upstream.choices or {})}
-        parts.append(sorted((e.source, e.target) for e in pipeline.edges if {e.source, e.target} <= leading))
-        return provenance(upstream, combined_sha256(*parts))
+        return self.arriving.notes({subject.stage for subject in subjects if subject.found.status == "ok"})
 
     def _of_choice(self, stage_name: str, choice: Choice, known: Profile | None) -> list[Subject]:
         runtime = self._workload.pipeline.stages[stage_name].variants[choice.variant].runtime
@@ -178,14 +134,14 @@ class Casting:
             stage_name,
             choice,
             spec,
-            self._requests_of(stage_name),
+            self.arriving.requests(stage_name),
             provider,
             model_sha256(self._workload, stage_name, choice.name),
             code_sha256(stage.code, variant.params, root),
             lineage(variant),
             Inspection(),
             list(stage.choices()).index(choice.name),
-            arriving=self._arriving.get(stage_name, ""),
+            arriving=self._provenance[stage_name],
         )
         failure = None if known is None else self._known_failure(subject, known.measurements)
         found = failure or self._inspector.variant(spec, subject.requests, provider, self._batches)

@@ -30,7 +30,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import perf_counter, sleep
@@ -48,7 +48,6 @@ from inferplan.spec.choice import Choice
 from inferplan.spec.errors import InferplanError
 from inferplan.spec.profile import Profile
 from inferplan.spec.rows import HandoffRow, Measurement, PointKey
-from inferplan.spec.stagecode import Context, pipeline_adapter, stage_adapter
 from inferplan.spec.workload import Workload
 
 BURST = 8
@@ -122,13 +121,15 @@ def stages_to_measure(workload: Workload, profile: Profile, device: str) -> dict
     return found
 
 
-def measure_handoff(workload: Workload, profile: Profile, point: Measurement) -> HandoffRow:
-    """Serve a stage for a few seconds, in batches as large as those of `point` in the profile at most. A failure is a
-    row, too: its status and reason say so."""
+def measure_handoff(
+    workload: Workload, profile: Profile, point: Measurement, inputs_of: Callable[[ExecutorSpec, str], Sequence[Any]]
+) -> HandoffRow:
+    """Serve a stage for a few seconds, in batches as large as those of `point` in the profile at most, with the inputs
+    that `inputs_of` has for its choice on its provider. A failure is a row, too: its status and reason say so."""
     key = point.key
     row = HandoffRow(key.stage, key.variant, key.modalities, key.device, key.device_fingerprint)
     try:
-        inputs = _inputs(workload, point)
+        inputs = inputs_of(_spec(workload, point), key.provider)
         batch = min(_largest_batch(profile, point), MOST_BATCH)
         served = eventloop.run(lambda: _serve(workload, point, inputs, batch))
         alone = _alone(workload, point, inputs, len(served.bursts))
@@ -267,22 +268,6 @@ def _quantiles(times_s: Floats, most: int) -> str:
 
 def _with(row: HandoffRow, **fields: Any) -> HandoffRow:
     return replace(row, **fields, measured_at=datetime.now(UTC).isoformat(timespec="microseconds"))
-
-
-def _inputs(workload: Workload, point: Measurement) -> list[Any]:
-    """What the stage is served with: its labelled inputs, at the entry the pipeline's, else made-up ones."""
-    key, stage = point.key, workload.pipeline.stages[point.key.stage]
-    choice = Choice.parse(point.choice)
-    params = stage.variants[key.variant].params
-    context = Context(workload.root, params, key.stage, key.variant, modalities=choice.modalities)
-    examples = stage_adapter(stage.code, context).examples()
-    if not examples and key.stage in workload.pipeline.entry_stages():
-        pipeline = workload.pipeline
-        examples = pipeline_adapter(pipeline.code, Context(workload.root, pipeline.params)).examples()
-    if examples:
-        return [example.input for example in examples]
-    with Executor.from_spec(_spec(workload, point), key.provider) as executor:
-        return executor.made_up_inputs(64)
 
 
 def _spec(workload: Workload, point: Measurement) -> ExecutorSpec:

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from inferplan.estimators.points import read_points
 from inferplan.profilers import upstream
+from inferplan.profilers.arriving import Arriving
 from inferplan.profilers.campaign import Campaign, plan_campaign, run_campaign
 from inferplan.profilers.inputs import PipelineSpec
 from inferplan.profilers.jobs import PointJob
 from inferplan.profilers.process import Limits
+from inferplan.profilers.runtimes.executor import ExecutorSpec
 from inferplan.profilers.store import ProfileStore
 from inferplan.profilers.upstream import Upstream, run_upstream, stages_fed, thinned
 from inferplan.reports.profile_tables import place_notes
@@ -28,6 +30,7 @@ from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.errors import InputError
 from inferplan.spec.profile import Profile, read_profile
 from inferplan.spec.rows import Measurement
+from inferplan.spec.stage import Choice
 
 MakeWorkload = Callable[..., LoadedWorkload]
 
@@ -158,6 +161,24 @@ def test_latency_is_measured_with_what_arrives_and_accuracy_with_labelled_inputs
     judged = {row.stage: (row.n, row.value) for row in profile.accuracy}
     assert judged == {"first": (20, 1.0), "then": (7, 1.0), "last": (7, 1.0)}
     assert {row.n for row in profile.flows if row.source == "then"} == {7}
+
+
+def test_stages_are_served_with_what_they_are_timed_with(chain: Callable[..., LoadedWorkload]) -> None:
+    loaded = chain()
+    pipeline = loaded.workload.pipeline
+    told: list[str] = []
+    arriving = Arriving.of(loaded.workload, "cpu", Limits(20.0, 2**30), told.append)
+    assert told == ["what arrives at then, last"]
+
+    def inputs(found: Arriving, stage: str) -> list[Any]:
+        spec = ExecutorSpec.of(loaded.workload.root, stage, pipeline.stages[stage], Choice("v"))
+        return found.timed(spec, "cpu")
+
+    assert len(inputs(arriving, "first")) == 20  # its own labelled ones
+    assert {item.size for item in inputs(arriving, "then")} == {3}
+    assert {item.size for item in inputs(arriving, "last")} == {3}
+    # Where nothing was sent, the labelled ones stand in.
+    assert {item.size for item in inputs(Arriving(loaded.workload), "then")} == {5}
 
 
 def test_it_goes_on_where_it_was_and_measures_again_what_other_inputs_arrive_at(

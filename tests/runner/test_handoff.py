@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from inferplan.estimators.points import ModelKey, read_points
+from inferplan.profilers.arriving import Arriving
 from inferplan.profilers.store import ProfileStore
 from inferplan.runner import handoff
 from inferplan.runner.handoff import measure_handoff, stages_to_measure
@@ -40,7 +41,8 @@ def profile_of(*rows: Measurement, handoffs: tuple[HandoffRow, ...] = ()) -> Pro
 def test_a_stage_is_served_for_a_moment(deploy: Deploy, kind: str, stage: str, larger: bool) -> None:
     workload = deploy(kind).workload.workload
     first = point(workload, stage)
-    row = measure_handoff(workload, profile_of(first, *([point(workload, stage, 4)] if larger else [])), first)
+    profile = profile_of(first, *([point(workload, stage, 4)] if larger else []))
+    row = measure_handoff(workload, profile, first, Arriving(workload).timed)
     assert (row.status, row.reason) == ("ok", "")
     assert row.n >= (handoff.LEAST - handoff.WARMUP) * (handoff.BURST - handoff.WORKING)
     times = json.loads(row.handoffs_s)
@@ -90,7 +92,7 @@ def test_what_cannot_be_served_is_a_row_that_says_why(deploy: Deploy) -> None:
     workload = loaded.workload.workload
     wanted = point(workload, "double")
     (loaded.path.parent / "double.onnx").write_bytes(b"no model")
-    row = measure_handoff(workload, profile_of(wanted), wanted)
+    row = measure_handoff(workload, profile_of(wanted), wanted, Arriving(workload).timed)
     assert row.status == "failed"
     assert "onnxruntime cannot load it" in row.reason
 
