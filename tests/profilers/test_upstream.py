@@ -344,8 +344,8 @@ def test_requests_are_spread_over_all_and_kept_inputs_are_read(
 
 def test_the_folder_is_gone_with_the_campaign(chain: Callable[..., LoadedWorkload], tmp_path: Path) -> None:
     campaign = plan_campaign(chain(), tmp_path / "p")
-    assert campaign.listed.folder is not None
-    folder = campaign.listed.folder.path
+    assert campaign.listed.arriving.folder is not None
+    folder = campaign.listed.arriving.folder.path
     assert sorted(file.name for file in folder.iterdir()) == ["last.pickle", "then.pickle"]
     del campaign
     assert not folder.exists()
