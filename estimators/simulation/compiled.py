@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 from inferplan.estimators.simulation import kernels
@@ -44,9 +45,12 @@ def compiled() -> Loops:
     """The compiled loops. Raises ImportError without numba."""
     import numba
 
+    helpers = {name: numba.njit(getattr(kernels, name)) for name in ("longer", "reordered")}
+    names = {**vars(kernels), **helpers, "heapreplace": helpers["reordered"]}
+
     def fast(function: Callable[..., Any]) -> Callable[..., Any]:
         # No fast-math: every operation on floats is the interpreted one, in the same order.
-        made: Callable[..., Any] = numba.njit(cache=True)(function)
+        made: Callable[..., Any] = numba.njit(cache=True)(FunctionType(function.__code__, names, function.__name__))
         return made
 
     return Loops(True, fast(kernels.singles), fast(kernels.batches), fast(kernels.disturbed))
