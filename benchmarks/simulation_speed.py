@@ -9,7 +9,7 @@ three runs after a warm-up (simpy: one run); the other two simulate fewer reques
 can be seen that all simulate the same thing. A batch is few events to simpy, so batches narrow the gap.
 
 Then the time that `simulate` takes to certify a plan at p99: PLAN if one is given, else the pipeline like ocr's at
-several limits, from easy to hard. It is the whole call, the interval at 99 % included.
+several limits, from easy to the very percentile. It is the whole call, the interval at 99 % included.
 """
 
 from __future__ import annotations
@@ -113,11 +113,15 @@ def timed(function: Callable[[], tuple[int, float]], runs: int = 3) -> Run:
 
 
 def ours(network: Network, calls: int, loops: Loops) -> tuple[int, float]:
-    """Ten replications by the simulator, of so many request-stages in all."""
+    """Ten replications by the simulator, of so many request-stages in all. Of each the latencies are kept, as
+    certification does: memory for everything that all of them did takes longer to get than to fill."""
     horizon_s = calls / REPLICATIONS / sum(network.loads_rps().values())
-    runs = [replicate(network, Chance(1, index), horizon_s, 0.0, loops=loops) for index in range(REPLICATIONS)]
-    latencies = np.concatenate([run.latencies_s["c"] for run in runs])
-    return sum(len(times) for run in runs for times, _ in run.served.values()), float(latencies.mean())
+    served, latencies = 0, []
+    for index in range(REPLICATIONS):
+        run = replicate(network, Chance(1, index), horizon_s, 0.0, loops=loops)
+        served += sum(len(times) for times, _ in run.served.values())
+        latencies.append(run.latencies_s["c"])
+    return served, float(np.concatenate(latencies).mean())
 
 
 class Draws:
@@ -290,7 +294,7 @@ def main() -> None:
         folder = arguments.profile or loaded.workload.path.parent / f"{workload.name}.profile"
         certified(network_of_plan(loaded.plan, workload, read_profile(folder)), str(arguments.plan.name))
         return
-    for limit in (3.0, 1.5, 1.0):
+    for limit in (3.0, 1.2, 1.0, 0.985):
         certified(ocr_like(limit), f"like ocr, p99 <= {limit:g} s")
 
 

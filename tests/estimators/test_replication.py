@@ -406,6 +406,7 @@ def same(one: Replication, other: Replication) -> bool:
 @given(network=networks(), seed=st.integers(0, 10_000))
 def test_compiled_loops_give_the_same_bytes(network: Network, seed: int) -> None:
     pytest.importorskip("numba")
+    assert compiled().compiled
     plain, fast = (replicate(network, Chance(seed, 0), END_S, 0.0, loops=w) for w in (INTERPRETED, compiled()))
     assert same(plain, fast)
 
