@@ -51,8 +51,14 @@ def pack(items: Sequence[Item], machine: Capacity, apart: frozenset[frozenset[st
     needs = [_sizes(item.need, machine) for item in wanted]
     counts = tuple(item.count for item in wanted)
     rules = _Rules.of(wanted, apart)
-    best = min((_first_fit(needs, counts, room, order, rules) for order in _orders(needs, room)), key=len, default=[])
     least = _least(needs, counts, room, rules)
+    best: list[tuple[int, ...]] | None = None
+    for order in _orders(needs, room):
+        found = _first_fit(needs, counts, room, order, rules)
+        best = found if best is None or len(found) < len(best) else best
+        if len(best) <= least:
+            break
+    assert best is not None
     proven = True
     search = _Search(needs, room, rules)
     for machines in range(least, len(best)):
