@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inferplan.solvers.chain_criteria import Bar, Criteria, Frame, Reach
 from inferplan.solvers.chains import most_loss
@@ -29,7 +30,8 @@ from inferplan.solvers.multipliers import fence, multipliers
 from inferplan.solvers.problem import Problem
 
 BEAMS = (Beam(200, 50), Beam(800, 300), Beam(3_000, 400), Beam(60_000, 100_000))
-"""What searches go on with, one after the other."""
+"""What searches go on with, one after the other; the widest only for what is promised or worth something, not for ties
+among latencies, cores and names."""
 MAX_SUMS = 50_000
 """Sums of prices that are listed; beyond them costs are taken for any number."""
 NEAR = 1e-9
@@ -83,7 +85,8 @@ class ChainSearch:
         for goal in ask.goals:
             if not self._means(goal, ask) or not proven:
                 continue
-            found = self._best(goal, reach, bars, items, deadline, 0.0 if values else gap)
+            beams = BEAMS if not values or goal == ACCURACY else BEAMS[:-1]
+            found = self._best(goal, reach, bars, items, deadline, 0.0 if values else gap, beams)
             if found.items is None:
                 return None
             if not values:
@@ -146,7 +149,14 @@ class ChainSearch:
         return goal[0] != "machines" or goal[1] in self._criteria.fleet.devices
 
     def _best(
-        self, goal: Goal, reach: Reach, bars: Sequence[Bar], known: Sequence[int] | None, deadline: float, gap: float
+        self,
+        goal: Goal,
+        reach: Reach,
+        bars: Sequence[Bar],
+        known: Sequence[int] | None,
+        deadline: float,
+        gap: float,
+        beams: Sequence[Beam],
     ) -> _Found:
         """The best label for a goal; `known`, if there is one, keeps all limits."""
         devices = self._criteria.fleet.devices
@@ -157,7 +167,7 @@ class ChainSearch:
         weights, bound = self._multipliers(frame)
         paid = float(weights @ frame.most)
         conflicts: list[Fence] = []
-        for beam in BEAMS:
+        for beam in beams:
             target = min(reach.of(goal, devices), self._target(goal, found.value, gap))
             found.bound = max(found.bound, self._no_less(goal, bound, found.value))
             if found.bound > target:
@@ -172,7 +182,7 @@ class ChainSearch:
             most = paid + (target if frame.goal.any() else 0.0)
             main = fence(narrow.steps, narrow.lines, narrow.goal + weights @ frame.limits, most)
             try:
-                labels = search(narrow.steps, [main, *conflicts], beam)
+                labels = search(narrow.steps, [main, *conflicts], beam, self._affordable(narrow, closer))
             except TooManyLabels:
                 break
             if len(labels.values):
@@ -191,6 +201,13 @@ class ChainSearch:
             raise TooManyLabels(f"more than {BEAMS[-1].labels} at some stage, for {goal[0]}")
         found.bound = min(found.bound, found.value)
         return found
+
+    def _affordable(self, frame: Frame, reach: Reach) -> Callable[[Floats], NDArray[np.bool_]] | None:
+        """Which labels cost no more than they may, machines in use being paid whole: sums know shares of them only."""
+        if not math.isfinite(reach.cost):
+            return None
+        own, most = frame.where["machines"], reach.cost * (1 + ROUNDING)
+        return lambda values: self._criteria.fleet.costs_usd_per_h(values[:, own]) <= most
 
     def _multipliers(self, frame: Frame) -> tuple[Floats, float]:
         """Multipliers of a frame's limits, and the bound on its goal that they prove."""

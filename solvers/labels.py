@@ -19,7 +19,7 @@ what that fence is at least for all that it left out, which bounds what it may h
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,10 +95,16 @@ class Beam:
     items: int
 
 
-def search(steps: Sequence[Step], fences: Sequence[Fence] = (), beam: Beam | None = None) -> Labels:
+def search(
+    steps: Sequence[Step],
+    fences: Sequence[Fence] = (),
+    beam: Beam | None = None,
+    keeps: Callable[[Floats], NDArray[np.bool_]] | None = None,
+) -> Labels:
     """All undominated labels within the limits and fences; of those only the most promising ones, if so asked.
 
-    Raises TooManyLabels.
+    `keeps`: which labels (labels, criteria) still keep a limit that is no sum; where one does, so does every label that
+    dominates it. Raises TooManyLabels.
     """
     values = steps[0].start[None, :]
     items = np.zeros((1, 0), dtype=np.int64)
@@ -113,6 +119,9 @@ def search(steps: Sequence[Step], fences: Sequence[Fence] = (), beam: Beam | Non
         parent, item, least = pairs.within(most)
         left_out = min(left_out, least)
         grown = pairs.grown(parent, item)
+        if keeps is not None:
+            may = keeps(grown)
+            parent, item, grown = parent[may], item[may], grown[may]
         kept = undominated(grown if step.slack is None else np.maximum(grown, step.slack))
         if beam is not None:
             kept, least = _promising(kept, grown, fences[0], index, beam.labels)
@@ -308,7 +317,8 @@ def _blocks(ordered: Floats, most_compared: float) -> Indices:
             # Few rows left of one block share a shield with those of the next.
             full = len(kept) // _BLOCK
             kept = np.concatenate([kept, block])
-            shields[full:] = [_Shield.of(rest[kept[at : at + _BLOCK]]) for at in range(full * _BLOCK, len(kept), _BLOCK)]
+            begins = range(full * _BLOCK, len(kept), _BLOCK)
+            shields[full:] = [_Shield.of(rest[kept[at : at + _BLOCK]]) for at in begins]
     return kept
 
 
