@@ -347,7 +347,8 @@ class _Shield:
             below[np.searchsorted(level, column, side="right")]
             for column, level, below in zip(rows.T, self.levels, self.below, strict=True)
         ]
-        return np.bitwise_and.reduce(sets)
+        found: Bits = np.bitwise_and.reduce(sets)
+        return found
 
 
 def _dominated_earlier(rows: Floats) -> NDArray[np.bool_]:
@@ -360,7 +361,8 @@ def _prefixes(order: Indices) -> Bits:
     """The sets of the first 0, 1, 2, ... of some rows, a bit each."""
     bits = np.zeros((len(order) + 1, (len(order) + 63) // 64), dtype=np.uint64)
     bits[np.arange(1, len(order) + 1), order // 64] = np.uint64(1) << (order % 64).astype(np.uint64)
-    return np.bitwise_or.accumulate(bits, axis=0, out=bits)
+    np.bitwise_or.accumulate(bits, axis=0, out=bits)
+    return bits
 
 
 def reached(steps: Sequence[Step], items: Sequence[int]) -> Floats:
