@@ -7,31 +7,36 @@ on what it left out says that nothing better is there. So the plan is optimal, b
 
 *Rejected plans and forbidden sets of variants* are criteria too: of a set's members at least one must be left out.
 
-*Costs* are sums of whole machines' prices: bounds are rounded up to the next such sum.
+*Costs* are sums of whole machines' prices: bounds are rounded up to the next such sum. Where other goals must keep
+within a cost, every way to spend it on machines is a limit of its own (`_fleets`), and the best of all is the answer.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inferplan.solvers.chain_criteria import Bar, Criteria, Frame, Reach
 from inferplan.solvers.chains import most_loss
 from inferplan.solvers.columns import Column
 from inferplan.solvers.combinations import MAX_COMBINATIONS
 from inferplan.solvers.goals import ACCURACY, BETTER, COST, Ask, Goal, price_scale
-from inferplan.solvers.labels import ROUNDING, Beam, Fence, Floats, TooManyLabels, reached, search
+from inferplan.solvers.labels import ROUNDING, Beam, Fence, Floats, TooManyLabels, reached, search, undominated
 from inferplan.solvers.multipliers import fence, multipliers
 from inferplan.solvers.problem import Problem
 
 BEAMS = (Beam(200, 50), Beam(800, 300), Beam(3_000, 400), Beam(60_000, 100_000))
-"""What searches go on with, one after the other."""
+"""What searches go on with, one after the other; the widest only for what is promised or worth something, not for ties
+among latencies, cores and names."""
 MAX_SUMS = 50_000
 """Sums of prices that are listed; beyond them costs are taken for any number."""
+MAX_FLEETS = 24
+"""Ways to spend money on machines that are looked at one after the other."""
 NEAR = 1e-9
 """Relative: what rounding may add up to."""
 
@@ -61,6 +66,16 @@ class _Found:
     settled: bool = False
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Limits, the criteria they rest on, multipliers of the limits, and how good the goal can be at most."""
+
+    reach: Reach
+    frame: Frame
+    weights: Floats
+    bound: float
+
+
 class ChainSearch:
     """An instance that labels are exact for, asked like the program."""
 
@@ -83,7 +98,8 @@ class ChainSearch:
         for goal in ask.goals:
             if not self._means(goal, ask) or not proven:
                 continue
-            found = self._best(goal, reach, bars, items, deadline, 0.0 if values else gap)
+            beams = BEAMS if not values or goal == ACCURACY else BEAMS[:-1]
+            found = self._best(goal, reach, bars, items, deadline, 0.0 if values else gap, beams)
             if found.items is None:
                 return None
             if not values:
@@ -146,18 +162,79 @@ class ChainSearch:
         return goal[0] != "machines" or goal[1] in self._criteria.fleet.devices
 
     def _best(
-        self, goal: Goal, reach: Reach, bars: Sequence[Bar], known: Sequence[int] | None, deadline: float, gap: float
+        self,
+        goal: Goal,
+        reach: Reach,
+        bars: Sequence[Bar],
+        known: Sequence[int] | None,
+        deadline: float,
+        gap: float,
+        beams: Sequence[Beam],
     ) -> _Found:
         """The best label for a goal; `known`, if there is one, keeps all limits."""
-        devices = self._criteria.fleet.devices
-        frame = self._criteria.frame(goal, reach, bars)
-        found = _Found(known)
+        best = _Found(known)
         if known is not None:
-            found.value = float(self._criteria.read(goal, reach, frame, reached(frame.steps, known)[None, :])[0])
-        weights, bound = self._multipliers(frame)
+            frame = self._criteria.frame(goal, reach, bars)
+            best.value = float(self._criteria.read(goal, reach, frame, reached(frame.steps, known)[None, :])[0])
+        parts = sorted((self._part(goal, one, bars) for one in self._fleets(goal, reach)), key=lambda part: part.bound)
+        bound, settled = math.inf, True
+        for part in parts:
+            found = self._search(goal, part, bars, best, deadline, gap, beams)
+            best.items, best.value = found.items, found.value
+            bound, settled = min(bound, found.bound), settled and found.settled
+        if best.items is None and not settled:
+            raise TooManyLabels(f"more than {BEAMS[-1].labels} at some stage, for {goal[0]}")
+        best.settled = settled or bound > self._target(goal, best.value, gap)
+        best.bound = min(bound, best.value)
+        return best
+
+    def _fleets(self, goal: Goal, reach: Reach) -> list[Reach]:
+        """Limits one of which every plan within the limits keeps: instead of what all machines may cost together, how
+        many there may be of every device type. Where there are several types, limits of sums say much more than the
+        limit of a sum of whole machines' prices. The limits as they are, where that would be too many."""
+        fleet = self._criteria.fleet
+        paid = np.flatnonzero(fleet.prices_usd_per_h > 0)
+        if goal[0] in ("cost", "machines") or not math.isfinite(reach.cost) or not len(paid):
+            return [reach]
+        counts = np.zeros((1, 0))
+        prices, most = fleet.prices_usd_per_h[paid], reach.cost * (1 + ROUNDING)
+        for place, price in zip(paid, prices, strict=True):
+            left = most - counts @ prices[: counts.shape[1]]
+            tops = np.minimum(np.floor(left / price * (1 + NEAR)), reach.machines[place])
+            if tops.sum() + len(tops) > MAX_SUMS:
+                return [reach]
+            rows = [
+                np.append(row, n) for row, top in zip(counts, tops.tolist(), strict=True) for n in range(int(top) + 1)
+            ]
+            counts = np.array(rows)
+        counts = counts[undominated(-counts)]
+        if len(counts) > MAX_FLEETS:
+            return [reach]
+        machines = np.tile(reach.machines, (len(counts), 1))
+        machines[:, paid] = counts
+        return [replace(reach, machines=tuple(own), cost=math.inf) for own in machines.tolist()]
+
+    def _part(self, goal: Goal, reach: Reach, bars: Sequence[Bar]) -> _Part:
+        frame = self._criteria.frame(goal, reach, bars)
+        return _Part(reach, frame, *self._multipliers(frame))
+
+    def _search(
+        self,
+        goal: Goal,
+        part: _Part,
+        bars: Sequence[Bar],
+        known: _Found,
+        deadline: float,
+        gap: float,
+        beams: Sequence[Beam],
+    ) -> _Found:
+        """What is better within a part than what is known, and how good anything there can be."""
+        devices, reach, frame = self._criteria.fleet.devices, part.reach, part.frame
+        weights, bound = part.weights, part.bound
+        found = _Found(known.items, known.value)
         paid = float(weights @ frame.most)
         conflicts: list[Fence] = []
-        for beam in BEAMS:
+        for beam in beams:
             target = min(reach.of(goal, devices), self._target(goal, found.value, gap))
             found.bound = max(found.bound, self._no_less(goal, bound, found.value))
             if found.bound > target:
@@ -172,7 +249,7 @@ class ChainSearch:
             most = paid + (target if frame.goal.any() else 0.0)
             main = fence(narrow.steps, narrow.lines, narrow.goal + weights @ frame.limits, most)
             try:
-                labels = search(narrow.steps, [main, *conflicts], beam)
+                labels = search(narrow.steps, [main, *conflicts], beam, self._affordable(narrow, closer))
             except TooManyLabels:
                 break
             if len(labels.values):
@@ -187,10 +264,14 @@ class ChainSearch:
             bound = max(bound, min(labels.left_out - paid, target) if frame.goal.any() else -math.inf)
         found.bound = max(found.bound, self._no_less(goal, bound, found.value))
         found.settled |= found.items is not None and found.bound > self._target(goal, found.value, gap)
-        if found.items is None and not found.settled:
-            raise TooManyLabels(f"more than {BEAMS[-1].labels} at some stage, for {goal[0]}")
-        found.bound = min(found.bound, found.value)
         return found
+
+    def _affordable(self, frame: Frame, reach: Reach) -> Callable[[Floats], NDArray[np.bool_]] | None:
+        """Which labels cost no more than they may, machines in use being paid whole: sums know shares of them only."""
+        if not math.isfinite(reach.cost):
+            return None
+        own, most = frame.where["machines"], reach.cost * (1 + ROUNDING)
+        return lambda values: self._criteria.fleet.costs_usd_per_h(values[:, own]) <= most
 
     def _multipliers(self, frame: Frame) -> tuple[Floats, float]:
         """Multipliers of a frame's limits, and the bound on its goal that they prove."""

@@ -59,7 +59,8 @@ def explain(
 ) -> Explanation:
     """Explain a plan that `solve` made: it is decided again, and asked about.
 
-    `time_limit_s` is for deciding and, once more, for the questions; what there was no time for is named. Where
+    `time_limit_s` is for deciding and, once more, for the questions (half of it for what promises are worth); what
+    there was no time for is named. Where
     deciding again ends at another plan (the profile has grown, the plan was changed or made by something else), that
     one is explained, and `differs` says so.
 
@@ -74,8 +75,11 @@ def explain(
     deadline = time.monotonic() + time_limit_s
     chosen = replace(found.chosen, deadline=deadline)
     held = binding(chosen, found.tails_s)
-    enquiry = Enquiry(replace(chosen, program=_free(chosen)))
+    free = replace(chosen, program=_free(chosen))
+    # What promises are worth takes many questions each: half of the time is left for what could stand elsewhere.
+    enquiry = Enquiry(replace(free, deadline=deadline - time_limit_s / 2))
     values = tuple(steps(enquiry))
+    enquiry = Enquiry(free, enquiry.left_out)
     instead = tuple(rivals(enquiry))
     return Explanation(
         cost_usd_per_h=chosen.solution.cost_usd_per_h,

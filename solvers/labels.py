@@ -19,7 +19,7 @@ what that fence is at least for all that it left out, which bounds what it may h
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Bits = NDArray[np.uint64]
 
 MAX_LABELS = 60_000
 """Labels kept after a stage; beyond it another method is faster."""
 MAX_CANDIDATES = 12_000_000
 MAX_COMPARISONS = 500_000_000
 """Pairs of rows compared where there are more than three criteria."""
-_BLOCK = 2048
+_BLOCK = 1024
 _PAIRS = 4_000_000
 """Pairs of label and item looked at together."""
 _SPREAD = 4
@@ -94,10 +95,16 @@ class Beam:
     items: int
 
 
-def search(steps: Sequence[Step], fences: Sequence[Fence] = (), beam: Beam | None = None) -> Labels:
+def search(
+    steps: Sequence[Step],
+    fences: Sequence[Fence] = (),
+    beam: Beam | None = None,
+    keeps: Callable[[Floats], NDArray[np.bool_]] | None = None,
+) -> Labels:
     """All undominated labels within the limits and fences; of those only the most promising ones, if so asked.
 
-    Raises TooManyLabels.
+    `keeps`: which labels (labels, criteria) still keep a limit that is no sum; where one does, so does every label that
+    dominates it. Raises TooManyLabels.
     """
     values = steps[0].start[None, :]
     items = np.zeros((1, 0), dtype=np.int64)
@@ -112,6 +119,9 @@ def search(steps: Sequence[Step], fences: Sequence[Fence] = (), beam: Beam | Non
         parent, item, least = pairs.within(most)
         left_out = min(left_out, least)
         grown = pairs.grown(parent, item)
+        if keeps is not None:
+            may = keeps(grown)
+            parent, item, grown = parent[may], item[may], grown[may]
         kept = undominated(grown if step.slack is None else np.maximum(grown, step.slack))
         if beam is not None:
             kept, least = _promising(kept, grown, fences[0], index, beam.labels)
@@ -286,35 +296,73 @@ def _staircase(ordered: Floats) -> Indices:
 
 
 def _blocks(ordered: Floats, most_compared: float) -> Indices:
-    """Undominated rows of many columns in lexicographic order: a row can only be dominated by an earlier one."""
+    """Undominated rows of many columns in lexicographic order: a row can only be dominated by an earlier one, whose
+    first column then is no larger."""
+    rest = ordered[:, 1:]
     kept = np.zeros(0, dtype=np.int64)
+    shields: list[_Shield] = []
     compared = 0
-    for start in range(0, len(ordered), _BLOCK):
+    for start in range(0, len(rest), _BLOCK):
         compared += _BLOCK * (len(kept) + _BLOCK)
         if compared > most_compared:
             raise TooManyLabels(f"{len(ordered)} candidates")
-        block = np.arange(start, min(start + _BLOCK, len(ordered)))
-        for before in range(0, len(kept), _BLOCK):
-            earlier = ordered[kept[before : before + _BLOCK]]
-            block = block[~_dominated(ordered[block], earlier)]
+        block = np.arange(start, min(start + _BLOCK, len(rest)))
+        for shield in shields:
+            block = block[~shield.dominates(rest[block])]
             if not len(block):
                 break
-        own = ordered[block]
         if len(block):
             # Whatever an earlier row of the block dominates is dominated by one that stays.
-            worse = np.ones((len(own), len(own)), dtype=bool)
-            for column in own.T:
-                worse &= column[None, :] >= column[:, None]
-            kept = np.concatenate([kept, block[~np.triu(worse, 1).any(axis=0)]])
+            block = block[~_dominated_earlier(rest[block])]
+            # Few rows left of one block share a shield with those of the next.
+            full = len(kept) // _BLOCK
+            kept = np.concatenate([kept, block])
+            begins = range(full * _BLOCK, len(kept), _BLOCK)
+            shields[full:] = [_Shield.of(rest[kept[at : at + _BLOCK]]) for at in begins]
     return kept
 
 
-def _dominated(rows: Floats, by: Floats) -> NDArray[np.bool_]:
-    """Whether some row of `by` is at least as good in every column."""
-    worse = np.ones((len(by), len(rows)), dtype=bool)
-    for column, other in zip(rows.T, by.T, strict=True):
-        worse &= column[None, :] >= other[:, None]
-    return np.asarray(worse.any(axis=0))
+@dataclass(frozen=True)
+class _Shield:
+    """Rows that others are compared with, 64 at a time: per column `levels` are their values, rising, and `below` the
+    sets of rows, a bit each, that have the first 0, 1, 2, ... of these."""
+
+    levels: tuple[Floats, ...]
+    below: tuple[Bits, ...]
+
+    @staticmethod
+    def of(rows: Floats) -> _Shield:
+        """The shield of rows."""
+        orders = [np.argsort(column, kind="stable") for column in rows.T]
+        levels = tuple(column[order] for column, order in zip(rows.T, orders, strict=True))
+        return _Shield(levels, tuple(_prefixes(order) for order in orders))
+
+    def dominates(self, rows: Floats) -> NDArray[np.bool_]:
+        """Whether some row of the shield is at least as good as a row in every column."""
+        return np.asarray(self.better(rows).any(axis=1))
+
+    def better(self, rows: Floats) -> Bits:
+        """The sets of the shield's rows that are at least as good as each row in every column."""
+        sets = [
+            below[np.searchsorted(level, column, side="right")]
+            for column, level, below in zip(rows.T, self.levels, self.below, strict=True)
+        ]
+        found: Bits = np.bitwise_and.reduce(sets)
+        return found
+
+
+def _dominated_earlier(rows: Floats) -> NDArray[np.bool_]:
+    """Whether some earlier row is at least as good in every column."""
+    earlier = _prefixes(np.arange(len(rows)))[:-1]
+    return np.asarray((_Shield.of(rows).better(rows) & earlier).any(axis=1))
+
+
+def _prefixes(order: Indices) -> Bits:
+    """The sets of the first 0, 1, 2, ... of some rows, a bit each."""
+    bits = np.zeros((len(order) + 1, (len(order) + 63) // 64), dtype=np.uint64)
+    bits[np.arange(1, len(order) + 1), order // 64] = np.uint64(1) << (order % 64).astype(np.uint64)
+    np.bitwise_or.accumulate(bits, axis=0, out=bits)
+    return bits
 
 
 def reached(steps: Sequence[Step], items: Sequence[int]) -> Floats:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from inferplan.estimators.cost import Capacity, fitting
 
@@ -48,23 +49,36 @@ def pack(items: Sequence[Item], machine: Capacity, apart: frozenset[frozenset[st
         if fitting(machine, item.need) < 1:
             raise ValueError(f"a replica of {item.name} does not fit on a machine")
     room = _sizes(machine, machine)
-    needs = [_sizes(item.need, machine) for item in wanted]
-    counts = tuple(item.count for item in wanted)
-    rules = _Rules.of(wanted, apart)
-    best = min((_first_fit(needs, counts, room, order, rules) for order in _orders(needs, room)), key=len, default=[])
+    needs = tuple(_sizes(item.need, machine) for item in wanted)
+    fillings, proven = _fillings(needs, tuple(item.count for item in wanted), room, _Rules.of(wanted, apart))
+    named = [{wanted[i].name: n for i, n in enumerate(filling) if n} for filling in fillings]
+    return Packing(tuple(sorted(named, key=lambda filling: sorted(filling.items()))), proven)
+
+
+@lru_cache(maxsize=4096)
+def _fillings(
+    needs: tuple[Sizes, ...], counts: tuple[int, ...], room: Sizes, rules: _Rules
+) -> tuple[tuple[tuple[int, ...], ...], bool]:
+    """How many of each item are on each machine, and whether that is proven to be the fewest machines.
+
+    Plans that are looked at one after the other differ in few options, and often in none that takes other room.
+    """
     least = _least(needs, counts, room, rules)
-    proven = True
+    best: list[tuple[int, ...]] | None = None
+    for order in _orders(needs, room):
+        found = _first_fit(needs, counts, room, order, rules)
+        best = found if best is None or len(found) < len(best) else best
+        if len(best) <= least:
+            break
+    assert best is not None
     search = _Search(needs, room, rules)
     for machines in range(least, len(best)):
-        found = search.fits(counts, machines)
-        if found is not None:
-            best = found
-            break
+        closer = search.fits(counts, machines)
+        if closer is not None:
+            return tuple(closer), True
         if search.exhausted():
-            proven = False
-            break
-    named = [{wanted[i].name: n for i, n in enumerate(filling) if n} for filling in best]
-    return Packing(tuple(sorted(named, key=lambda filling: sorted(filling.items()))), proven)
+            return tuple(best), False
+    return tuple(best), True
 
 
 @dataclass(frozen=True)

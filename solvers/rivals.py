@@ -45,17 +45,29 @@ def rivals(enquiry: Enquiry) -> Iterator[Rival]:
     """Everything that could stand elsewhere: variants first, then device, batch and replicas of the chosen one."""
     plan = enquiry.plan
     worthwhile, every = assured_columns(plan.problem), _every_column(enquiry)
+    late: list[str] = []
     for (k, stage), column in sorted(plan.solution.chosen().items(), key=lambda item: _place(enquiry, *item[0])):
+        if enquiry.seconds_left <= 0:
+            late.append(stage)
+            continue
         fixed = [c for c in worthwhile if c.stage != stage] + [
             c for c in every if c.stage == stage and k not in c.classes
         ]
         free = [c for c in every if c.stage == stage and k in c.classes]
         spot = _Spot(enquiry, k, stage, column, fixed, free)
-        for variant in plan.problem.variants(stage):
-            if variant != column.option.variant:
-                yield from spot.variant(variant)
-        if column.option.need is not None:
+        others = [variant for variant in plan.problem.variants(stage) if variant != column.option.variant]
+        for index, variant in enumerate(others):
+            if enquiry.seconds_left <= 0:
+                enquiry.left_out.append(f"{stage}: {len(others) - index} of {len(others)} other variants: out of time")
+                break
+            yield from spot.variant(variant)
+        if column.option.need is not None and enquiry.seconds_left > 0:
             yield from spot.aspects()
+        elif column.option.need is not None:
+            enquiry.left_out.append(f"{stage}: another device, batch or number of replicas: out of time")
+    stages = list(dict.fromkeys(late))
+    if stages:
+        enquiry.left_out.append(f"what else could stand at {', '.join(stages)}: out of time")
 
 
 def _place(enquiry: Enquiry, k: int, stage: str) -> tuple[int, int]:

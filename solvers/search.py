@@ -46,6 +46,8 @@ REPAIRED = 4
 WIDEST = 5.0
 """Beyond this factor the program's latencies are not doubted any further."""
 SAME = 1e-6
+LATENCY_GAP = 0.01
+"""Relative. Estimates err by more: of plans that differ by less, none has to be proven the fastest."""
 
 
 @dataclass
@@ -120,10 +122,10 @@ class Search:
         return max(self.deadline - time.monotonic(), 0.05)
 
     def _propose(self, scales: Mapping[str, float]) -> Solution | None:
-        return self._ask(self.question(scales))
+        return self._ask(self.question(scales), self.gap)
 
-    def _ask(self, question: Ask) -> Solution | None:
-        found = self.program.ask(question, self._left_s(), self.gap)
+    def _ask(self, question: Ask, gap: float) -> Solution | None:
+        found = self.program.ask(question, self._left_s(), gap)
         return None if found is None else arranged(self.problem, found)
 
     def _least_latency(self) -> Solution | None:
@@ -134,7 +136,7 @@ class Search:
         question = replace(self.question(dict.fromkeys(self.scales, WIDEST)), goals=tuple(dict.fromkeys(goals)))
         if self.incumbent is not None:
             question = replace(question, better_than=self.incumbent.worth(self.ask))
-        return self._ask(question)
+        return self._ask(question, max(self.gap, LATENCY_GAP))
 
     def _better(self, new: Solution, old: Solution) -> bool:
         new_worth, old_worth = new.worth(self.ask), old.worth(self.ask)

@@ -9,6 +9,9 @@ queues of a plan are changed, and the simulation alone decides which change is f
 - as many replicas as there is room for on machines that are paid for anyway, or one less (neighbours disturb);
 - queues of the same variant, of different classes, made one.
 
+Where a queue has many changes, `estimators.simulation.rehearsal` tells which of them to simulate: it serves that stage
+anew and leaves the others as they were.
+
 It is a descent, queue by queue, each time to the change after which the simulated latency is least over its limit, as
 long as that gains anything; a plan that seems to keep its limits is certified like any other. Accuracy is what it
 was: variants stay. Not for plans that must survive lost machines: how many replicas a machine holds is part of those.
@@ -18,11 +21,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from inferplan.estimators.simulation import SimulationResult
+from inferplan.estimators.simulation.rehearsal import Rehearsal
 from inferplan.estimators.transport import tier_of
 from inferplan.solvers.columns import MAX_UTILISATION, Column, column_of
-from inferplan.solvers.judge import GLANCE, Judge, limits_s, measured
+from inferplan.solvers.judge import GLANCE, Judge, limits_s, measured, network_of
 from inferplan.solvers.milp import Solution, solution_of
 from inferplan.solvers.neighbours import arranged
 from inferplan.solvers.options import Option
@@ -34,6 +39,14 @@ MAX_GLANCES = 200
 MAX_ADDED = 16
 """Replicas added at most in one change."""
 GAIN = 0.01
+GLANCED = 3
+"""Of more changes of one queue than this the most promising ones by rehearsal."""
+FEW = 3
+"""Stages from which on even few changes are rehearsed first: it takes a fraction of the time."""
+REHEARSED = 4
+"""Replications of a rehearsal."""
+UNSURE = 1.1
+"""Up to this ratio a rehearsal does not rule out a cheaper plan."""
 SEEMS = 1.02
 """Up to this ratio of latency to limit a short simulation does not rule a plan out."""
 
@@ -48,37 +61,87 @@ class Vicinity:
     problem: Problem
     judge: Judge
     glances: int = 0
+    _kept: tuple[Solution, Rehearsal] | None = None
+    """The plan whose changes were rehearsed last."""
+    _columns: dict[tuple[str, tuple[int, ...], int, tuple[tuple[str, ...], ...]], Column] = field(default_factory=dict)
+    """By option, classes, replicas and the classes' variants."""
 
     def repaired(self, plan: Solution, admissible: Admissible) -> Solution | None:
         """A certified plan near one; None where none was found."""
         if any(self.problem.assurance.spares.values()):
             return None
-        ratio = self._ratio(plan)
+        # A glance is short, so that full queues look shorter than they are: as soon as that is known, it counts.
+        ratio, bias = self._ratio(plan), 1.0
         gained = True
         while gained and self.glances < MAX_GLANCES:
-            gained = False
+            gained, before = False, ratio
             for column in self._slowest_first(plan):
                 if column not in plan.columns:
                     continue
-                tried = [(self._ratio(other), other) for other in self._changes(plan, column, admissible)]
+                tried = [(self._ratio(other), other) for other in self._promising(plan, column, admissible)]
                 if not tried:
                     continue
-                found, other = min(tried, key=lambda item: (max(item[0], 1.0), item[1].cost_usd_per_h, item[0]))
-                if found >= ratio * (1 - GAIN) and not (found <= 1 and not admissible(plan)):
+                found, other = min(tried, key=lambda item: (max(bias * item[0], 1.0), item[1].cost_usd_per_h, item[0]))
+                if found >= ratio * (1 - GAIN) and not (bias * found <= 1 and not admissible(plan)):
                     continue
                 plan, ratio, gained = other, found, True
-                if ratio <= SEEMS and self.judge.certain(plan).verdict == "met":
-                    return plan
+                if bias * ratio <= SEEMS:
+                    result = self.judge.certain(plan)
+                    if result.verdict == "met":
+                        return plan
+                    bias = max(bias, self._worst(result) / ratio) if ratio > 0 else bias
+            if bias * (ratio - (before - ratio)) > SEEMS:
+                # Once every queue has had its best change, going round again gains no more than the last time.
+                return None
         return None
+
+    def _worst(self, result: SimulationResult) -> float:
+        """Latency over limit of the class that is worst off."""
+        if result.unstable:
+            return math.inf
+        return max(measured(result, limits_s(self.problem)).values(), default=0.0)
 
     def _ratio(self, plan: Solution) -> float:
         """Simulated latency over limit, of the class that is worst off."""
         before = self.judge.seen()
         result = self.judge.judge(plan, GLANCE)
         self.glances += self.judge.seen() - before
-        if result.unstable:
+        return self._worst(result)
+
+    def _promising(self, plan: Solution, column: Column, admissible: Admissible) -> list[Solution]:
+        """What one queue can be changed to and is worth a glance: where many are possible or each takes long, what does
+        best in a rehearsal."""
+        others = list(self._changes(plan, column, admissible))
+        # Where neighbours slow one another down, other queues are served at other speeds as well.
+        if not others or self.problem.interference.matters or self._ratio(plan) == math.inf:
+            return others
+        if len(others) <= GLANCED and len(self.problem.stages) <= FEW:
+            return others
+        rehearsal = self._rehearsed(plan)
+        own = self._rehearsed_ratio(rehearsal, plan, column.stage)
+        most = own if admissible(plan) else max(own, UNSURE)
+        ranked = [(self._rehearsed_ratio(rehearsal, other, column.stage), other) for other in others]
+        ranked.sort(key=lambda item: (max(item[0], 1.0), item[1].cost_usd_per_h, item[0]))
+        return [other for ratio, other in ranked[:GLANCED] if ratio < most]
+
+    def _rehearsed(self, plan: Solution) -> Rehearsal:
+        if self._kept is None or self._kept[0] is not plan:
+            network = network_of(self.problem, plan.columns)
+            self._kept = plan, Rehearsal.of(network, self.judge.seed, GLANCE, REHEARSED)
+        return self._kept[1]
+
+    def _rehearsed_ratio(self, rehearsal: Rehearsal, plan: Solution, stage: str) -> float:
+        """About the latency over limit of a plan that differs at one stage, of the class that is worst off."""
+        network = network_of(self.problem, plan.columns)
+        if network.unstable():
             return math.inf
-        return max(measured(result, limits_s(self.problem)).values(), default=0.0)
+        seen = rehearsal.latencies(network, stage)
+        ratios = [
+            seen[need.name].percentile_s(need.percentile).value / need.limit_s
+            for need in self.problem.classes
+            if need.limit_s is not None and seen[need.name].requests
+        ]
+        return max(ratios, default=0.0)
 
     def _slowest_first(self, plan: Solution) -> list[Column]:
         result = self.judge.judge(plan, GLANCE)
@@ -148,7 +211,10 @@ class Vicinity:
     def _column(self, plan: Solution, classes: tuple[int, ...], option: Option, replicas: int) -> Column:
         chosen = plan.chosen()
         variants = [{stage: chosen[k, stage].option.variant for stage in self.problem.stages} for k in classes]
-        return column_of(self.problem, option, replicas, classes, variants)
+        key = (option.name, classes, replicas, tuple(tuple(own.values()) for own in variants))
+        if key not in self._columns:
+            self._columns[key] = column_of(self.problem, option, replicas, classes, variants)
+        return self._columns[key]
 
 
 def _numbers(same: bool, now: int, possible: Sequence[int]) -> list[int]:

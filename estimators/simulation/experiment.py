@@ -7,6 +7,9 @@ doubles until every class is decided.
 is longer goes by faster, at the same rates: queues settle in much less than a day, so every hour is seen with the
 queues it has. A trace that is longer is entered at a random time in every replication.
 
+*Classes of few requests* beside classes of many are simulated at higher rates, where that adds next to no load
+(`rarity`).
+
 *Failures and starts* happen at fixed times of the counted time, which then is at least twice as long as until
 the last of them.
 """
@@ -19,9 +22,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from inferplan.estimators.network import Network, Station, Stream
-from inferplan.estimators.simulation.compiled import loops
-from inferplan.estimators.simulation.outcome import Digest, SimulationResult, digest, judge, summary, verdict_of
-from inferplan.estimators.simulation.replication import Chance, replicate
+from inferplan.estimators.simulation.compiled import Loops, loops
+from inferplan.estimators.simulation.outcome import (
+    Digest,
+    SimulationResult,
+    StreamResult,
+    digest,
+    judge,
+    summary,
+    verdict_of,
+)
+from inferplan.estimators.simulation.rarity import Denser, denser
+from inferplan.estimators.simulation.replication import Chance, Replication, replicate
 from inferplan.estimators.unevenness import BurstLoad
 from inferplan.spec.arrivals import Bursts
 
@@ -58,6 +70,8 @@ class _Plan:
     anywhere_s: float | None = None
     faster_days: bool = False
     notes: tuple[str, ...] = ()
+    rare: Denser | None = None
+    """Where some classes are simulated at higher rates."""
 
 
 def simulate(
@@ -71,42 +85,81 @@ def simulate(
     if unstable:
         return SimulationResult(seed, 0, {}, {}, unstable)
     effort = effort or Effort()
-    network, plan = _planned(network, effort)
+    asked, (network, plan) = network, _planned(network, effort)
     unstable = network.unstable(at_peak=True) if plan.faster_days else ()
     if unstable:
         return SimulationResult(seed, 0, {}, {}, unstable)
+    runs = _decided(network, plan, seed, detail)
+    streams = {stream.name: judge(stream, runs) for stream in network.streams}
+    if plan.rare is not None:
+        streams = _confirmed(network, plan.rare, streams, effort, seed)
+    stations = {name: summary(asked, station, runs) for name, station in asked.stations.items()}
+    return SimulationResult(seed, len(runs), streams, stations, (), plan.counted_s, plan.warmup_s, plan.notes)
+
+
+def _decided(network: Network, plan: _Plan, seed: int, detail: bool) -> list[Digest]:
+    """Replications until every class is decided or the effort is spent."""
     runs: list[Digest] = []
     wanted = min(FIRST_REPLICATIONS, plan.affordable)
     while True:
         # The first replications decide most plans, and are done before compiled loops would be loaded.
         fast = loops(int((wanted - len(runs)) * plan.calls))
         for index in range(len(runs), wanted):
-            chance = Chance(seed, index)
-            clock = None if plan.anywhere_s is None else float(chance.of("clock").random()) * plan.anywhere_s
-            run = replicate(network, chance, plan.counted_s, plan.warmup_s, clock_s=clock, loops=fast)
-            runs.append(digest(network, run, detail))
+            runs.append(digest(network, _run(network, plan, Chance(seed, index), fast), detail))
         # A list, so that every class is looked at, and one that has no requests is found out.
         verdicts = [verdict_of(stream, runs) for stream in network.streams]
         if "undecided" not in verdicts or wanted >= plan.affordable:
             break
         wanted = min(2 * wanted, plan.affordable)
-    streams = {stream.name: judge(stream, runs) for stream in network.streams}
-    stations = {name: summary(network, station, runs) for name, station in network.stations.items()}
-    return SimulationResult(seed, len(runs), streams, stations, (), plan.counted_s, plan.warmup_s, plan.notes)
+    return runs
 
 
-def _planned(network: Network, effort: Effort) -> tuple[Network, _Plan]:
+def _confirmed(
+    network: Network, rare: Denser, streams: dict[str, StreamResult], effort: Effort, seed: int
+) -> dict[str, StreamResult]:
+    """With more load than there is nothing is missed for certain: what then is missed with less, or not decided."""
+    if all(stream.verdict != "missed" for stream in streams.values()):
+        return streams
+    lighter, plan = _planned(rare.lighter, effort, rare)
+    runs = _decided(lighter, plan, seed, detail=False)
+    found = dict(streams)
+    for stream in network.streams:
+        if found[stream.name].verdict != "missed":
+            continue
+        late = judge(stream, runs).late
+        most = 1 - (stream.percentile or 100.0) / 100 + rare.own
+        if late is None or late.lower is None or late.lower <= most:
+            found[stream.name] = replace(found[stream.name], verdict="undecided")
+    return found
+
+
+def recorded(network: Network, seed: int, effort: Effort, most: int) -> tuple[tuple[Chance, Replication], ...]:
+    """The first replications that `simulate` runs of a network whose queues are stable, at most so many, whole."""
+    network, plan = _planned(network, effort)
+    count = min(most, FIRST_REPLICATIONS)
+    fast = loops(int(count * plan.calls))
+    chances = [Chance(seed, index) for index in range(count)]
+    return tuple((chance, _run(network, plan, chance, fast)) for chance in chances)
+
+
+def _run(network: Network, plan: _Plan, chance: Chance, fast: Loops) -> Replication:
+    clock = None if plan.anywhere_s is None else float(chance.of("clock").random()) * plan.anywhere_s
+    return replicate(network, chance, plan.counted_s, plan.warmup_s, clock_s=clock, loops=fast)
+
+
+def _planned(network: Network, effort: Effort, rare: Denser | None = None) -> tuple[Network, _Plan]:
     """Warm-up and counted time of a replication, in seconds, and how many replications the effort allows; and the
-    network with days as long as they are simulated."""
+    network with days as long as they are simulated, and classes of few requests at higher rates (`rare`: they are)."""
     loads = network.loads_rps()
     rate = sum(loads.values()) + sum(stream.rate_rps for stream in network.streams)
     # At least a handful of replications must fit, or there is no interval.
     longest = effort.calls / rate / FIRST_REPLICATIONS
     warmup = min(_warmup_s(network, loads), longest / 2)
-    needed = max(
-        effort.beyond * stream.job_size / (1 - (stream.percentile or 99.0) / 100) / stream.rate_rps
-        for stream in network.streams
-    )
+    if rare is None and effort.counted_s is None:
+        wanted = {s.name: _needed_s(s, effort) / (longest - warmup) for s in network.streams}
+        rare = denser(network, wanted)
+        network = network if rare is None else rare.network
+    needed = max(_needed_s(stream, effort) for stream in network.streams)
     counted = min(max(needed, 2 * warmup), longest - warmup)
     counted = max(counted, 2 * _last_event_s(network))
     cycles = {stream.name: stream.source.cycle_s for stream in network.streams if stream.source.cycle_s is not None}
@@ -121,12 +174,21 @@ def _planned(network: Network, effort: Effort) -> tuple[Network, _Plan]:
         if traces:
             anywhere = max(traces)
             notes.append(f"traces are longer than the {counted:.4g} s simulated at a time: they are entered at random")
-    elif rare := [s.name for s in network.streams if _burst_cycle_s(s) > counted]:
-        notes.append(f"bursts come less often than every {counted:.4g} s, as long as a replication: {', '.join(rare)}")
+    elif seldom := [s.name for s in network.streams if _burst_cycle_s(s) > counted]:
+        notes.append(
+            f"bursts come less often than every {counted:.4g} s, as long as a replication: {', '.join(seldom)}"
+        )
     network, faster = _with_days(network, counted)
-    notes += faster
+    notes += [*faster, *([rare.note] if rare is not None else [])]
     affordable = max(int(effort.calls / (rate * (warmup + counted))), FIRST_REPLICATIONS)
-    return network, _Plan(warmup, counted, affordable, rate * (warmup + counted), anywhere, bool(faster), tuple(notes))
+    return network, _Plan(
+        warmup, counted, affordable, rate * (warmup + counted), anywhere, bool(faster), tuple(notes), rare
+    )
+
+
+def _needed_s(stream: Stream, effort: Effort) -> float:
+    """How long one replication should count for a class."""
+    return effort.beyond * stream.job_size / (1 - (stream.percentile or 99.0) / 100) / stream.rate_rps
 
 
 def _with_days(network: Network, counted_s: float) -> tuple[Network, list[str]]:

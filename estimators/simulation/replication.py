@@ -118,14 +118,19 @@ def replicate(
     choose = partial(drawn, run)
     for stage in network.order:
         arriving = {stream.name: arriving_at(network, stream, stage, run, chance, choose) for stream in network.streams}
-        _serve_stage(network, stage, arriving, run, chance, loops)
+        serve_stage(network, stage, arriving, run, chance, loops)
+    answer(network, run)
+    return run
+
+
+def answer(network: Network, run: Replication) -> None:
+    """When requests were answered, and how long that took them, once all their calls were served."""
     for stream in network.streams:
         entry, answered = run.entries_s[stream.name], answers_s(network, run, stream)
         run.answered_s[stream.name] = answered
         if stream.job_size > 1:
             entry, answered = entry[:: stream.job_size], answered.reshape(-1, stream.job_size).max(axis=1)
-        run.latencies_s[stream.name] = (answered - entry)[int(np.searchsorted(entry, warmup_s)) :]
-    return run
+        run.latencies_s[stream.name] = (answered - entry)[int(np.searchsorted(entry, run.warmup_s)) :]
 
 
 def answers_s(network: Network, run: Replication, stream: Stream) -> Floats:
@@ -307,7 +312,7 @@ class Origins:
         return found
 
 
-def _serve_stage(
+def serve_stage(
     network: Network,
     stage: str,
     arriving: Mapping[str, Arriving],

@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inferplan.solvers import chain_search
+from inferplan.solvers.chain_criteria import Reach
 from inferplan.solvers.chain_search import BEAMS, ChainSearch, Unsuited, sums_of
 from inferplan.solvers.chains import why_not
 from inferplan.solvers.columns import Column, build_columns
 from inferplan.solvers.goals import ACCURACY, CORES, COST, NAMES, RATIO, Ask, Goal, price_scale
 from inferplan.solvers.judge import believed
-from inferplan.solvers.labels import Beam, TooManyLabels
+from inferplan.solvers.labels import ROUNDING, Beam, TooManyLabels
 from inferplan.solvers.milp import LABELS, PROGRAM, Solution, Solver, promises, ranked, solution_of
 from inferplan.solvers.planner import solve
 from inferplan.solvers.problem import Problem, read_problem
@@ -321,3 +322,27 @@ def test_costs_are_sums_of_prices(prices: list[float], most: float) -> None:
     counts = [range(int(most / price) + 2) for price in prices]
     sums = {round(sum(n * p for n, p in zip(chosen, prices, strict=True)), 9) for chosen in itertools.product(*counts)}
     assert sums_of(prices, most) == pytest.approx(sorted(value for value in sums if value <= most * (1 + 1e-9)))
+
+
+@given(spec=chains(), most=st.floats(0.5, 6.0))
+@QUIET
+def test_a_limit_of_cost_is_one_of_the_fleets_it_buys(module_instances: Any, spec: dict[str, Any], most: float) -> None:
+    problem = build(module_instances, spec)
+    columns = build_columns(problem)
+    if why_not(problem, columns) is not None or not {c.stage for c in columns} >= set(problem.stages):
+        return
+    chain = ChainSearch(problem, columns)
+    prices = chain._criteria.fleet.prices_usd_per_h
+    counts = [problem.devices[name].count for name in chain._criteria.fleet.devices]
+    reach = Reach(tuple(math.inf if count is None else float(count) for count in counts), most * float(prices.max()))
+    found = chain._fleets(RATIO, reach)
+    if found == [reach]:
+        # Too many to tell apart.
+        return
+    assert all(math.isinf(one.cost) for one in found)
+    fleets = [one.machines for one in found]
+    for machines in itertools.product(range(16), repeat=len(prices)):
+        bought = sum(n * price for n, price in zip(machines, prices, strict=True)) <= reach.cost * (1 + ROUNDING)
+        there = all(n <= top for n, top in zip(machines, reach.machines, strict=True))
+        within = any(all(n <= top for n, top in zip(machines, fleet, strict=True)) for fleet in fleets)
+        assert within == (bought and there)

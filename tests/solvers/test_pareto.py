@@ -153,6 +153,21 @@ def test_undominated_is_what_no_other_row_beats(points: list[list[int]], width: 
     assert undominated(array).tolist() == expected
 
 
+@pytest.mark.parametrize("width", [4, 6])
+def test_undominated_rows_of_many_blocks(width: int) -> None:
+    """More rows than are compared at once, most of them undominated, some of them twice."""
+    rng = np.random.default_rng(width)
+    rows = rng.dirichlet(np.ones(width), 1500)
+    rows = np.concatenate([rows, rows[::7], rows[::5] + 0.01, np.round(rows[::3], 1)])
+    kept = undominated(rows)
+    assert len(kept) > 1024
+    other = np.setdiff1d(np.arange(len(rows)), kept)
+    assert all((rows[kept] <= row).all(axis=1).any() for row in rows[other])
+    assert len(np.unique(rows[kept], axis=0)) == len(kept)
+    for row in rows[kept]:
+        assert ((rows <= row).all(axis=1) & (rows < row).any(axis=1)).sum() == 0
+
+
 def test_shared_machines_of_unlike_replicas_are_left_to_the_program(instances: Any) -> None:
     loaded = instances.workload(
         {"a": ["s", "l"]}, devices={"cpu": {"price_usd_per_h": 0.1, "cores": 4, "memory_bytes": 250 * 2**20}}
