@@ -164,6 +164,7 @@ def class_plans(
         plans[need.name] = ClassPlan(
             rate_rps=need.rate_rps,
             accuracy_floor=need.floor,
+            accuracy_goal=need.goal,
             routes=routes,
             predicted=ClassPrediction(
                 throughput_rps=need.rate_rps,

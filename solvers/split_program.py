@@ -218,11 +218,12 @@ class SplitProgram:
             self._asked.append(model.add_constr(chosen <= len(together) - 1))
 
     def _worth(self, who: str) -> Any:
-        """Accuracy of a class, or the mean of all weighted by rates."""
+        """Accuracy of a class; or the mean of all weighted by rates, of each up to its goal."""
         classes = [(k, need) for k, need in enumerate(self.instance.problem.classes) if who in ("", need.name)]
         total = sum(need.rate_rps for _, need in classes)
         assert self._accuracy is not None
-        return self._accuracy.total({k: need.rate_rps / total for k, need in classes})
+        enough = {} if who else {k: need.goal for k, need in classes if need.goal is not None}
+        return self._accuracy.total({k: need.rate_rps / total for k, need in classes}, enough)
 
     def set_objective(self, objective: Objective) -> None:
         """What to minimise."""

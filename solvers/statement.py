@@ -9,7 +9,7 @@ from inferplan.estimators.bounds import without_interval
 from inferplan.solvers.assurance import cases
 from inferplan.solvers.bill import bill, billed, device_bill
 from inferplan.solvers.judge import Judge
-from inferplan.solvers.milp import Solution
+from inferplan.solvers.milp import Solution, instance
 from inferplan.solvers.packing import Packing
 from inferplan.solvers.prediction import class_certificates
 from inferplan.solvers.problem import Problem
@@ -52,7 +52,7 @@ def _machines(problem: Problem, solution: Solution, name: str, packing: Packing)
 
 def costs(problem: Problem, solution: Solution) -> Costs | None:
     """What the cost is made of; None where that is machines alone."""
-    found = bill(problem, solution.columns, solution.packings)
+    found = bill(instance(problem, solution), solution.columns, solution.packings)
     if found.restarts_usd_per_h == 0 and found.energy_usd_per_h == 0 and found.network_usd_per_h == 0:
         return None
     return Costs(
