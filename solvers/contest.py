@@ -163,7 +163,7 @@ def _links(problem: Problem, solution: Solution) -> list[str]:
     loads: dict[tuple[str, str], float] = {}
     for crossing in crossings(instance(problem, solution), solution.columns) if len(problem.ways.tiers) > 1 else ():
         pair = crossing.source_tier, crossing.target_tier
-        loads[pair] = loads.get(pair, 0.0) + crossing.bytes_per_s
+        loads[pair] = loads.get(pair, 0.0) + crossing.bytes_per_s * max(problem.assurance.levels)
     broken = []
     for (source, target), load in sorted(loads.items()):
         if not problem.ways.open(source, target):

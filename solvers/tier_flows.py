@@ -189,7 +189,8 @@ class TierFlows:
         for pair, load in self._loads().items():
             width = self.problem.ways.bandwidth(*pair)
             if width is not None:
-                self._model += mip.xsum(size / width * flow for size, flow in load) <= 1
+                top = max(self.problem.assurance.levels) / width
+                self._model += mip.xsum(top * size * flow for size, flow in load) <= 1
 
 
 def _refuse(problem: Problem) -> None:

@@ -75,8 +75,9 @@ def _links(plan: Plan, workload: Workload, carried: Mapping[tuple[str, str], flo
         if not math.isclose(load, said.bytes_per_s if said else 0.0, rel_tol=RELATIVE, abs_tol=1e-3):
             yield f"link {name}: {load:.9g} bytes/s cross it, the plan says {said.bytes_per_s if said else 0.0:.9g}"
         width = link.bandwidth_bytes_per_s
-        if width is not None and load > width * (1 + RELATIVE):
-            yield f"link {name}: {load:.9g} bytes/s on {width:.9g}"
+        most = load * max([1.0, *workload.robustness.load_levels])
+        if width is not None and most > width * (1 + RELATIVE):
+            yield f"link {name}: {most:.9g} bytes/s on {width:.9g}"
     billed = plan.costs.network_usd_per_h if plan.costs is not None else 0.0
     for claim in (plan.traffic.cost_usd_per_h, billed):
         if not math.isclose(cost, claim, rel_tol=RELATIVE, abs_tol=1e-9):

@@ -27,7 +27,7 @@ def unsupported(workload: Workload) -> Iterator[tuple[Path_, str]]:
 def _asks(workload: Workload, traffic: TrafficClass, at: Path_) -> Iterator[tuple[Path_, str]]:
     """What is not honoured of classes whose requests name accuracy and latency alone."""
     if workload.splitting is True:
-        yield (*at, "asks"), "what a request names is promised to it alone, which a mean does not keep: splitting: false"
+        yield (*at, "asks"), "what a request names is promised to it alone, which no mean keeps: splitting: false"
     elif workload.splitting:
         yield (*at, "asks"), "classes that spread over devices have no latency promise, as asks are: splitting: false"
     if traffic.trace is not None:
@@ -57,20 +57,18 @@ def _with_splitting(workload: Workload) -> Iterator[tuple[Path_, str]]:
             ("objective",),
             "other objectives are not honoured yet with splitting; minimize: cost, or maximize: accuracy",
         )
-    if workload.robustness.asked:
-        yield ("robustness",), "robustness is not honoured yet with splitting; splitting: false"
+    for what in ("spare_machines", "availability"):
+        if getattr(workload.robustness, what):
+            yield (
+                ("robustness", what),
+                f"{what} is not honoured yet with splitting: devices; ask for headroom, or levels",
+            )
     for tier, places in workload.tiers.items():
         if places.energy_price_usd_per_kwh > 0:
             yield (
                 ("tiers", tier, "energy_price_usd_per_kwh"),
                 "a price of electricity is not honoured yet with splitting; put it into the machines' prices",
             )
-        for name, device in places.devices.items():
-            at: Path_ = ("tiers", tier, "devices", name)
-            if device.billing == "share":
-                yield (*at, "billing"), "shares of machines are not honoured yet with splitting; billing: whole"
-            if device.interruptions_per_h > 0:
-                yield (*at, "interruptions_per_h"), "interruptions are not honoured yet with splitting; buy on demand"
 
 
 def _with_mixtures(workload: Workload) -> Iterator[tuple[Path_, str]]:
