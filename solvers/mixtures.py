@@ -42,17 +42,28 @@ def solver_of(problem: Problem, lifted: bool = False) -> Solver:
 
 
 class MixtureSolver(Solver):
-    """The exact programs of an instance whose classes may be split, one for every pattern."""
+    """The exact programs of an instance whose classes may be split, one for every pattern; or of the `instances` given,
+    which are split already."""
 
-    def __init__(self, problem: Problem, lifted: bool = False, tie_gaps: Mapping[Goal, float] = TIE_GAPS) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        lifted: bool = False,
+        tie_gaps: Mapping[Goal, float] = TIE_GAPS,
+        instances: Sequence[Problem] | None = None,
+    ) -> None:
         super().__init__(problem, (), tie_gaps, method="program")
         self._patterns: list[tuple[Problem, frozenset[Column]]] = []
         self._programs: list[Program] = []
-        for pattern in patterns(problem):
-            split = with_pattern(problem, pattern)
+        for split in instances or [with_pattern(problem, pattern) for pattern in patterns(problem)]:
             columns = assured_columns(split, lifted)
             self._patterns.append((split, frozenset(columns)))
             self._programs += [MixtureProgram(split, within(one, columns)) for one in scenarios(split, columns)]
+
+    def add(self, other: MixtureSolver) -> None:
+        """Answer over the patterns of another one, too."""
+        self._patterns += other._patterns
+        self._programs += other._programs
 
     @property
     def branches(self) -> list[Program]:

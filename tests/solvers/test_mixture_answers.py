@@ -48,12 +48,12 @@ def solved(instances: Any, classes: dict[str, Any], **changes: Any) -> Plan:
     return plan
 
 
-def every(rate: float) -> list[tuple[float, float]]:
-    """(cost, mean accuracy) of every pair of variants and twentieth without latency limits, on machines of one core."""
+def every(rate: float, steps: int = 640) -> list[tuple[float, float]]:
+    """(cost, mean accuracy) of every pair of variants and share without latency limits, on machines of one core."""
     most = {v: max(0.98 * batch / seconds for batch, seconds in TIMES["a", v].items()) for v in "sl"}
     found = []
-    for (one, other), few in itertools.product(itertools.product("sl", repeat=2), range(21)):
-        w = few / 20
+    for (one, other), few in itertools.product(itertools.product("sl", repeat=2), range(steps + 1)):
+        w = few / steps
         loads: dict[str, float] = {}
         for name, share in ((one, w), (other, 1 - w)):
             loads[name] = loads.get(name, 0.0) + share * rate
@@ -130,7 +130,7 @@ def test_the_frontier_is_that_of_enumeration(instances: Any, rate: float) -> Non
     loaded, profile = inputs(instances, web(rate, floor=0.9))
     found = frontier(read_problem(loaded.workload, profile), ("cost", "accuracy"))
     best = {}
-    for cost, mean in every(rate):
+    for cost, mean in every(rate, 20):
         best[round(cost, 9)] = max(mean, best.get(round(cost, 9), 0.0))
     front = [(c, a) for c, a in sorted(best.items()) if all(a > other for cost, other in best.items() if cost < c)]
     assert found.complete

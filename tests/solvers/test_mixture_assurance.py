@@ -108,7 +108,7 @@ def test_without_latency_the_cost_is_that_of_enumeration(
 ) -> None:
     classes = jobs(8, rate, floor, 3600.0) if as_jobs else web(rate, floor)
     plan = plan_of(module_instances, classes, robustness)
-    weights = [few / (8 if as_jobs else 20) for few in range(9 if as_jobs else 21)]
+    weights = [few / (8 if as_jobs else 640) for few in range(9 if as_jobs else 641)]
     best = fewest(rate, floor, weights, robustness)
     assert plan.cost_usd_per_h == pytest.approx(0.1 * best)
     assert plan.assurance is not None

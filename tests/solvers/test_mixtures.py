@@ -90,7 +90,7 @@ def test_a_little_of_the_accurate_variant_is_enough_where_the_mean_counts(instan
 def test_without_latency_the_cost_is_that_of_enumeration(
     module_instances: Any, rate: float, slow: list[float], worth: list[int], part: float
 ) -> None:
-    """Machines of one core: a plan costs its replicas. All shares of twentieths, all pairs of variants."""
+    """Machines of one core: a plan costs its replicas. All shares of 640ths, all pairs of variants."""
     names = ["x", "y", "z"]
     accuracy = dict(zip(names, (w / 100 for w in worth), strict=True))
     times = {name: {1: seconds, 2: 1.8 * seconds} for name, seconds in zip(names, slow, strict=True)}
@@ -98,8 +98,8 @@ def test_without_latency_the_cost_is_that_of_enumeration(
     floor = round(low + part * (high - low), 6)
     best = math.inf
     for one, other in itertools.product(names, repeat=2):
-        for few in range(21):
-            w = few / 20
+        for few in range(641):
+            w = few / 640
             if w * accuracy[one] + (1 - w) * accuracy[other] < floor - 1e-9:
                 continue
             loads: dict[str, float] = {}
@@ -231,11 +231,11 @@ def test_the_most_accurate_mixture_within_a_budget(instances: Any) -> None:
         plan_of(instances, classes, splitting=splitting, objective=objective) for splitting in (False, True)
     )
     values = [plan.classes["web"].predicted.accuracy for plan in (whole, split)]
-    # One replica of the accurate variant serves 0.98 x 4 / 0.17 = 23.05 of 60 requests: 7 twentieths.
+    # One replica of the accurate variant serves 0.98 x 4 / 0.17 = 23.05 of 60 requests: 245 of 640.
     assert values[0] is not None
     assert values[0].value == pytest.approx(0.8)
     assert values[1] is not None
-    assert values[1].value == pytest.approx(0.35 * 0.95 + 0.65 * 0.8)
+    assert values[1].value == pytest.approx(0.8 + 0.15 * 245 / 640)
 
 
 def test_what_no_mixture_reaches_is_infeasible_with_the_best_mean(instances: Any) -> None:
