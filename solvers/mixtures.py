@@ -125,6 +125,16 @@ class MixtureProgram(Program):
             return 1.0 * self._slowest[who]
         return super().expression(goal)
 
+    def _weights(self) -> dict[int, float]:
+        """By shares of each class, whatever load its parts are planned with."""
+        total = math.fsum(need.rate_rps for need in self.problem.classes)
+        weights: dict[int, float] = {}
+        for need in whole(self.problem):
+            own = members(self.problem, need.name)
+            shares = math.fsum(self.problem.classes[k].share for k in own)
+            weights |= {k: need.rate_rps / total * self.problem.classes[k].share / shares for k in own}
+        return weights
+
     def _up_to_goals(self, accuracy: Encoding) -> Any:
         """The mean over classes, weighted by rates, of each one's mean over its parts up to its goal."""
         import mip

@@ -7,9 +7,10 @@ a range [a, b] of the share w of the smaller part. Its *relaxation* lets both pa
     every plan with a share in the cell is one of the relaxation, at no lower objective,
 
 as long as a queue is no slower at less load (where batches wait to fill that does not hold to the last bit). So a cell
-whose relaxation is not better than the plan that was found has no better plan. Any other cell is cut in two, the share
-in the middle joins the table, and the search goes on with it where that is better. This ends at cells of 1/640: a
-better plan that is missed keeps its promises over a range of shares no wider than that.
+whose relaxation is not better than the plan that was found has no better plan. Any other cell is cut in two, beginning
+with all shares there are; a share in the middle that the table does not have joins it, and the search goes on with it
+where that is better. This ends at cells of 1/640: a better plan that is missed keeps its promises over a range of
+shares no wider than that.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from inferplan.solvers.parts import STEPS, splits, whole, with_pattern
 from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.search import Search
 
-HALVINGS = 5
-"""Of the tabulated steps: 1/20 by 32."""
+FINEST = 640
+"""Shares are looked at to so many parts of a class: a power of two times the tabulated steps."""
+TABULATED = FINEST // STEPS[1]
 TIME = 0.5
 """Of the time that is left: explaining the plan takes some, too."""
 BARELY = 1e-9
 """Share of a part that is there at all."""
-Cell = tuple[float, float]
+Cell = tuple[int, int]
+"""Ends of a cell, in FINEST parts."""
 
 
 def refine(search: Search) -> None:
@@ -37,31 +40,40 @@ def refine(search: Search) -> None:
     needs = whole(problem)
     if not isinstance(solver, MixtureSolver) or len(needs) > 1 or needs[0].burst_of > 1 or not splits(problem):
         return
-    steps = STEPS[1]
-    cells = [(few / steps, (few + 1) / steps) for few in range(steps // 2)]
+    cells: list[Cell] = [(0, FINEST // 2)]
     until = time.monotonic() + TIME * (search.deadline - time.monotonic())
     looked = 0
-    for _ in range(HALVINGS):
+    while cells and search.closed and time.monotonic() < until:
         cells = [cell for cell in cells if _open(search, cell, until)]
-        if not cells or not search.closed or time.monotonic() >= until:
+        wide = [cell for cell in cells if cell[1] - cell[0] > 1]
+        if not wide:
             break
-        middles = [(low + high) / 2 for low, high in cells]
-        finer = MixtureSolver(problem, instances=[with_pattern(problem, ((1 - w, w),)) for w in middles])
-        looked += len(middles)
-        better = _asked(search, finer, until)
-        solver.add(finer)
-        if better:
-            search.go_on(search.ask)
-        cells = [half for (low, high), w in zip(cells, middles, strict=True) for half in ((low, w), (w, high))]
-    left = [cell for cell in cells if _open(search, cell, until)]
-    search.story.append(_says(looked, left, time.monotonic() >= until or not search.closed))
+        middles = [_middle(cell) for cell in wide]
+        new = [w / FINEST for w in middles if w % TABULATED]
+        if new:
+            finer = MixtureSolver(problem, instances=[with_pattern(problem, ((1 - w, w),)) for w in new])
+            looked += len(new)
+            better = _asked(search, finer, until)
+            solver.add(finer)
+            if better:
+                search.go_on(search.ask)
+        halves = [half for (low, high), w in zip(wide, middles, strict=True) for half in ((low, w), (w, high))]
+        cells = [*(cell for cell in cells if cell not in wide), *halves]
+    search.story.append(_says(looked, cells, time.monotonic() >= until or not search.closed))
+
+
+def _middle(cell: Cell) -> int:
+    """Where to cut a cell: at a tabulated share, while there is one within."""
+    low, high = cell
+    middle = (low + high) // 2
+    return middle - middle % TABULATED if high - low > TABULATED else middle
 
 
 def _open(search: Search, cell: Cell, until: float) -> bool:
     """Whether a share in a cell could be better, as far as is known; one for which there was no time could."""
     (need,) = whole(search.problem)
-    low, high = cell
-    relaxed = [_relaxed(search.problem, need, low, high, end) for end in cell]
+    low, high = (end / FINEST for end in cell)
+    relaxed = [_relaxed(search.problem, need, low, high, end) for end in (low, high)]
     return time.monotonic() >= until or _asked(search, MixtureSolver(search.problem, instances=relaxed), until)
 
 
@@ -98,5 +110,4 @@ def _says(looked: int, left: list[Cell], short: bool) -> str:
         return f"{more or 'shares between the tabulated ones: '}none other is better"
     if short:
         return f"{more}time was short for the others"
-    finest = STEPS[1] * 2**HALVINGS
-    return f"{more}one that is better would have to be strictly within 1/{finest} between two of them"
+    return f"{more}one that is better would have to be strictly within 1/{FINEST} between two of them"

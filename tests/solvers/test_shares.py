@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 
 from inferplan.solvers.checker import check_plan
 from inferplan.solvers.planner import solve
-from inferplan.solvers.shares import HALVINGS
+from inferplan.solvers.shares import FINEST
 from inferplan.spec.plan import Plan
-
-FINEST = 1 / (20 * 2**HALVINGS)
 
 
 def plan_of(
@@ -72,7 +70,7 @@ def test_only_what_needs_a_share_to_a_640th_is_missed(
     replicas = round(plan.cost_usd_per_h / 0.1)
     found = widths(rate, floor, slow, worth)
     assert replicas >= min(found)
-    assert all(width <= FINEST * (1 + 1e-6) for count, width in found.items() if count < replicas)
+    assert all(width <= 1 / FINEST * (1 + 1e-6) for count, width in found.items() if count < replicas)
 
 
 def test_a_share_between_two_tabulated_ones_is_found(instances: Any) -> None:
