@@ -68,6 +68,8 @@ def compare(
     else:
         heading(f"{len(rows)} strategies on {loaded.workload.name}")
         show(comparison_table(rows), indent=2)
+        for line in dict.fromkeys(row.note for row in rows if row.plan and row.note):
+            say(line)
         if parquet is not None:
             say()
             say(f"Written to {parquet}")

@@ -365,16 +365,20 @@ def delayed(
 def standing(plan: Plan, workload: Workload) -> Iterator[tuple[str, str, str, str, str]]:
     """Where a plan's options answer; one that runs nothing does where its input is (the first of several tiers)."""
     for name, traffic in plan.classes.items():
-        tiers: dict[str, str] = {}
-        for stage in stage_order(workload):
-            feeding = sorted(edge.source for edge in workload.pipeline.edges if edge.target == stage)
-            home = workload.classes[name].enters_at or next(iter(workload.tiers))
-            passed = tiers[feeding[0]] if feeding else home
-            for choice in traffic.routes[stage]:
-                option = plan.options[choice.option]
-                tier = passed if option.runtime == "skip" else tier_of(option.device)
-                tiers.setdefault(stage, tier)
-                yield name, stage, choice.option, option.choice, tier
+        home = workload.classes[name].enters_at or next(iter(workload.tiers))
+        whole = {stage: [choice.option for choice in choices] for stage, choices in traffic.routes.items()}
+        # What is skipped on one way may have its input in another tier than on the other.
+        ways = [{stage: [option] for stage, option in way.routes.items()} for way in traffic.mixtures]
+        for routes in ways or [whole]:
+            tiers: dict[str, str] = {}
+            for stage in stage_order(workload):
+                feeding = sorted(edge.source for edge in workload.pipeline.edges if edge.target == stage)
+                passed = tiers[feeding[0]] if feeding else home
+                for name_ in routes[stage]:
+                    option = plan.options[name_]
+                    tier = passed if option.runtime == "skip" else tier_of(option.device)
+                    tiers.setdefault(stage, tier)
+                    yield name, stage, name_, option.choice, tier
 
 
 def slowdowns_of_plan(plan: Plan, workload: Workload, disturbance: Interference) -> dict[str, tuple[float, ...]]:

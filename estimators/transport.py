@@ -166,16 +166,18 @@ class Crossing:
     bytes_per_s: float
 
 
-def proportional(workload: Workload, laws: FanOuts, payloads: Payloads, spots: Spots) -> list[Crossing]:
-    """What crosses where every sender's calls are spread over all receivers by their shares. Flows of nothing are
-    left out."""
+def proportional(
+    workload: Workload, laws: FanOuts, payloads: Payloads, spots: Spots, part: float = 1.0
+) -> list[Crossing]:
+    """What crosses where every sender's calls are spread over all receivers by their shares. `part`: of the classes'
+    requests that go so. Flows of nothing are left out."""
     found: dict[tuple[str, Leg, str, str], tuple[float, float]] = {}
     for name, stages in sorted(spots.items()):
         home = workload.classes[name].enters_at or next(iter(workload.tiers))
         choices = {stage: placed[0].choice for stage, placed in stages.items()}
         outside = (Spot("", home, 1.0),)
         for leg in legs_of(workload):
-            calls = leg_rate_rps(workload, laws, name, leg, choices)
+            calls = part * leg_rate_rps(workload, laws, name, leg, choices)
             for sender in stages[leg.source] if leg.source else outside:
                 size = payloads.size_bytes(leg, sender.choice)
                 for tier, share in arrivals(workload, stages, leg, sender, home).items():
@@ -184,6 +186,16 @@ def proportional(workload: Workload, laws: FanOuts, payloads: Payloads, spots: S
                         key = (name, leg, sender.tier, tier)
                         known = found.get(key, (0.0, 0.0))
                         found[key] = (known[0] + rate, known[1] + rate * size)
+    return [Crossing(*key, rate, size) for key, (rate, size) in sorted(found.items())]
+
+
+def merged(crossings: Iterable[Crossing]) -> list[Crossing]:
+    """Crossings of one class, leg and pair of tiers made one, sorted."""
+    found: dict[tuple[str, Leg, str, str], tuple[float, float]] = {}
+    for crossing in crossings:
+        key = (crossing.stream, crossing.leg, crossing.source_tier, crossing.target_tier)
+        known = found.get(key, (0.0, 0.0))
+        found[key] = (known[0] + crossing.rate_rps, known[1] + crossing.bytes_per_s)
     return [Crossing(*key, rate, size) for key, (rate, size) in sorted(found.items())]
 
 
@@ -208,9 +220,11 @@ def _skipped(workload: Workload, stage: str, choice: str) -> bool:
 
 def leg_rate_rps(workload: Workload, laws: FanOuts, name: str, leg: Leg, choices: Mapping[str, str]) -> float:
     """Calls per second of a class on a leg, with these choices per stage."""
-    rate = workload.classes[name].rate_rps
+    traffic = workload.classes[name]
+    rate = traffic.rate_rps
     if rate is None:
-        rate = source_of(workload, name).rate_rps
+        # The times of a trace are those of jobs where the class has jobs.
+        rate = source_of(workload, name).rate_rps * (1 if traffic.job is None else traffic.job.requests)
     return rate * (laws.calls(leg.target or leg.source, choices).mean)
 
 

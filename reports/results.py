@@ -48,7 +48,7 @@ class ComparisonRow:
     decision_s: float = _field("Time to decide, one run", "s")
     variants: str = _field("Choice per stage: stage=choice, ...")
     plan: str = _field("Options with their replicas")
-    note: str = _field("Why there is no deployment")
+    note: str = _field("Why there is no deployment, or what of the workload the strategy cannot use")
 
 
 @dataclasses.dataclass(frozen=True)

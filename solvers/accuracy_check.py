@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 from inferplan.solvers.assurance_check import planned_accuracy
 from inferplan.solvers.fitted_check import predicted
-from inferplan.spec.plan import Estimate, Plan
+from inferplan.spec.plan import ClassPlan, Estimate, Plan
 from inferplan.spec.profile import Profile
 from inferplan.spec.response import CurvePoint
 from inferplan.spec.rows import AccuracyRow
@@ -64,14 +64,27 @@ def check_goals(plan: Plan, workload: Workload, profile: Profile) -> Iterator[st
     sign = 1.0 if workload.accuracy.metric.direction == "maximize" else -1.0
     total, rate = 0.0, math.fsum(traffic.rate_rps for traffic in plan.classes.values())
     for traffic in plan.classes.values():
-        variants = {stage: plan.options[choices[0].option].choice for stage, choices in traffic.routes.items()}
-        value = planned_end_to_end(variants, workload, profile, traffic.predicted.accuracy)
+        value = _planned(plan, traffic, workload, profile)
         if value is None:
             return
         enough = math.inf if traffic.accuracy_goal is None else sign * traffic.accuracy_goal
         total += traffic.rate_rps / rate * min(sign * value, enough)
     if not math.isclose(total, said, rel_tol=1e-6, abs_tol=1e-6):
         yield f"accuracies up to their goals are worth {total:.9g}, the plan says {said:.9g}"
+
+
+def _planned(plan: Plan, traffic: ClassPlan, workload: Workload, profile: Profile) -> float | None:
+    """Accuracy of a class as it was planned with: of one that is split the mean over its ways."""
+    ways = [(mixture.share, mixture.routes, mixture.accuracy) for mixture in traffic.mixtures]
+    alone = {stage: choices[0].option for stage, choices in traffic.routes.items()}
+    mean = 0.0
+    for share, routes, said in ways or [(1.0, alone, traffic.predicted.accuracy)]:
+        variants = {stage: plan.options[option].choice for stage, option in routes.items()}
+        value = planned_end_to_end(variants, workload, profile, said)
+        if value is None:
+            return None
+        mean += share * value
+    return mean
 
 
 def _said_accuracy(plan: Plan, workload: Workload) -> float | None:

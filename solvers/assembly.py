@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from inferplan.estimators.bounds import without_interval
 from inferplan.estimators.interference import measured_on
 from inferplan.estimators.points import where
 from inferplan.solvers.options import Option
@@ -65,6 +66,18 @@ def profile_source(
         imported=sorted(found["imported"]),
         alone=list(alone),
     )
+
+
+def without_bounds(problem: Problem, deployed: Iterable[Option]) -> list[str]:
+    """Points and accuracies in use that no interval is known of."""
+    lines, accuracy = set(), problem.estimated
+    for option in deployed:
+        for batch in without_interval(option.service, option.max_batch) if option.service else ():
+            lines.add(f"{option.stage}/{option.variant} on {option.device}, {option.threads} threads, batch {batch}")
+        value = accuracy.values.get((option.stage, option.variant)) if accuracy is not None else None
+        if value is not None and value.lower is None:
+            lines.add(f"{option.stage}/{option.variant}: accuracy")
+    return sorted(lines)
 
 
 def objective_text(objective: Objective) -> str:

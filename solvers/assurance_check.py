@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 from inferplan.spec.plan import DeployedOption, Plan
 from inferplan.spec.rows import AccuracyRow, Measurement
-from inferplan.spec.workload import Workload
+from inferplan.spec.workload import TrafficClass, Workload
 
 RELATIVE = 1e-6
 
@@ -115,8 +115,14 @@ def _cases(plan: Plan, workload: Workload, levels: list[float], top: float) -> I
         yield f"certified as {certificate.verdict}, though a case is {order[worst]}"
     for case in said.cases:
         for name, claim in case.classes.items():
-            slo = workload.classes[name].slo
-            if slo is None or claim.limit_s != slo.latency_s or claim.percentile != slo.percentile:
+            if (claim.limit_s, claim.percentile) != promised(workload.classes[name]):
                 yield f"case {case.name}, class {name}: judged by another SLO than the workload's"
             if claim.verdict == "met" and (claim.latency_s.upper is None or claim.latency_s.upper > claim.limit_s):
                 yield f"case {case.name}, class {name}: said to be met, but it may not be"
+
+
+def promised(traffic: TrafficClass) -> tuple[float, float] | None:
+    """Latency and percentile that a class was promised; a class of jobs its deadline, for 99 % unless it says other."""
+    if traffic.job is not None:
+        return traffic.job.deadline_s, traffic.slo.percentile if traffic.slo else 99.0
+    return (traffic.slo.latency_s, traffic.slo.percentile) if traffic.slo else None

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator
 
 from inferplan.solvers.accuracy_check import check_goals, end_to_end, planned_end_to_end
-from inferplan.solvers.assurance_check import check_assurance, planned_mean_s
+from inferplan.solvers.assurance_check import check_assurance, planned_mean_s, promised
 from inferplan.solvers.bill_check import check_bill
 from inferplan.solvers.interference_check import check_interference
 from inferplan.solvers.mixture_check import check_mixtures, flows
@@ -24,7 +24,7 @@ from inferplan.spec.errors import CheckFailedError
 from inferplan.spec.plan import DeployedOption, Plan
 from inferplan.spec.profile import Profile
 from inferplan.spec.rows import FlowRow, Measurement
-from inferplan.spec.workload import Edge, FanOut, TrafficClass, Workload
+from inferplan.spec.workload import Edge, FanOut, Workload
 
 RELATIVE = 1e-6
 
@@ -252,14 +252,14 @@ def _accuracy(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]
 def _latency(plan: Plan, workload: Workload) -> Iterator[str]:
     certificate = plan.certificate
     for name, traffic in workload.classes.items():
-        promised = _promised(traffic)
-        if promised is None:
+        limit = promised(traffic)
+        if limit is None:
             continue
         claim = certificate.classes.get(name) if certificate else None
         if claim is None:
             yield f"class {name} has an SLO and no certificate"
             continue
-        if (claim.limit_s, claim.percentile) != promised:
+        if (claim.limit_s, claim.percentile) != limit:
             yield f"class {name}: certified for another SLO than the workload's"
         if claim.verdict == "met" and (claim.latency_s.upper is None or claim.latency_s.upper > claim.limit_s):
             yield f"class {name}: said to be met, but its latency may be {claim.latency_s.upper} s of {claim.limit_s}"
@@ -277,13 +277,6 @@ def _latency(plan: Plan, workload: Workload) -> Iterator[str]:
             yield f"class {name} has an SLO and no mean latency"
         elif (mean.upper or mean.value) < slowest * 0.5:
             yield f"class {name}: mean latency {mean.value} s is far below the {slowest} s of its stages"
-
-
-def _promised(traffic: TrafficClass) -> tuple[float, float] | None:
-    """Latency and percentile that a class was promised; a class of jobs its deadline."""
-    if traffic.job is not None:
-        return traffic.job.deadline_s, traffic.slo.percentile if traffic.slo else 99.0
-    return None if traffic.slo is None else (traffic.slo.latency_s, traffic.slo.percentile)
 
 
 def _at_least_once(stage: str, workload: Workload) -> int:

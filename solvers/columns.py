@@ -182,7 +182,7 @@ def _tabulate(
         most_calls = max(count.quantile(level) for count in calls)
         options = problem.options(stage)
         # What runs nothing is where its input is, which may differ between classes.
-        apart = len(classes) > 1 and len(problem.ways.tiers) > 1
+        apart = sum(problem.classes[k].share > 0 for k in classes) > 1 and len(problem.ways.tiers) > 1
         skips = [index for index, option in enumerate(options) if option.service is None and not apart]
         demands: list[Demand] = []
         owner: list[int] = []
@@ -394,8 +394,9 @@ def column_of(
 ) -> Column:
     """The same for some classes; `variants` are those of each of them."""
     stage, needs = option.stage, [problem.classes[k] for k in classes]
-    calls = [problem.laws.calls(stage, own) for own in variants]
-    arrivals = _arrivals(needs, calls)
+    joined, counts, which = together(needs, [problem.laws.calls(stage, own) for own in variants])
+    calls = [counts[index] for index in which]
+    arrivals = _arrivals(joined, counts)
     if option.service is None:
         nothing = (0.0,) * len(classes)
         return Column(stage, classes, (), option, 0, arrivals.rate_rps, 0.0, 1.0, 0.0, nothing, nothing)

@@ -13,9 +13,9 @@ from inferplan.estimators.simulation import SimulationResult
 from inferplan.solvers.checker import check_plan
 from inferplan.solvers.document import accuracies, plan_document
 from inferplan.solvers.judge import Judge
-from inferplan.solvers.milp import Solution, promises
+from inferplan.solvers.milp import Solution, instance, promises
 from inferplan.solvers.neighbours import arranged
-from inferplan.solvers.parts import refuse
+from inferplan.solvers.parts import splits
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.strategies.tools import Proposer, Tools
 from inferplan.solvers.tier_flows import crossings
@@ -23,7 +23,7 @@ from inferplan.spec.document import LoadedWorkload, closest
 from inferplan.spec.errors import InferplanError, InputError
 from inferplan.spec.plan import Assurance, Plan, Proof
 from inferplan.spec.profile import Profile
-from inferplan.spec.workload import Robustness, Workload
+from inferplan.spec.workload import Robustness, TrafficClass, Workload
 
 STRATEGIES = (
     "optimal",
@@ -43,7 +43,7 @@ STRATEGIES = (
 @dataclass(frozen=True)
 class Entry:
     """What a strategy decided and what came of it. `broken` names the promises that are not kept; where there is no
-    solution `note` says why."""
+    solution `note` says why; else it says what of the workload the strategy cannot use."""
 
     strategy: str
     decision_s: float
@@ -77,10 +77,14 @@ def compare(
 ) -> list[Entry]:
     """Let every strategy decide. Decision times are of single runs, each with a simulator that has seen nothing.
 
-    Raises InputError where the workload asks for what no strategy but `solve` itself can answer: classes that may be
-    split, a share of availability.
+    Where classes may be split, or have jobs, those that cannot split send all requests of a class one way, which is
+    allowed as well; their notes say so.
+
+    Raises InputError where the workload asks for what no strategy but `solve` itself can answer: classes that spread
+    over devices, a share of availability.
     """
-    refuse(problem, "compare")
+    if problem.workload.splitting == "devices":
+        raise InputError("splitting: devices: no strategy spreads classes over devices; set splitting: false")
     if problem.workload.robustness.availability is not None:
         raise InputError(
             "robustness.availability: how many spares it takes depends on the plan, so strategies cannot be compared"
@@ -111,7 +115,14 @@ def _judged(problem: Problem, name: str, seconds: float, solution: Solution, jud
     result = judge.certain(solution)
     found = accuracies(problem, solution, problem.accuracy)
     broken = tuple(_broken(problem, solution, result, found))
-    return Entry(name, seconds, solution, result, judge, _mean(problem, found), broken)
+    whole = "" if solution.classes else _unsplit(problem, name)
+    return Entry(name, seconds, solution, result, judge, _mean(problem, found), broken, whole)
+
+
+def _unsplit(problem: Problem, name: str) -> str:
+    """What to say of a strategy that cannot split the classes that may be. What `optimal` sends one way is best so."""
+    names = splits(problem) if name != "optimal" else []
+    return f"{name} does not split classes: all requests of {', '.join(names)} go one way" if names else ""
 
 
 def _mean(problem: Problem, found: Mapping[str, AccuracyEstimate | None]) -> float | None:
@@ -150,9 +161,9 @@ def _broken(
 def _links(problem: Problem, solution: Solution) -> list[str]:
     """Links that are missing, or carry more than their bandwidth."""
     loads: dict[tuple[str, str], float] = {}
-    for crossing in crossings(problem, solution.columns) if len(problem.ways.tiers) > 1 else ():
+    for crossing in crossings(instance(problem, solution), solution.columns) if len(problem.ways.tiers) > 1 else ():
         pair = crossing.source_tier, crossing.target_tier
-        loads[pair] = loads.get(pair, 0.0) + crossing.bytes_per_s
+        loads[pair] = loads.get(pair, 0.0) + crossing.bytes_per_s * max(problem.assurance.levels)
     broken = []
     for (source, target), load in sorted(loads.items()):
         if not problem.ways.open(source, target):
@@ -203,6 +214,12 @@ def _unassured(plan: Plan) -> Plan:
     return plan.model_copy(update={"assurance": None if confidence is None else Assurance(confidence=confidence)})
 
 
+def _unpromised(traffic: TrafficClass) -> TrafficClass:
+    """A class that promises no accuracy."""
+    job = None if traffic.job is None else traffic.job.model_copy(update={"mean_accuracy": None})
+    return traffic.model_copy(update={"accuracy": traffic.accuracy.model_copy(update={"floor": None}), "job": job})
+
+
 def without_promises(workload: Workload) -> Workload:
     """A workload that promises no accuracy and asks for no robustness, with any budget, bandwidth and number of
     machines."""
@@ -212,10 +229,7 @@ def without_promises(workload: Workload) -> Workload:
         )
         for name, tier in workload.tiers.items()
     }
-    classes = {
-        name: traffic.model_copy(update={"accuracy": traffic.accuracy.model_copy(update={"floor": None})})
-        for name, traffic in workload.classes.items()
-    }
+    classes = {name: _unpromised(traffic) for name, traffic in workload.classes.items()}
     links = {name: link.model_copy(update={"bandwidth_bytes_per_s": None}) for name, link in workload.links.items()}
     objective = workload.objective.model_copy(update={"budget_usd_per_h": None})
     changes = {

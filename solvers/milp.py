@@ -239,13 +239,13 @@ class Solver:
             found, bound, complete = self._best_branch(goal, alive, deadline, exact)
             if not found:
                 return best
-            top = min(found, key=lambda item: item[1].value)[1]
+            first, top = min(found, key=lambda item: item[1].value)
             values[goal] = top.value
             alive = [branch for branch, one in found if one.value <= top.value + TIE * max(1.0, abs(top.value))]
             for branch in alive:
                 branch.keep(goal, top.value)
             scale = alive[0].unit(goal)
-            costs = bill(self.problem, top.columns, top.packings)
+            costs = bill(first.problem, top.columns, top.packings)
             best = Solution(
                 top.columns,
                 top.packings,

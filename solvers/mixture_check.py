@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 
-from inferplan.solvers.accuracy_check import end_to_end
+from inferplan.solvers.accuracy_check import end_to_end, planned_end_to_end
 from inferplan.spec.plan import ClassPlan, Plan
 from inferplan.spec.profile import Profile
 from inferplan.spec.workload import FanOut, Workload
@@ -97,6 +97,7 @@ def _accuracy(plan: Plan, name: str, traffic: ClassPlan, workload: Workload, pro
     if workload.accuracy is None:
         return
     mean: float | None = 0.0
+    planned: float | None = 0.0
     for mixture in traffic.mixtures:
         way = {stage: _choice(plan, option) for stage, option in mixture.routes.items()}
         value = end_to_end(way, workload, profile)
@@ -106,6 +107,8 @@ def _accuracy(plan: Plan, name: str, traffic: ClassPlan, workload: Workload, pro
         ):
             yield f"class {name}: a way has accuracy {value}, the plan says {stated}"
         mean = None if mean is None or value is None else mean + mixture.share * value
+        bound = planned_end_to_end(way, workload, profile, mixture.accuracy)
+        planned = None if planned is None or bound is None else planned + mixture.share * bound
     said = traffic.predicted.accuracy
     if (mean is None) != (said is None) or (
         mean is not None and said is not None and not math.isclose(mean, said.value, rel_tol=RELATIVE)
@@ -115,5 +118,5 @@ def _accuracy(plan: Plan, name: str, traffic: ClassPlan, workload: Workload, pro
     floor = workload.classes[name].accuracy.floor if job is None else job.mean_accuracy
     if floor is not None:
         sign = 1.0 if workload.accuracy.metric.direction == "maximize" else -1.0
-        if mean is None or sign * mean < sign * floor - 1e-9:
-            yield f"class {name}: mean accuracy {mean} does not keep its floor {floor}"
+        if planned is None or sign * planned < sign * floor - 1e-9:
+            yield f"class {name}: mean accuracy {planned} does not keep its floor {floor}"

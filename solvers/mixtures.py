@@ -6,6 +6,7 @@ keeps the class's latency limit. What differs is
 
     (accuracy)  Σ_{p of class k} w_p Σ_c a_c z_pc >= A_k        z_pc = 1 for the combination that part p uses
     (split)     Σ_{c used by all parts of k} y_c <= |N| - 1     where the pattern splits k: else it says nothing new
+    (goal)     e_k <= Σ_{p of class k} w_p Σ_c a_c z_pc,  e_k <= G_k       e_k is what the class's accuracy counts as
     (unsplit)   parts without requests go where the rest of their class does
 
 `milp` looks for the best over its branches; here these are the patterns. So a plan is optimal over the tabulated
@@ -26,10 +27,10 @@ from typing import Any
 from inferplan.estimators.accuracy import AccuracyModel
 from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.columns import Column
-from inferplan.solvers.combinations import TOO_MANY, Additive
+from inferplan.solvers.combinations import TOO_MANY, Additive, Encoding
 from inferplan.solvers.milp import TIE_GAPS, Solution, Solver, scenarios, within
 from inferplan.solvers.packing import Packing
-from inferplan.solvers.parts import is_parted, members, patterns, with_pattern
+from inferplan.solvers.parts import is_parted, members, patterns, whole, with_pattern
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import Ask, Goal, Program
 from inferplan.spec.errors import InputError
@@ -41,17 +42,28 @@ def solver_of(problem: Problem, lifted: bool = False) -> Solver:
 
 
 class MixtureSolver(Solver):
-    """The exact programs of an instance whose classes may be split, one for every pattern."""
+    """The exact programs of an instance whose classes may be split, one for every pattern; or of the `instances` given,
+    which are split already."""
 
-    def __init__(self, problem: Problem, lifted: bool = False, tie_gaps: Mapping[Goal, float] = TIE_GAPS) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        lifted: bool = False,
+        tie_gaps: Mapping[Goal, float] = TIE_GAPS,
+        instances: Sequence[Problem] | None = None,
+    ) -> None:
         super().__init__(problem, (), tie_gaps, method="program")
         self._patterns: list[tuple[Problem, frozenset[Column]]] = []
         self._programs: list[Program] = []
-        for pattern in patterns(problem):
-            split = with_pattern(problem, pattern)
+        for split in instances or [with_pattern(problem, pattern) for pattern in patterns(problem)]:
             columns = assured_columns(split, lifted)
             self._patterns.append((split, frozenset(columns)))
             self._programs += [MixtureProgram(split, within(one, columns)) for one in scenarios(split, columns)]
+
+    def add(self, other: MixtureSolver) -> None:
+        """Answer over the patterns of another one, too."""
+        self._patterns += other._patterns
+        self._programs += other._programs
 
     @property
     def branches(self) -> list[Program]:
@@ -90,6 +102,7 @@ class MixtureProgram(Program):
         if isinstance(self._accuracy, Additive):
             raise InputError(TOO_MANY.format("splitting and jobs are"))
         self._slowest: dict[str, Any] = {}
+        self._counted: dict[str, Any] = {}
 
         for name in dict.fromkeys(need.name for need in self.problem.classes):
             own = members(self.problem, name)
@@ -102,6 +115,8 @@ class MixtureProgram(Program):
         own = [k for k in members(self.problem, who) if self.problem.classes[k].share > 0]
         if len(own) > 1 and kind == "accuracy" and self._accuracy is not None:
             return -1.0 * self._accuracy.total({k: self.problem.classes[k].share for k in own})
+        if kind == "accuracy" and not who and self._enough and self._accuracy is not None:
+            return -1.0 * self._up_to_goals(self._accuracy)
         if len(own) > 1 and kind == "latency":
             if who not in self._slowest:
                 self._slowest[who] = self.model.add_var(lb=0)
@@ -109,6 +124,37 @@ class MixtureProgram(Program):
                     self.model += self._latency[k] - self._slowest[who] <= 0
             return 1.0 * self._slowest[who]
         return super().expression(goal)
+
+    def _weights(self) -> dict[int, float]:
+        """By shares of each class, whatever load its parts are planned with."""
+        total = math.fsum(need.rate_rps for need in self.problem.classes)
+        weights: dict[int, float] = {}
+        for need in whole(self.problem):
+            own = members(self.problem, need.name)
+            shares = math.fsum(self.problem.classes[k].share for k in own)
+            weights |= {k: need.rate_rps / total * self.problem.classes[k].share / shares for k in own}
+        return weights
+
+    def _up_to_goals(self, accuracy: Encoding) -> Any:
+        """The mean over classes, weighted by rates, of each one's mean over its parts up to its goal."""
+        import mip
+
+        weights, terms = self._weights(), []
+        for need in whole(self.problem):
+            own = {k: weights[k] for k in members(self.problem, need.name) if weights[k] > 0}
+            (first, *others), total = own, math.fsum(own.values())
+            if first not in self._enough:
+                terms.append(accuracy.total(own))
+            elif not others:
+                terms.append(accuracy.total(own, self._enough))
+            else:
+                if need.name not in self._counted:
+                    counted = self._counted[need.name] = self.model.add_var(lb=-mip.INF)
+                    self.model += counted - accuracy.total({k: weight / total for k, weight in own.items()}) <= 0
+                assert self.problem.accuracy is not None
+                self._counted[need.name].ub = self.problem.accuracy.turn.turned(self._enough[first])
+                terms.append(total * self._counted[need.name])
+        return mip.xsum(terms)
 
     def begin(self, ask: Ask) -> None:
         super().begin(ask)

@@ -17,6 +17,7 @@ from inferplan.solvers.milp import Solver, ranked
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import WEIGHTED, Ask, Goal
 from inferplan.solvers.search import SAME, Search
+from inferplan.solvers.shares import refine
 
 UNITS = {"cost": "USD/h", "energy": "W"}
 
@@ -40,6 +41,8 @@ def decide(search: Search, problem: Problem) -> bool:
     objective = problem.workload.objective
     goals: list[Goal] = [(name, "") for name in objective.lexicographic]
     search.run()
+    if not goals:
+        refine(search)
     proven = True
     for index, goal in enumerate(goals[1:], start=1):
         if search.incumbent is None:

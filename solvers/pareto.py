@@ -28,10 +28,12 @@ from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.chains import Limits, plans, why_not
 from inferplan.solvers.columns import Column
 from inferplan.solvers.combinations import MAX_COMBINATIONS
+from inferplan.solvers.document import accuracies
 from inferplan.solvers.judge import believed
 from inferplan.solvers.labels import Floats, TooManyLabels, undominated
-from inferplan.solvers.milp import Solution, Solver, promises, solution_of
-from inferplan.solvers.parts import refuse
+from inferplan.solvers.milp import Solution, Solver, instance, promises, solution_of
+from inferplan.solvers.mixtures import MixtureSolver
+from inferplan.solvers.parts import is_parted, parted, whole
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import ACCURACY, COST, RATIO, Ask
 from inferplan.spec.errors import InputError
@@ -79,13 +81,17 @@ def frontier(
 ) -> Frontier:
     """The Pareto set over two or three axes; `method` forces one of the ways to find it.
 
-    Raises InputError where an axis means nothing for the workload, three axes are asked of the program, or classes may
-    be split.
+    Where classes may be split, points are over all tabulated shares (`parts`).
+
+    Raises InputError where an axis means nothing for the workload, three axes are asked of the program, or classes
+    spread over devices.
     """
-    refuse(problem, "frontier")
+    if problem.workload.splitting == "devices":
+        raise InputError("splitting: devices: a frontier does not spread classes over devices; set splitting: false")
+    problem = parted(problem)
     columns = _known(problem, assured_columns(problem), "accuracy" in axes)
     _check(problem, axes)
-    why = why_not(problem, columns) or ""
+    why = "classes may be split" if is_parted(problem) else why_not(problem, columns) or ""
     if not why and method != "program":
         try:
             return Frontier(tuple(axes), _by_labels(problem, columns, axes), "labels", True, "")
@@ -104,7 +110,7 @@ def _check(problem: Problem, axes: Sequence[Axis]) -> None:
         raise InputError(f"a frontier has two or three different axes of {', '.join(AXES)}")
     if "accuracy" in axes and problem.accuracy is None:
         raise InputError("accuracy cannot be an axis: the workload declares no accuracy")
-    if "latency" in axes and len(problem.classes) > 1 and any(need.limit_s is None for need in problem.classes):
+    if "latency" in axes and len(whole(problem)) > 1 and any(need.limit_s is None for need in problem.classes):
         raise InputError("latency as an axis of several classes is relative to their SLOs: give every class one")
 
 
@@ -149,11 +155,11 @@ def _accuracy(problem: Problem, solution: Solution) -> float | None:
     """Accuracy of a plan; of several classes the mean weighted by rates."""
     if problem.accuracy is None:
         return None
-    chosen = solution.chosen()
+    found = accuracies(problem, solution, problem.accuracy)
     total = sum(need.rate_rps for need in problem.classes)
     value = 0.0
-    for k, need in enumerate(problem.classes):
-        estimate = problem.accuracy.of({s: chosen[k, s].option.variant for s in problem.stages})
+    for need in whole(problem):
+        estimate = found[need.name]
         if estimate is None:
             return None
         value += estimate.value * need.rate_rps / total
@@ -162,10 +168,11 @@ def _accuracy(problem: Problem, solution: Solution) -> float | None:
 
 def _latency(problem: Problem, solution: Solution) -> float:
     """Tabulated latency, in seconds; of several classes the largest ratio to its limit."""
-    if len(problem.classes) > 1:
-        return max(believed(problem, solution).values(), default=0.0)
-    alone = replace(problem, classes=(replace(problem.classes[0], limit_s=1.0),))
-    return believed(alone, solution)[problem.classes[0].name]
+    own = instance(problem, solution)
+    if len(whole(own)) > 1:
+        return max(believed(own, solution).values(), default=0.0)
+    alone = replace(own, classes=tuple(replace(need, limit_s=1.0) for need in own.classes))
+    return believed(alone, solution)[own.classes[0].name]
 
 
 def _sorted(problem: Problem, points: Sequence[Point], axes: Sequence[Axis]) -> tuple[Point, ...]:
@@ -208,7 +215,7 @@ def _by_program(
     ask = replace(_lifted(scaled, promises(scaled), axes), goals=(goals[best], goals[limited]), enough={})
     if wide is not None:
         ask = replace(ask, scales=dict.fromkeys(ask.scales, wide))
-    solver = Solver(scaled, columns, tie_gaps={}, method="program")
+    solver = MixtureSolver(scaled, tie_gaps={}) if is_parted(scaled) else Solver(scaled, columns, {}, "program")
     points: list[Point] = []
     limit = math.inf
     while len(points) < MAX_POINTS and time.monotonic() < deadline:
@@ -216,7 +223,8 @@ def _by_program(
         if found is None or not found.proven:
             return _sorted(problem, points, axes), found is None and not solver.timed_out
         points.append(_point(problem, found))
-        reached = found.cost_usd_per_h if limited == "cost" else max(believed(scaled, found).values())
+        ratios = believed(instance(scaled, found), found)
+        reached = found.cost_usd_per_h if limited == "cost" else max(ratios.values())
         # A plan that is found again, as its limit is kept but for rounding, tightens the limit further.
         limit = min(limit, reached) * (1 - CLOSER)
         if limit <= 0:
@@ -250,7 +258,8 @@ def _lifted(problem: Problem, ask: Ask, axes: Sequence[Axis]) -> Ask:
     """A question without the promises about the axes. Plans of unknown accuracy are not on an axis of accuracy."""
     if "accuracy" in axes and problem.accuracy is not None:
         lowest = problem.accuracy.turn.turned(-NO_FLOOR)
-        partly = bool(problem.accuracy.measured) or problem.accuracy.composition == "table"
+        # A split class may go ways of which one is not known, whatever columns are left out.
+        partly = bool(problem.accuracy.measured) or problem.accuracy.composition == "table" or is_parted(problem)
         ask = replace(ask, floors=dict.fromkeys(ask.floors, lowest if partly else None))
     return replace(ask, budget_usd_per_h=None) if "cost" in axes else ask
 

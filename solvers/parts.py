@@ -60,11 +60,6 @@ def parted(problem: Problem) -> Problem:
             raise InputError(
                 f"classes.{need.name}.job.mean_accuracy: the workload has no 'accuracy' with a metric to hold this to"
             )
-    if len(problem.ways.tiers) > 1:
-        raise InputError(
-            f"{', '.join(names)}: classes that are split are not planned over several tiers yet: leave one tier, or"
-            " split jobs with `inferplan jobs`"
-        )
     return with_pattern(problem, patterns(problem)[0])
 
 

@@ -11,6 +11,7 @@ from inferplan.solvers.problem import read_problem
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.plan import Plan
 from inferplan.spec.profile import Profile
+from inferplan.spec.workload import Robustness
 
 
 def solve(
@@ -38,7 +39,13 @@ def solve(
 
         problem = read_problem(loaded.workload, profile, samples)
         deadline = time.monotonic() + time_limit_s
-        plan = solve_split(problem, loaded, profile, plan_dir=plan_dir, deadline=deadline, gap=gap, seed=seed)
+        plain = None
+        if loaded.workload.robustness.asked:
+            unasked = loaded.workload.model_copy(update={"robustness": Robustness()}).at(loaded.workload.root)
+            plain = read_problem(unasked, profile, samples)
+        plan = solve_split(
+            problem, loaded, profile, plan_dir=plan_dir, deadline=deadline, gap=gap, seed=seed, plain=plain
+        )
     else:
         from inferplan.solvers.queue_planner import Limits, solve_queues
 

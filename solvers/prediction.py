@@ -13,7 +13,7 @@ from inferplan.solvers.assembly import deployed_option
 from inferplan.solvers.bill import call_j
 from inferplan.solvers.columns import Column
 from inferplan.solvers.judge import Slowdowns
-from inferplan.solvers.milp import Solution
+from inferplan.solvers.milp import Solution, instance
 from inferplan.solvers.parts import routes_of, ways, whole
 from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import column_names
@@ -133,7 +133,8 @@ def network(problem: Problem, solution: Solution) -> Traffic | None:
     """What goes over the network; None where there is one tier."""
     if len(problem.ways.tiers) == 1:
         return None
-    return traffic(problem.ways, problem.workload.routing, crossings(problem, solution.columns))
+    own = instance(problem, solution)
+    return traffic(problem.ways, problem.workload.routing, crossings(own, solution.columns))
 
 
 def class_certificates(problem: Problem, result: SimulationResult) -> dict[str, ClassCertificate]:

@@ -219,6 +219,7 @@ def _job_need(job: Job, traffic: TrafficClass, name: str, source: Source) -> Cla
         job.deadline_s,
         job.mean_accuracy,
         None if source.trace is None else source.trace.sha256,
+        traffic.accuracy.goal,
         burst=job.requests,
         burst_of=job.requests,
     )

@@ -140,7 +140,7 @@ def _plain_cost(workload: Workload, profile: Profile, limits: Limits) -> float |
     Raises InfeasibleError where not even that exists.
     """
     plain = workload.model_copy(update={"robustness": Robustness()}).at(workload.root)
-    problem = read_problem(plain, profile, limits.samples)
+    problem = parted(read_problem(plain, profile, limits.samples))
     search, _ = _searched(problem, limits, time.monotonic() + limits.time_s)
     _outcome(search)
     return None if search.incumbent is None else search.incumbent.cost_usd_per_h

@@ -58,13 +58,12 @@ def without(question: Question, dropped: Sequence[Promise]) -> Question:
     return question
 
 
-def accuracies(search: SplitSearch, split: Split) -> dict[str, AccuracyEstimate | None]:
-    """Accuracy of every class."""
+def accuracies(search: SplitSearch, split: Split, estimated: bool = False) -> dict[str, AccuracyEstimate | None]:
+    """Accuracy of every class as it was planned on, or as it was `estimated`."""
     problem = search.program.instance.problem
+    model = problem.estimated if estimated else problem.accuracy
     return {
-        need.name: None
-        if problem.accuracy is None
-        else problem.accuracy.of({stage: split.choices[k, stage] for stage in problem.stages})
+        need.name: None if model is None else model.of({stage: split.choices[k, stage] for stage in problem.stages})
         for k, need in enumerate(problem.classes)
     }
 

@@ -49,7 +49,7 @@ class SplitFlows:
         for pair, load in carried.items():
             width = instance.ways.bandwidth(*pair)
             if width is not None:
-                self.model += load * (1 / width) <= 1
+                self.model += load * (instance.level / width) <= 1
         self.tolls = mip.xsum(instance.ways.usd_per_h(*pair, 1.0) / self.scale * load for pair, load in carried.items())
         self._support = self._add_supports()
         self.knobs = self._choose_knobs()

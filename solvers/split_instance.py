@@ -52,6 +52,9 @@ class SplitInstance:
     """Devices whose machines serve one stage each."""
     proportional: bool
     max_utilisation: float
+    """At the highest load level."""
+    level: float = 1.0
+    """The highest load level, in times the expected load."""
     slower: Mapping[str, float] = field(default_factory=dict)
     """Options that count as slower than they were measured, for what runs beside them."""
 
@@ -88,10 +91,10 @@ class SplitInstance:
         return self.calls_rps[k, leg.target or leg.source]
 
     def useful_rps(self, option: Option) -> float:
-        """Calls per second that a replica may be given."""
+        """Calls per second that a replica may be given, as expected: at the highest level it gets more."""
         assert option.service is not None
         slower = self.slower.get(option.name, 1.0)
-        return self.max_utilisation * option.service.capacity_per_s(option.max_batch) / slower
+        return self.max_utilisation * option.service.capacity_per_s(option.max_batch) / (slower * self.level)
 
     def derated(self, slower: Mapping[str, float]) -> SplitInstance:
         """The same with options slower by these factors than they were measured, at least."""
@@ -113,7 +116,7 @@ def split_instance(problem: Problem) -> SplitInstance:
         for k, need in enumerate(problem.classes)
         for stage in problem.stages
     }
-    options = tuple(o for stage in problem.stages for o in _worth_having(problem.options(stage)))
+    options = tuple(o for stage in problem.stages for o in _worth_having(problem, problem.options(stage)))
     first = next(iter(workload.tiers))
     instance = SplitInstance(
         problem,
@@ -126,7 +129,8 @@ def split_instance(problem: Problem) -> SplitInstance:
         legs_of(workload) if len(workload.tiers) > 1 else (),
         problem.exclusive,
         workload.routing == "proportional",
-        workload.max_utilisation,
+        min(workload.max_utilisation, 1 - problem.assurance.headroom),
+        max(problem.assurance.levels),
     )
     return replace(instance, most=_most(options, instance))
 
@@ -168,8 +172,9 @@ def _refuse(problem: Problem) -> None:
             )
 
 
-def _worth_having(options: Sequence[Option]) -> list[Option]:
-    """Options without those that another of the same choice on the same device serves as much as, in as little room."""
+def _worth_having(problem: Problem, options: Sequence[Option]) -> list[Option]:
+    """Options without those that another of the same choice on the same device serves as much as, in as little room,
+    and as cheaply after interruptions."""
     kept: list[Option] = []
     for option in sorted(options, key=lambda o: (-_capacity(o), _size(o), o.max_queue_delay_s, o.name)):
         if option.service is None or option.need is None:
@@ -177,6 +182,7 @@ def _worth_having(options: Sequence[Option]) -> list[Option]:
         beaten = any(
             (other.variant, other.device) == (option.variant, option.device)
             and all(a <= b for a, b in zip(_size(other), _size(option), strict=True))
+            and reload_usd_per_h(problem, other) <= reload_usd_per_h(problem, option)
             for other in kept
         )
         if not beaten:
@@ -191,6 +197,11 @@ def _capacity(option: Option) -> float:
 def _size(option: Option) -> tuple[int, ...]:
     need = option.need
     return (need.cores, need.memory_bytes or 0, need.gpus) if need else ()
+
+
+def reload_usd_per_h(problem: Problem, option: Option) -> float:
+    """Money lost while a replica loads its model after interruptions."""
+    return problem.devices[option.device].tariff.reloads_usd_per_h(option.share, option.load_s)
 
 
 def replicas_that_fit(instance: SplitInstance, option: Option, count: int | None) -> int:

@@ -15,11 +15,13 @@ from inferplan.estimators.accuracy import AccuracyEstimate
 from inferplan.estimators.cost import has_own_gpu
 from inferplan.estimators.interference import Tenant, measured_on
 from inferplan.estimators.transport import Crossing, traffic
-from inferplan.solvers.assembly import deployed_option
+from inferplan.solvers.assembly import deployed_option, without_bounds
 from inferplan.solvers.options import Option
 from inferplan.solvers.split_instance import SplitInstance
 from inferplan.solvers.split_program import Split
 from inferplan.spec.plan import (
+    Assurance,
+    AssuredCase,
     Choice,
     ClassPlan,
     ClassPrediction,
@@ -55,12 +57,12 @@ class Loads:
         return len(factors) / math.fsum(1 / factor for factor in factors) if factors else 1.0
 
 
-def loads_of(instance: SplitInstance, split: Split) -> Loads:
-    """How a plan's calls spread over its options."""
-    loads = _spread(instance, split, {})
+def loads_of(instance: SplitInstance, split: Split, level: float = 1.0) -> Loads:
+    """How a plan's calls spread over its options, at a multiple of the expected load."""
+    loads = _spread(instance, split, {}, level)
     for _ in range(PASSES if instance.problem.interference.matters else 0):
         slower = _slower(instance, split, loads)
-        again = _spread(instance, split, slower)
+        again = _spread(instance, split, slower, level)
         settled = all(math.isclose(again.utilisation(n), loads.utilisation(n), rel_tol=SETTLED) for n in split.replicas)
         loads = again
         if settled:
@@ -68,7 +70,7 @@ def loads_of(instance: SplitInstance, split: Split) -> Loads:
     return loads
 
 
-def _spread(instance: SplitInstance, split: Split, slower: Mapping[str, tuple[float, ...]]) -> Loads:
+def _spread(instance: SplitInstance, split: Split, slower: Mapping[str, tuple[float, ...]], level: float) -> Loads:
     deployed = [o for o in instance.options if o.name in split.replicas]
     capacity = {}
     for option in deployed:
@@ -82,7 +84,7 @@ def _spread(instance: SplitInstance, split: Split, slower: Mapping[str, tuple[fl
         total = math.fsum(capacity[name] for name in pool)
         for name in pool:
             shares[k, name] = share * capacity[name] / total
-            loads[name] += instance.calls_rps[k, stage] * shares[k, name]
+            loads[name] += level * instance.calls_rps[k, stage] * shares[k, name]
     return Loads(shares, loads, capacity, slower)
 
 
@@ -164,6 +166,7 @@ def class_plans(
         plans[need.name] = ClassPlan(
             rate_rps=need.rate_rps,
             accuracy_floor=need.floor,
+            accuracy_goal=need.goal,
             routes=routes,
             predicted=ClassPrediction(
                 throughput_rps=need.rate_rps,
@@ -183,11 +186,40 @@ def machine_plans(instance: SplitInstance, split: Split) -> dict[str, Machines]:
         for machine in packing.machines:
             placements = [Placement(option=name, replicas=count) for name, count in sorted(machine.items())]
             packed.setdefault(device, []).append(placements)
-    devices = instance.problem.devices
-    return {
-        device: Machines(count=len(packing), price_usd_per_h=devices[device].price_usd_per_h, packing=packing)
-        for device, packing in packed.items()
-    }
+    return {device: _machines(instance, split, device, packing) for device, packing in packed.items()}
+
+
+def _machines(instance: SplitInstance, split: Split, device: str, packing: list[list[Placement]]) -> Machines:
+    tariff = instance.problem.devices[device].tariff
+    longest_s = max(o.load_s or 0.0 for o in instance.options if o.device == device and o.name in split.replicas)
+    gone = tariff.interruptions_per_h > 0
+    return Machines(
+        count=len(packing),
+        price_usd_per_h=tariff.price_usd_per_h,
+        share=split.billed[device] if tariff.billing == "share" else None,
+        interruptions_per_h=tariff.interruptions_per_h * len(packing) if gone else None,
+        lost_share=tariff.lost_share(longest_s) if gone else None,
+        packing=packing,
+    )
+
+
+def assurance(instance: SplitInstance, split: Split, plain_usd_per_h: float | None) -> Assurance | None:
+    """What the plan withstands; None where nothing was asked. Queues that keep up at the highest level do so at every
+    one. `plain_usd_per_h`: the cost of the plan without it."""
+    problem = instance.problem
+    asked, levels = problem.workload.robustness, [level for level in problem.assurance.levels if level != 1.0]
+    if not asked.asked:
+        return None
+    deployed = [o for o in instance.options if o.name in split.replicas]
+    return Assurance(
+        confidence=asked.confidence,
+        load_levels=levels,
+        headroom=asked.headroom,
+        plain_cost_usd_per_h=plain_usd_per_h,
+        extra_usd_per_h=None if plain_usd_per_h is None else split.cost_usd_per_h - plain_usd_per_h,
+        cases=[AssuredCase(name=f"load x {level:g}", rate_scale=level, verdict="met", classes={}) for level in levels],
+        without_bounds=[] if asked.confidence is None else without_bounds(problem, deployed),
+    )
 
 
 def traffic_plan(instance: SplitInstance, split: Split) -> Traffic | None:
@@ -210,5 +242,5 @@ def describe(instance: SplitInstance, split: Split) -> str:
         parts += [f"{split.replicas[o.name]} x {o.name}" for o in mine]
     return (
         f"{', '.join(parts)} at {split.cost_usd_per_h:.6g} USD/h"
-        f" (machines {split.machines_usd_per_h:.6g}, traffic {split.traffic_usd_per_h:.6g})"
+        f" (machines {split.machines_usd_per_h + split.restarts_usd_per_h:.6g}, traffic {split.traffic_usd_per_h:.6g})"
     )

@@ -39,21 +39,25 @@ def solve_split(
     deadline: float,
     gap: float,
     seed: int,
+    plain: Problem | None = None,
 ) -> Plan:
-    """Decide a deployment in which classes spread over devices.
+    """Decide a deployment in which classes spread over devices. `plain`: the same instance that need not withstand
+    anything, where something is asked; what it costs is stated beside the plan.
 
     Raises InfeasibleError where no plan keeps every promise, InputError where something asked for is not honoured with
     splitting, UndecidedError where no plan was found in time.
     """
-    instance = split_instance(problem)
     question = Question(
         {need.name: need.floor for need in problem.classes},
         {name: device.count for name, device in problem.devices.items()},
         problem.budget_usd_per_h,
     )
-    search, found, loads, story = _decide(instance, question, deadline, gap)
+    plain_usd_per_h = None
+    if plain is not None:
+        plain_usd_per_h = _decide(split_instance(plain), question, deadline, gap)[1].split.cost_usd_per_h
+    search, found, loads, story = _decide(split_instance(problem), question, deadline, gap)
     plan = Explained(search, question, found, deadline, gap)
-    return _plan(plan, loads, story, loaded, profile, plan_dir, seed)
+    return _plan(plan, loads, story, loaded, profile, plan_dir, seed, plain_usd_per_h)
 
 
 def _decide(
@@ -69,13 +73,13 @@ def _decide(
             raise UndecidedError("the time limit left no plan: give more time with --time-limit")
         if found is None:
             raise split_explain.infeasible(search, question, [*story, *instance.problem.table.excluded], deadline)
-        loads = split_plan.loads_of(instance, found.split)
-        slower = split_plan.overloaded(instance, found.split, loads)
+        busiest = split_plan.loads_of(instance, found.split, instance.level)
+        slower = split_plan.overloaded(instance, found.split, busiest)
         says = split_plan.describe(instance, found.split)
         if not slower:
             story.append(f"{number}. proposed: {says}: accepted: no queue gets more than it can serve")
             proven = found.proven and number == 1
-            return search, replace(found, proven=proven), loads, story
+            return search, replace(found, proven=proven), split_plan.loads_of(instance, found.split), story
         worst = ", ".join(f"{name} x {factor:.3g}" for name, factor in sorted(slower.items()))
         story.append(f"{number}. proposed: {says}: rejected: neighbours slow replicas down: {worst}")
         instance = instance.derated(slower)
@@ -85,7 +89,14 @@ def _decide(
 
 
 def _plan(
-    plan: Explained, loads: Loads, story: list[str], loaded: LoadedWorkload, profile: Profile, plan_dir: Path, seed: int
+    plan: Explained,
+    loads: Loads,
+    story: list[str],
+    loaded: LoadedWorkload,
+    profile: Profile,
+    plan_dir: Path,
+    seed: int,
+    plain_usd_per_h: float | None,
 ) -> Plan:
     instance, split = plan.search.program.instance, plan.found.split
     problem = instance.problem
@@ -101,7 +112,10 @@ def _plan(
         costs=_costs(split),
         proof=_proof(plan),
         certificate=Certificate(verdict="met", judged_on="capacity", seed=seed, classes={}),
-        classes=split_plan.class_plans(instance, split, loads, split_explain.accuracies(plan.search, split)),
+        assurance=split_plan.assurance(instance, split, plain_usd_per_h),
+        classes=split_plan.class_plans(
+            instance, split, loads, split_explain.accuracies(plan.search, split, estimated=True)
+        ),
         options=split_plan.option_plans(instance, split, loads),
         machines=split_plan.machine_plans(instance, split),
         traffic=split_plan.traffic_plan(instance, split),
@@ -113,9 +127,13 @@ def _plan(
 
 def _costs(split: Split) -> Costs | None:
     """What the cost is made of; None where that is machines alone."""
-    if split.traffic_usd_per_h == 0:
+    if split.traffic_usd_per_h == 0 and split.restarts_usd_per_h == 0:
         return None
-    return Costs(machines_usd_per_h=split.machines_usd_per_h, network_usd_per_h=split.traffic_usd_per_h)
+    return Costs(
+        machines_usd_per_h=split.machines_usd_per_h,
+        restarts_usd_per_h=split.restarts_usd_per_h,
+        network_usd_per_h=split.traffic_usd_per_h,
+    )
 
 
 def _proof(plan: Explained) -> Proof:

@@ -15,11 +15,13 @@ Constraints
     (capacity)  Σ_k Λ_ks X_ksvt <= ρ Σ_{o: s,v,t} μ_o n_o,   X_ksvt <= Σ_{o: s,v,t} min(1, ρ μ_o / Λ_ks) n_o
     (machines)  Σ_{o on d} r_o n_o <= R_d m_d per resource, Σ_s m_ds <= M_d; and replicas that really fit (below)
     (flows)     Σ_t' F_kevtt' = X_ksvt at the sender,  Σ_{v,t} F_kevtt' = Σ_v X_ks'vt' at the receiver,
-                no F where there is no link;  Σ Λ b F <= bandwidth of every link
+                no F where there is no link;  h Σ Λ b F <= bandwidth of every link
     (balanced)  proportional routing: F_kevtt' = X_ksvt Σ_v' X_ks'v't'      (`split_search`)
     (accuracy)  as in `combinations`
 Objective
-    min Σ price_d m_ds + Σ price_tt' Λ b F, or the best accuracy, or the fewest machines of a device.
+    min Σ price_d b_d + Σ reload_o n_o + Σ price_tt' Λ b F, or the best accuracy, or the fewest machines of a device.
+    price_d with what restarts after interruptions cost; b_d = Σ_s m_ds, or, where d is paid by share, b_d >= 0 with
+    Σ_{o on d} r_o n_o <= R_d b_d per resource.
 
 Within a tier a choice's calls are spread over its options as they have capacity, so every queue of it is loaded alike:
 that is feasible wherever (capacity) is.
@@ -37,6 +39,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from inferplan.estimators.cost import machines_used, shares
 from inferplan.estimators.transport import Leg
 from inferplan.solvers.combinations import Encoding, encoding, require_listed
 from inferplan.solvers.highs import branch_alone, new_model, optimize
@@ -44,7 +47,7 @@ from inferplan.solvers.options import Option
 from inferplan.solvers.packing import Item, Packing, pack
 from inferplan.solvers.placing import most_together, strangers
 from inferplan.solvers.split_flows import NOTHING, Box, SplitFlows, present
-from inferplan.solvers.split_instance import Question, SplitInstance, replicas_that_fit
+from inferplan.solvers.split_instance import Question, SplitInstance, reload_usd_per_h, replicas_that_fit
 
 Objective = tuple[Literal["cost", "accuracy", "machines"], str]
 COST: Objective = ("cost", "")
@@ -67,11 +70,14 @@ class Split:
     flows: Mapping[tuple[int, Leg, str, str], float]
     machines_usd_per_h: float
     traffic_usd_per_h: float
+    restarts_usd_per_h: float
+    billed: Mapping[str, float]
+    """Machines that are paid for, by device."""
 
     @property
     def cost_usd_per_h(self) -> float:
-        """Machines and traffic."""
-        return self.machines_usd_per_h + self.traffic_usd_per_h
+        """Machines, traffic, and what interruptions cost."""
+        return self.machines_usd_per_h + self.traffic_usd_per_h + self.restarts_usd_per_h
 
 
 @dataclass(frozen=True)
@@ -154,12 +160,29 @@ class SplitProgram:
             name: mip.xsum(m for (device, _), m in self._m.items() if device == name)
             for name in instance.problem.devices
         }
-        self._rent = mip.xsum(
-            device.price_usd_per_h / self.scale * m
+        paid = [
+            device.tariff.hourly_usd / self.scale * self._billed(name)
             for name, device in instance.problem.devices.items()
-            for (owner, _), m in self._m.items()
-            if owner == name
-        )
+        ]
+        loaded = [reload_usd_per_h(instance.problem, o) / self.scale * self._n[o.name] for o in instance.options]
+        self._rent = mip.xsum([*paid, *loaded])
+
+    def _billed(self, name: str) -> Any:
+        """Machines of a device that are paid for: those bought, or the share of them that is used."""
+        import mip
+
+        device = self.instance.problem.devices[name]
+        if device.tariff.billing == "whole":
+            return self._bought[name]
+        billed = self.model.add_var(lb=0)
+        own = [
+            (self._n[o.name], shares(device.capacity, o.need))
+            for o in self.instance.options
+            if o.device == name and o.need
+        ]
+        for resource in range(4):
+            self.model += mip.xsum(share[resource] * n for n, share in own) - billed <= 0
+        return billed
 
     def _add_capacity(self) -> None:
         import mip
@@ -218,11 +241,12 @@ class SplitProgram:
             self._asked.append(model.add_constr(chosen <= len(together) - 1))
 
     def _worth(self, who: str) -> Any:
-        """Accuracy of a class, or the mean of all weighted by rates."""
+        """Accuracy of a class; or the mean of all weighted by rates, of each up to its goal."""
         classes = [(k, need) for k, need in enumerate(self.instance.problem.classes) if who in ("", need.name)]
         total = sum(need.rate_rps for _, need in classes)
         assert self._accuracy is not None
-        return self._accuracy.total({k: need.rate_rps / total for k, need in classes})
+        enough = {} if who else {k: need.goal for k, need in classes if need.goal is not None}
+        return self._accuracy.total({k: need.rate_rps / total for k, need in classes}, enough)
 
     def set_objective(self, objective: Objective) -> None:
         """What to minimise."""
@@ -326,15 +350,29 @@ class SplitProgram:
         replicas = {o.name: round(self._n[o.name].x) for o in instance.options if round(self._n[o.name].x)}
         flows = self.flows.products(shares) if instance.proportional else present(self.flows.relaxed())
         devices = instance.problem.devices
+        billed = {device: self._paid(device, replicas, packings) for device, _ in packings}
+        reloads = (
+            reload_usd_per_h(instance.problem, o) * replicas[o.name] for o in instance.options if o.name in replicas
+        )
         return Split(
             choices,
             replicas,
             packings,
             shares,
             flows,
-            math.fsum(devices[device].price_usd_per_h * len(p.machines) for (device, _), p in packings.items()),
+            math.fsum(devices[device].price_usd_per_h * count for device, count in billed.items()),
             self.flows.tolls_usd_per_h(choices, flows),
+            math.fsum([*(devices[device].tariff.restarts_usd_per_h * c for device, c in billed.items()), *reloads]),
+            billed,
         )
+
+    def _paid(self, name: str, replicas: Mapping[str, int], packings: Mapping[tuple[str, str], Packing]) -> float:
+        """Machines of a device that a plan pays for."""
+        device = self.instance.problem.devices[name]
+        if device.tariff.billing == "whole":
+            return float(sum(len(packing.machines) for (owner, _), packing in packings.items() if owner == name))
+        own = [o for o in self.instance.options if o.device == name and o.name in replicas]
+        return machines_used(device.capacity, [(o.need, replicas[o.name]) for o in own if o.need is not None])
 
 
 def _normalised(shares: dict[tuple[int, str, str], float]) -> dict[tuple[int, str, str], float]:

@@ -99,7 +99,7 @@ class SplitSearch:
         ways = program.instance.ways
         for (t, u), load in program.flows.carried(split.choices, split.flows).items():
             width = ways.bandwidth(t, u) if ways.open(t, u) else 0.0
-            if width is not None and load > width * (1 + FITS):
+            if width is not None and load * program.instance.level > width * (1 + FITS):
                 return None
         limits = [x for x in (question.budget_usd_per_h, question.most_usd_per_h) if x is not None]
         if limits and split.cost_usd_per_h > min(limits) * (1 + FITS) + 1e-9:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from inferplan.estimators.bounds import without_interval
+from inferplan.solvers.assembly import without_bounds
 from inferplan.solvers.assurance import cases
 from inferplan.solvers.bill import bill, billed, device_bill
 from inferplan.solvers.judge import Judge
-from inferplan.solvers.milp import Solution
+from inferplan.solvers.milp import Solution, instance
 from inferplan.solvers.packing import Packing
 from inferplan.solvers.prediction import class_certificates
 from inferplan.solvers.problem import Problem
@@ -52,7 +52,7 @@ def _machines(problem: Problem, solution: Solution, name: str, packing: Packing)
 
 def costs(problem: Problem, solution: Solution) -> Costs | None:
     """What the cost is made of; None where that is machines alone."""
-    found = bill(problem, solution.columns, solution.packings)
+    found = bill(instance(problem, solution), solution.columns, solution.packings)
     if found.restarts_usd_per_h == 0 and found.energy_usd_per_h == 0 and found.network_usd_per_h == 0:
         return None
     return Costs(
@@ -140,18 +140,7 @@ def assurance(problem: Problem, solution: Solution, judge: Judge, plain_usd_per_
         plain_cost_usd_per_h=plain_usd_per_h,
         extra_usd_per_h=None if plain_usd_per_h is None else solution.cost_usd_per_h - plain_usd_per_h,
         cases=judged,
-        without_bounds=[] if asked.confidence is None else _without_bounds(problem, solution),
+        without_bounds=[]
+        if asked.confidence is None
+        else without_bounds(problem, [column.option for column in solution.columns]),
     )
-
-
-def _without_bounds(problem: Problem, solution: Solution) -> list[str]:
-    """Points and accuracies in use that no interval is known of."""
-    lines = set()
-    for column in solution.columns:
-        option, accuracy = column.option, problem.estimated
-        for batch in without_interval(option.service, option.max_batch) if option.service else ():
-            lines.add(f"{option.stage}/{option.variant} on {option.device}, {option.threads} threads, batch {batch}")
-        value = accuracy.values.get((option.stage, option.variant)) if accuracy is not None else None
-        if value is not None and value.lower is None:
-            lines.add(f"{option.stage}/{option.variant}: accuracy")
-    return sorted(lines)

@@ -1,10 +1,10 @@
 """Tiers where classes are not spread: in which tier a choice of columns answers every stage, and what that costs in
 money and time; and the rows that tell the program.
 
-A class's calls of a stage are all answered in one tier, that of its column's device; a stage that is skipped is passed
-where its input is. So the share of a leg's calls that go from tier t to t' is the product of two binary choices. It is
-linear as a transport: Σ_t' F_tt' is what is sent from t, Σ_t F_tt' what is answered in t', and as both are 0 or 1, so
-is F.
+A class's calls of a stage (of a class that is split, those of each part) are all answered in one tier, that of its
+column's device; a stage that is skipped is passed where its input is. So the share of a leg's calls that go from tier t
+to t' is the product of two binary choices. It is linear as a transport: Σ_t' F_tt' is what is sent from t, Σ_t F_tt'
+what is answered in t', and as both are 0 or 1, so is F.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inferplan.estimators.transport import Crossing, Leg, Spot, legs_of, proportional, tier_of
+from inferplan.estimators.transport import Crossing, Leg, Spot, legs_of, merged, proportional, tier_of
 from inferplan.solvers.problem import Problem
 from inferplan.spec.errors import InputError
 
@@ -46,11 +46,14 @@ def home(problem: Problem, k: int) -> str:
 
 
 def crossings(problem: Problem, columns: Sequence[Column]) -> list[Crossing]:
-    """What goes between tiers, and within them."""
-    spots: dict[str, dict[str, list[Spot]]] = {need.name: {} for need in problem.classes}
-    for (k, stage), (choice, tier) in placed(problem, columns).items():
-        spots[problem.classes[k].name][stage] = [Spot(choice, tier, 1.0)]
-    return proportional(problem.workload, problem.laws, problem.payloads, spots)
+    """What goes between tiers, and within them: of every part of a class that is split, then of the class."""
+    where = placed(problem, columns)
+    found: list[Crossing] = []
+    for k, need in enumerate(problem.classes):
+        if need.share > 0:
+            spots = {need.name: {stage: [Spot(*where[k, stage], 1.0)] for stage in problem.stages}}
+            found += proportional(problem.workload, problem.laws, problem.payloads, spots, need.share)
+    return merged(found)
 
 
 def tolls_usd_per_h(problem: Problem, columns: Sequence[Column]) -> float:
@@ -186,7 +189,8 @@ class TierFlows:
         for pair, load in self._loads().items():
             width = self.problem.ways.bandwidth(*pair)
             if width is not None:
-                self._model += mip.xsum(size / width * flow for size, flow in load) <= 1
+                top = max(self.problem.assurance.levels) / width
+                self._model += mip.xsum(top * size * flow for size, flow in load) <= 1
 
 
 def _refuse(problem: Problem) -> None:

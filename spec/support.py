@@ -20,17 +20,16 @@ def unsupported(workload: Workload) -> Iterator[tuple[Path_, str]]:
         at: Path_ = ("classes", name)
         if traffic.trace is not None and set(workload.robustness.load_levels) - {1.0}:
             yield (*at, "trace"), "load levels are not honoured for traces; give rate_rps, or a trace of that load"
-        if traffic.accuracy.goal is not None and (workload.splitting or traffic.kind == "jobs"):
-            where = "with splitting" if workload.splitting else "for jobs"
-            yield (*at, "accuracy", "goal"), f"goals are not honoured yet {where}; use floor"
         if traffic.asks is not None:
             yield from _asks(workload, traffic, at)
 
 
 def _asks(workload: Workload, traffic: TrafficClass, at: Path_) -> Iterator[tuple[Path_, str]]:
     """What is not honoured of classes whose requests name accuracy and latency alone."""
-    if workload.splitting:
-        yield (*at, "asks"), "requests that name accuracy and latency are not honoured yet with splitting"
+    if workload.splitting is True:
+        yield (*at, "asks"), "what a request names is promised to it alone, which no mean keeps: splitting: false"
+    elif workload.splitting:
+        yield (*at, "asks"), "classes that spread over devices have no latency promise, as asks are: splitting: false"
     if traffic.trace is not None:
         yield (*at, "trace"), f"traces are not honoured yet for a class with asks; {_INDEPENDENT}"
     elif traffic.arrivals.process not in ("poisson", "diurnal"):
@@ -58,20 +57,18 @@ def _with_splitting(workload: Workload) -> Iterator[tuple[Path_, str]]:
             ("objective",),
             "other objectives are not honoured yet with splitting; minimize: cost, or maximize: accuracy",
         )
-    if workload.robustness.asked:
-        yield ("robustness",), "robustness is not honoured yet with splitting; splitting: false"
+    for what in ("spare_machines", "availability"):
+        if getattr(workload.robustness, what):
+            yield (
+                ("robustness", what),
+                f"{what} is not honoured yet with splitting: devices; ask for headroom, or levels",
+            )
     for tier, places in workload.tiers.items():
         if places.energy_price_usd_per_kwh > 0:
             yield (
                 ("tiers", tier, "energy_price_usd_per_kwh"),
                 "a price of electricity is not honoured yet with splitting; put it into the machines' prices",
             )
-        for name, device in places.devices.items():
-            at: Path_ = ("tiers", tier, "devices", name)
-            if device.billing == "share":
-                yield (*at, "billing"), "shares of machines are not honoured yet with splitting; billing: whole"
-            if device.interruptions_per_h > 0:
-                yield (*at, "interruptions_per_h"), "interruptions are not honoured yet with splitting; buy on demand"
 
 
 def _with_mixtures(workload: Workload) -> Iterator[tuple[Path_, str]]:
@@ -80,13 +77,6 @@ def _with_mixtures(workload: Workload) -> Iterator[tuple[Path_, str]]:
     for name in jobs:
         if workload.classes[name].accuracy.floor is not None:
             yield ("classes", name, "accuracy", "floor"), "a class of jobs promises its job.mean_accuracy: give that"
-    if workload.splitting is not True and not jobs:
-        return
-    what = "with splitting: true" if workload.splitting is True else "for classes of jobs"
-    if workload.robustness.asked:
-        yield ("robustness",), f"robustness is not honoured yet {what}"
-    if workload.splitting is True and len(workload.tiers) > 1:
-        yield ("splitting",), "splitting a class over variants is not honoured yet with several tiers; one tier"
     if jobs and workload.splitting == "devices":
         yield ("splitting",), "splitting: devices is not honoured for classes of jobs, whose requests are split anyway"
 

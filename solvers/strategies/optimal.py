@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 
-from inferplan.solvers.assurance import assured_columns
-from inferplan.solvers.milp import Solution, Solver, promises
+from inferplan.solvers.milp import Solution, promises
+from inferplan.solvers.mixtures import solver_of
 from inferplan.solvers.objectives import decide, normalised
+from inferplan.solvers.parts import parted
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.search import Search
 from inferplan.solvers.strategies.tools import Tools, none_found
@@ -20,10 +21,11 @@ from inferplan.solvers.strategies.tools import Tools, none_found
 def propose(problem: Problem, tools: Tools) -> Solution:
     """The plan of `inferplan solve`: certified, else the one that came nearest."""
     deadline = time.monotonic() + tools.time_limit_s
-    program = Solver(problem, assured_columns(problem))
-    ask = normalised(program, promises(problem), tools.time_limit_s, tools.gap)
-    search = Search(problem, program, tools.judge, ask, tools.gap, deadline)
-    decide(search, problem)
+    own = parted(problem)
+    program = solver_of(own)
+    ask = normalised(program, promises(own), tools.time_limit_s, tools.gap)
+    search = Search(own, program, tools.judge, ask, tools.gap, deadline)
+    decide(search, own)
     if search.incumbent is not None:
         return search.incumbent
     if search.fallback is None:

@@ -451,7 +451,7 @@ def test_what_is_not_honoured_is_refused_by_name(instances: Any) -> None:
     promised = load_workload(work.path, ["classes.web.slo.latency_s=1.0", "max_utilisation=0.9"])
     with pytest.raises(InputError, match="without an slo only: web"):
         solve(promised, profile, plan_dir=instances.folder)
-    with pytest.raises(InputError, match="splitting a class over variants"):
+    with pytest.raises(InputError, match="splitting: devices only"):
         load_workload(work.path, ["splitting=true"])
     with pytest.raises(InputError, match="no finite observation"):
         load_workload(work.path, ["classes.web.slo.latency_s=1.0"])

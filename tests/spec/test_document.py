@@ -85,8 +85,8 @@ def test_one_wrong_thing_is_named(write_workload: Write, old: str, new: str, exp
 @pytest.mark.parametrize(
     ("old", "new", "field"),
     [
-        ("name: shop", "name: shop\nsplitting: true\nrobustness: {headroom: 0.1}", "robustness"),
-        ("name: shop", "name: shop\nsplitting: devices\nrobustness: {headroom: 0.1}", "robustness"),
+        ("name: shop", "name: shop\nsplitting: devices\nrobustness: {spare_machines: 1}", "robustness.spare_machines"),
+        ("name: shop", "name: shop\nsplitting: devices\nobjective: {minimize: energy}", "objective"),
     ],
 )
 def test_what_nothing_honours_yet_is_refused(write_workload: Write, old: str, new: str, field: str) -> None:

@@ -104,7 +104,11 @@ TIERS = ("tiers:\n  edge:", "tiers:\n  far: {devices: {box: {price_usd_per_h: 1,
         ),
         (
             [asking(), ("apiVersion", "splitting: devices\napiVersion")],
-            "classes.web.asks: requests that name accuracy and latency are not honoured yet with splitting",
+            "classes.web.asks: classes that spread over devices have no latency promise",
+        ),
+        (
+            [asking(), ("apiVersion", "splitting: true\napiVersion")],
+            "classes.web.asks: what a request names is promised to it alone",
         ),
         (
             [asking("[{accuracy: 95}]"), ("accuracy:\n  metric: {name: top1}", "accuracy:\n  metric: {name: acc}")],
@@ -129,14 +133,6 @@ def test_what_is_wrong_is_said_by_name(
         (
             [("{floor: 0.8}", "{goal: 0.9}"), ("accuracy:\n  metric: {name: top1}\n  composition: product\n", "")],
             "classes.web.accuracy.goal: the workload has no 'accuracy'",
-        ),
-        (
-            [("{floor: 0.8}", "{goal: 0.9}"), ("apiVersion", "splitting: devices\napiVersion")],
-            "classes.web.accuracy.goal: goals are not honoured yet with splitting",
-        ),
-        (
-            [(OWN, "    kind: jobs\n    job: {requests: 2, deadline_s: 1}\n    accuracy: {goal: 0.9}\n")],
-            "classes.web.accuracy.goal: goals are not honoured yet for jobs",
         ),
     ],
 )
