@@ -95,7 +95,7 @@ def test_what_a_plan_must_withstand_becomes_overrides(
 def test_a_price_catalogue_is_validated_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example = DIGITS.parent / "catalogues" / "example.yaml"
     assert cli.run_command(["validate", str(example)]) == 0
-    assert "12 types of machines, prices of 2025-01-01" in capsys.readouterr().out
+    assert "14 types of machines, prices of 2025-01-01" in capsys.readouterr().out
     wrong = tmp_path / "prices.yaml"
     wrong.write_text(example.read_text().replace("cores: 2", "cores: two"))
     assert cli.run_command(["validate", str(wrong)]) == ExitCode.INPUT
