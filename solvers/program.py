@@ -229,12 +229,16 @@ class Program:
     def keep(self, goal: Goal, value: float) -> Any:
         """Ask that a goal stays within a tie of a value; the row can be dropped again."""
         tie = LATENCY_TIE if goal[0] in ("ratio", "latency") else TIE
-        # A ratio to a limit that is stretched is told apart as the latency over the limit is.
-        stretch = max([1.0, *(scale for scale in self._scales.values() if scale is not None)])
-        unit = stretch if goal == RATIO else 1.0
+        unit = self._stretch(goal)
         row = self.model.add_constr(unit * self.expression(goal) <= unit * value + tie * max(1.0, abs(unit * value)))
         self._added.append(row)
         return row
+
+    def _stretch(self, goal: Goal) -> float:
+        """By what a goal is multiplied to tell its values apart: a ratio to a limit that is stretched is told apart as
+        the latency over the limit is, as the program knows differences of 1e-6."""
+        stretches = [scale for scale in self._scales.values() if scale is not None]
+        return max([1.0, *stretches]) if goal == RATIO else 1.0
 
     def drop(self, row: Any) -> None:
         """Take a row away again."""
@@ -263,7 +267,8 @@ class Program:
         self.timed_out = False
         if not self.feasible:
             return None
-        model.objective = mip.minimize(self.expression(goal))
+        unit = self._stretch(goal)
+        model.objective = mip.minimize(unit * self.expression(goal))
         model.max_mip_gap = gap
         model.max_mip_gap_abs = ABSOLUTE_GAP
         while True:
@@ -275,10 +280,11 @@ class Program:
             columns = tuple(c for y, c in zip(self._y, self.columns, strict=True) if y.x > 0.5)
             packings = pack_columns(self.problem, columns)
             if not self._cut(columns, packings):
-                value = self._reached(goal, columns, packings, float(model.objective_value))
+                objective = float(model.objective_value) / unit
+                value = self._reached(goal, columns, packings, objective)
                 proven = outcome == status.OPTIMAL and self._proven_packing
                 # A value that rounding made worse is no better bound.
-                bound = min(float(model.objective_bound), float(model.objective_value), value)
+                bound = min(float(model.objective_bound) / unit, objective, value)
                 return Found(columns, packings, value, bound, proven)
             if time.monotonic() >= deadline:
                 self.timed_out = True

@@ -166,8 +166,9 @@ def test_a_single_goal_is_that_of_exhaustive_search(spec: dict[str, Any], goal: 
     found, expected = answer(problem, columns), min((w.of(goal) for w in every_plan(problem, columns)), default=None)
     assert (found is None) == (expected is None)
     if found is not None and expected is not None:
-        assert found.reached((goal, ""), {}) == pytest.approx(expected, rel=1e-6)  # type: ignore[arg-type]
-        assert found.bound == pytest.approx(expected, rel=1e-6)
+        # The program tells differences of 1e-6 apart, of what it has scaled.
+        assert found.reached((goal, ""), {}) == pytest.approx(expected, rel=3e-6)  # type: ignore[arg-type]
+        assert found.bound == pytest.approx(expected, rel=3e-6)
 
 
 @QUIET

@@ -128,6 +128,24 @@ def test_labels_and_program_agree_with_exhaustive_search(
     assert_same(vectors(problem, by_program), vectors(problem, by_labels))
 
 
+def test_the_program_tells_latencies_apart_far_below_the_limit(instances: Any) -> None:
+    """Two plans whose latencies differ by 0.05 %, with limits lifted a thousandfold."""
+    spec = {
+        "stages": {"a": ["s", "l"], "b": ["s", "l"], "c": ["s"]},
+        "edges": [{"from": "a", "to": target, "fan_out": 1.0} for target in "bc"],
+        "times": {(stage, size): {1: base * times} for stage, base in (("a", 0.005), ("b", 0.02), ("c", 0.02))
+                  for size, times in (("s", 1), ("l", 2))},
+        "accuracy": {(stage, size): 0.6 for stage in "abc" for size in "sl"},
+        "cores": 1, "count": 4, "old": False, "rate_rps": 1.0, "composition": "product", "latency_s": 0.3,
+        "floor": None,
+    }  # fmt: skip
+    problem = build(instances, spec)
+    found = vectors(problem, frontier(problem, ("cost", "latency"), method="program"))
+    assert len(found) == 2
+    assert 1e-4 < found[0][1] / found[1][1] - 1 < 1e-3
+    assert_same(found, exhaustive(problem, ("cost", "latency")))
+
+
 @given(spec=instances_of_one_class())
 @QUIET
 def test_three_axes_hold_every_pair(module_instances: Any, spec: dict[str, Any]) -> None:
