@@ -44,6 +44,31 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     assert missed_percentile <= 0.03 * runs
 
 
+def clumped(rng: np.random.Generator) -> Latencies:
+    """Ten replications of 400 requests, in which stretches of four in the mean are slow together, six in a replication:
+    so 1 % of all take longer than 1 + ln 6."""
+    runs = []
+    for _ in range(10):
+        seen, at = rng.uniform(0, 1, 400), 0
+        for _ in range(rng.poisson(6)):
+            size = rng.geometric(0.25)
+            seen[at : at + size] = 1 + rng.exponential()
+            at += size
+        runs.append(seen)
+    return Latencies.of(runs)
+
+
+def test_late_requests_that_come_in_clumps_are_not_called_few_too_soon() -> None:
+    """A t interval ends below the truth in 6 of 100 of these."""
+    rng = np.random.default_rng(0)
+    runs = 400
+    found = [clumped(rng) for _ in range(runs)]
+    shares = [seen.share_above(1 + math.log(6)) for seen in found]
+    assert sum((share.upper or 0.0) < 0.01 for share in shares) <= 0.01 * runs
+    assert sum((share.lower or 0.0) > 0.01 for share in shares) <= 0.01 * runs
+    assert sum(seen.verdict(99.0, 1 + math.log(6) - 0.1) == "met" for seen in found) <= 0.005 * runs
+
+
 def test_an_end_is_unknown_where_there_are_too_few_requests() -> None:
     few = Latencies.of([np.linspace(0, 1, 20) for _ in range(5)])
     assert few.percentile_s(99.9).upper is None
