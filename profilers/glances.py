@@ -19,18 +19,17 @@ import numpy as np
 
 from inferplan.profilers.points import PointTask, begin_batches, open_point, pinned, point_process
 from inferplan.profilers.process import WorkerFailure, WorkerProcess
-from inferplan.profilers.sizes import Calls, middle_mean
+from inferplan.profilers.sizes import ENOUGH, Calls, middle_mean
 from inferplan.profilers.store import GLANCES
 from inferplan.spec.evidence import combined_sha256
 
-LEAST_N = 8
+LEAST_N = ENOUGH
 LEAST_S = 0.2
-MOST_S = 2.0
 SIZES = 256
 SIZES_S = 0.1
 """Batches whose sizes a glance looks at without running them, and the longest that this may take."""
-_SHARE = 0.1
-"""Largest share of the time that measuring the point would take."""
+_SHARE = 0.3
+"""Largest share of the time that measuring the point would take: what is saved is the rest."""
 _PROCESS = 1000
 """Seed of the inputs: other ones than those of the measuring processes."""
 
@@ -52,8 +51,8 @@ class Glance:
 
     @classmethod
     def of(cls, calls: Calls, sizes: Sequence[int], peak_rss_bytes: int | None) -> Glance:
-        """What calls say, the first one left out where there are more."""
-        kept = calls.without_first()
+        """What calls say, those of them that count."""
+        kept = calls.counted()
         elements = tuple(int(size) for size in kept.elements)
         seen = tuple(kept.times_s.tolist())
         return cls(middle_mean(kept.times_s), len(seen), peak_rss_bytes, seen, elements, tuple(sizes))
@@ -82,8 +81,8 @@ def look_around(
     """Glance at points that differ in batch size only, smallest first, in a process that has one of them open: by
     point id.
 
-    Each gets at least eight calls and 0.2 s, but no more than its `most_s` and always two calls, of which the first
-    does not count. A point that cannot be run ends it: it and larger ones are missing then.
+    Each gets at least four calls and 0.2 s, but no more than its `most_s` and always two calls. A point that cannot be
+    run ends it: it and larger ones are missing then.
     """
     found: dict[str, Glance] = {}
     ordered = sorted(zip(tasks, most_s, strict=True), key=lambda pair: pair[0].key.batch)
@@ -112,7 +111,7 @@ def _look(worker: WorkerProcess, limit_s: float) -> tuple[Calls, int | None]:
     """Calls of the batch that was begun, two at least, and the process's peak of resident memory."""
     times: list[float] = []
     elements: list[int] = []
-    least_n, least_s = LEAST_N + 1, LEAST_S
+    least_n, least_s = LEAST_N, LEAST_S
     while len(times) < 2:
         frame = worker.call("measure", "measured", least_n=least_n, min_time_s=least_s, max_time_s=limit_s)
         times += np.asarray(frame.arrays["times"], dtype=np.float64).sum(axis=0).tolist()
@@ -123,13 +122,13 @@ def _look(worker: WorkerProcess, limit_s: float) -> tuple[Calls, int | None]:
 
 def most_glance_s(full_s: float) -> float:
     """The longest that the calls of a glance may take at a point whose measuring takes `full_s`."""
-    return min(MOST_S, max(LEAST_S, _SHARE * full_s))
+    return max(LEAST_S, _SHARE * full_s)
 
 
 def glance_s(start_s: float, services_s: Sequence[float], most_s: Sequence[float]) -> float:
     """Expected time of glancing at batches that take `services_s`, in a process that takes `start_s` to start."""
     return start_s + sum(
-        service_s + max(2 * service_s, min(limit_s, max(LEAST_S, (LEAST_N + 1) * service_s)))
+        service_s + max(2 * service_s, min(limit_s, max(LEAST_S, LEAST_N * service_s)))
         for service_s, limit_s in zip(services_s, most_s, strict=True)
     )
 

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 C = TypeVar("C")
 """A cell: any key of one."""
+ENOUGH = 4
+"""Calls whose middle half leaves out one that took much longer."""
 LEAST_CALLS = 6
 """Fewest calls beyond one per cell that an exponent rests on."""
 _DOUBT = 3.0
@@ -44,9 +46,10 @@ class Calls:
         sizes = np.asarray(list(elements), dtype=np.float64)
         return cls(times, np.maximum(sizes, 1.0) if len(sizes) == len(times) else np.ones(len(times)))
 
-    def without_first(self) -> Calls:
-        """The calls without the first one: where memory is new that takes up to three times as long."""
-        return Calls(self.times_s[1:], self.elements[1:]) if len(self.times_s) > 1 else self
+    def counted(self) -> Calls:
+        """The calls that say how long one takes: where memory is new the first takes up to three times as long. Four
+        or more count all, as of them the middle half does; of two or three the first is left out."""
+        return Calls(self.times_s[1:], self.elements[1:]) if 1 < len(self.times_s) < ENOUGH else self
 
     @property
     def vary(self) -> bool:
@@ -69,7 +72,7 @@ class Cells(Generic[C]):
 
     def means_s(self) -> tuple[dict[C, float], dict[C, float]]:
         """Means of measured cells and of glanced ones, evened out. Of a glance the middle half counts: one slow call
-        out of eight does not move it, and it uses more than the median."""
+        out of four does not move it much, and it uses more than the median."""
         power = exponent([*self.measured.values(), *self.glanced.values()])
         populations: dict[int, list[Floats]] = {}
         for batch, sizes in self.sizes:

@@ -36,7 +36,7 @@ def test_every_batch_is_seen(make_workload: MakeWorkload, tmp_path: Path) -> Non
     assert set(seen) == {task.key.id() for task in wanted}
     for glance in seen.values():
         assert glance.mean_s == pytest.approx(0.02, rel=0.5)
-        assert glance.n >= 8
+        assert glance.n >= 4
         assert glance.peak_rss_bytes is not None
     assert shares[-1] == 1.0
 
@@ -64,10 +64,11 @@ def test_they_are_kept_and_damage_costs_no_more_than_another_look(tmp_path: Path
     assert read_glances(tmp_path) == {}
 
 
-def test_the_first_call_does_not_count() -> None:
+def test_the_first_of_few_calls_does_not_count() -> None:
     glance = Glance.of(Calls.of([3.0, 1.0, 1.2], [5, 5, 7]), [5, 7, 7], 9)
     assert glance == Glance(1.1, 2, 9, (1.0, 1.2), (5, 7), (5, 7, 7))
     assert glance.calls.elements.tolist() == [5, 7]
+    assert Glance.of(Calls.of([3.0, 1.0, 1.2, 1.4], [5] * 4), [], 9).mean_s == pytest.approx(1.3)
     assert Glance(0.2, 8).calls.times_s.tolist() == [0.2]
 
 
@@ -80,8 +81,8 @@ def test_slow_batches_are_called_twice_all_the_same(make_workload: MakeWorkload,
 
 
 def test_expected_time() -> None:
-    """Start, and per batch a first call and nine more, at least 0.2 s and at most 2 s of them, at least two."""
+    """Start, and per batch a first call and four more, at least 0.2 s, no more than they may take, at least two."""
     assert glance_s(1.0, [0.001], [2.0]) == pytest.approx(1.201)
-    assert glance_s(1.0, [0.1, 0.1], [2.0, 0.3]) == pytest.approx(2.4)
+    assert glance_s(1.0, [0.1, 0.1], [2.0, 0.3]) == pytest.approx(1.9)
     assert glance_s(1.0, [5.0], [2.0]) == pytest.approx(16.0)
-    assert [most_glance_s(s) for s in (0.5, 5.0, 60.0)] == [0.2, 0.5, 2.0]
+    assert [most_glance_s(s) for s in (0.5, 5.0, 60.0)] == pytest.approx([0.2, 1.5, 18.0])

@@ -66,9 +66,11 @@ def test_one_slow_call_does_not_move_it() -> None:
     assert middle_mean(np.array([1.0, 2.0, 3.0, 4.0])) == 2.5
 
 
-def test_the_first_call_is_left_out_where_there_is_another() -> None:
+def test_the_first_call_is_left_out_of_two_or_three() -> None:
     def elements(calls: Calls) -> Floats:
-        return calls.without_first().elements
+        return calls.counted().elements
 
     assert elements(Calls.of([9.0, 1.0], [1, 2])).tolist() == [2]
+    assert elements(Calls.of([9.0, 1.0, 1.0], [1, 2, 3])).tolist() == [2, 3]
+    assert elements(Calls.of([9.0, 1.0, 1.0, 1.0], [1, 2, 3, 4])).tolist() == [1, 2, 3, 4], "the middle half is taken"
     assert elements(Calls.of([9.0], [1])).tolist() == [1]
