@@ -144,13 +144,15 @@ def recorded(profile: Profile, settings: ProfileSettings) -> dict[str, dict[Cell
         if row.origin != "measured" or row.status != "ok" or samples is None or len(set(samples.process)) < 2:
             continue
         one = samples.process == samples.process[0]
-        first, others = (Calls.of(samples.service_s[kept], samples.elements[kept]) for kept in (one, ~one))
+        first, others = (
+            Calls.of(samples.service_s[kept], samples.elements[kept], samples.process[kept]) for kept in (one, ~one)
+        )
         full_s = float(samples.service_s.sum())
         elapsed = np.cumsum(first.times_s)
         until_s = most_glance_s(full_s)
         enough = (elapsed >= until_s) | ((np.arange(len(elapsed)) >= LEAST_N - 1) & (elapsed >= LEAST_S))
         seen = int(np.argmax(enough)) + 1 if enough.any() else len(elapsed)
-        glanced = Calls(first.times_s[: max(seen, 2)], first.elements[: max(seen, 2)])
+        glanced = Calls.of(first.times_s[: max(seen, 2)], first.elements[: max(seen, 2)])
         series = f"{row.key.stage}={row.choice} ({row.key.provider})"
         found[series][Cell(row.key.batch, row.key.threads)] = Recorded(
             row, walls[row.key.id()], others, glanced.counted(), full_s, samples.elements.tolist()[:SIZES]

@@ -230,7 +230,7 @@ class Agenda:
             kept = self._samples(row.key)
             known = kept is not None and len(kept.service_s) > 0
             self._calls[point] = (
-                Calls.of(kept.service_s, kept.elements)
+                Calls.of(kept.service_s, kept.elements, kept.process)
                 if kept is not None and known
                 else Calls.of([float(row.service.mean_s or math.nan)], [1])
             )

@@ -13,7 +13,8 @@ series' cells of the same thread count (they share the glance's process), 1/2 fo
 own differences are trusted is whichever of three weights has predicted best so far.
 
 How wrong: every measured cell is predicted as if it had not been measured, from no more cells of its own series
-than the series in question has. The errors of predictions that were at least as hard (`Hardness`), of service
+than the series in question has. What its measured mean is in doubt itself, by how its processes differ, is no error of
+the prediction. The errors of predictions that were at least as hard (`Hardness`), of service
 times within a factor of ten, say how large the error in question may be. Fewer than four of them, or of fewer
 than three series, say nothing.
 """
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +63,8 @@ class Series:
     base_threads: int
     measured: Mapping[Cell, float]
     glances: Mapping[Cell, float]
+    doubts: Mapping[Cell, float] = field(default_factory=dict)
+    """Relative standard errors of the measured means, where they are known."""
 
     def differences(self) -> dict[Cell, float]:
         """Logarithms of measured means less those of glances, where there are both."""
@@ -84,7 +87,8 @@ class Hardness:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An error made: the logarithm of a measured mean less that of its prediction. `log` is the cell's glance."""
+    """An error made: the logarithm of a measured mean less that of its prediction, as far as it is beyond that mean's
+    own doubt. `log` is the cell's glance."""
 
     error: float
     hardness: Hardness
@@ -198,7 +202,8 @@ class Interpolator:
         known = {cell: differences[cell] for cell in differences if cell in cells and cell != spot.cell}
         predicted = self._drawn(self._pooled[spot.series.name, spot.cell], known, spot.cell)
         hardness = self.hardness(spot.series, spot.cell, known)
-        return Case(spot.difference - predicted, hardness, spot.series.name, spot.series.stage, spot.log)
+        error = _beyond(spot.difference - predicted, spot.series.doubts.get(spot.cell, 0.0))
+        return Case(error, hardness, spot.series.name, spot.series.stage, spot.log)
 
     def _drawn(self, pooled: float, known: Mapping[Cell, float], cell: Cell) -> float:
         """What is expected from other series, drawn towards the series' own differences."""
@@ -248,6 +253,11 @@ class _Spot:
     difference: float
 
 
+def _beyond(error: float, doubt: float) -> float:
+    """The part of an error that a prediction made: what it is compared with has one of its own, and squares add."""
+    return math.copysign(math.sqrt(max(0.0, error * error - doubt * doubt)), error)
+
+
 def tells_of(log: float, other: float) -> bool:
     """Whether an error made at one service time (logarithms) says something of another."""
     return -SHORTER <= log - other <= LONGER
@@ -295,15 +305,18 @@ _STUDENT = {
 def error_bound(errors: Sequence[float], level: float) -> float:
     """What the next error stays within, with probability `level` (0.9 or 0.95), from four errors or more.
 
-    Errors are absolute values. The k-th smallest of n with k = ceil((n + 1) level) (conformal prediction: it
-    holds for errors of any law that come in any order). Where n is too small for that: the largest, or what
+    Errors are absolute values. The k-th smallest of n with k = (n + 1) level (conformal prediction: it holds for
+    errors of any law that come in any order), between two of them on a line (Beran and Hall 1993): where larger
+    errors are rarer, that errs towards too large a bound. Where n is too small for that: the largest, or what
     Student's t says of errors around zero if that is more.
     """
     ordered = sorted(errors)
     n = len(ordered)
-    rank = math.ceil((n + 1) * level - _EPSILON)
-    if rank <= n:
-        return ordered[rank - 1]
+    place = round((n + 1) * level, 9)
+    if place <= n:
+        rank = int(place)
+        larger = ordered[min(rank, n - 1)]
+        return ordered[rank - 1] + (place - rank) * (larger - ordered[rank - 1])
     if n < LEAST_CASES:
         return math.inf
     return max(ordered[-1], _STUDENT[level][n - LEAST_CASES] * math.sqrt(sum(e * e for e in ordered) / n))

@@ -34,22 +34,31 @@ _DOUBT = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Calls of one cell in order: their times (s), and the elements that the model was fed with in each."""
+    """Calls of one cell in order: their times (s), the elements that the model was fed with in each, and the process
+    that each was made in."""
 
     times_s: Floats
     elements: Floats
+    process: NDArray[np.int64]
 
     @classmethod
-    def of(cls, times_s: Iterable[float], elements: Iterable[float]) -> Calls:
-        """From any numbers. Calls without elements (nothing runs a model) count as alike."""
+    def of(cls, times_s: Iterable[float], elements: Iterable[float], process: Iterable[int] = ()) -> Calls:
+        """From any numbers. Calls without elements (nothing runs a model) count as alike, those without processes as
+        of one."""
         times = np.asarray(list(times_s), dtype=np.float64)
         sizes = np.asarray(list(elements), dtype=np.float64)
-        return cls(times, np.maximum(sizes, 1.0) if len(sizes) == len(times) else np.ones(len(times)))
+        made = np.asarray(list(process), dtype=np.int64)
+        return cls(
+            times,
+            np.maximum(sizes, 1.0) if len(sizes) == len(times) else np.ones(len(times)),
+            made if len(made) == len(times) else np.zeros(len(times), np.int64),
+        )
 
     def counted(self) -> Calls:
         """The calls that say how long one takes: where memory is new the first takes up to three times as long. Four
         or more count all, as of them the middle half does; of two or three the first is left out."""
-        return Calls(self.times_s[1:], self.elements[1:]) if 1 < len(self.times_s) < ENOUGH else self
+        few = 1 < len(self.times_s) < ENOUGH
+        return Calls(self.times_s[1:], self.elements[1:], self.process[1:]) if few else self
 
     @property
     def vary(self) -> bool:
@@ -70,9 +79,9 @@ class Cells(Generic[C]):
     """Batch sizes, with the elements of batches that were looked at and not run."""
     batch_of: Callable[[C], int]
 
-    def means_s(self) -> tuple[dict[C, float], dict[C, float]]:
-        """Means of measured cells and of glanced ones, evened out. Of a glance the middle half counts: one slow call
-        out of four does not move it much, and it uses more than the median."""
+    def means_s(self) -> tuple[dict[C, float], dict[C, float], dict[C, float]]:
+        """Means of measured cells and of glanced ones, evened out, and the `doubt` about the measured ones. Of a glance
+        the middle half counts: one slow call out of four does not move it much, and it uses more than the median."""
         power = exponent([*self.measured.values(), *self.glanced.values()])
         populations: dict[int, list[Floats]] = {}
         for batch, sizes in self.sizes:
@@ -84,8 +93,18 @@ class Cells(Generic[C]):
         def even(cell: C, calls: Calls) -> Floats:
             return evened(calls, power, known[self.batch_of(cell)])
 
-        measured = {cell: float(even(cell, calls).mean()) for cell, calls in self.measured.items()}
-        return measured, {cell: middle_mean(even(cell, calls)) for cell, calls in self.glanced.items()}
+        measured = {cell: even(cell, calls) for cell, calls in self.measured.items()}
+        return (
+            {cell: float(times_s.mean()) for cell, times_s in measured.items()},
+            {cell: middle_mean(even(cell, calls)) for cell, calls in self.glanced.items()},
+            {cell: doubt(times_s, self.measured[cell].process) for cell, times_s in measured.items()},
+        )
+
+
+def doubt(times_s: Floats, process: NDArray[np.int64]) -> float:
+    """Relative standard error of a mean, by how the means of its processes differ; 0 where there is only one."""
+    means = [float(times_s[process == one].mean()) for one in np.unique(process)]
+    return float(np.std(means, ddof=1) / math.sqrt(len(means)) / np.mean(means)) if len(means) > 1 else 0.0
 
 
 def middle_mean(times_s: Floats) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,11 +37,19 @@ def test_bound_says_nothing_of_three_errors() -> None:
     assert error_bound([0.01, 0.01, 0.01], 0.9) == math.inf
 
 
-@pytest.mark.parametrize("n", [4, 6, 9, 15, 40])
+@pytest.mark.parametrize("n", [4, 6, 9, 12, 15, 19, 40])
 @pytest.mark.parametrize("level", [0.9, 0.95])
 def test_the_next_error_stays_within_the_bound_as_often_as_said(n: int, level: float) -> None:
     rng = np.random.default_rng(n)
     errors = np.abs(rng.normal(0.0, 0.05, (4000, n + 1)))
+    held = np.mean([row[n] <= error_bound(list(row[:n]), level) for row in errors])
+    assert held >= level - 0.015
+
+
+@pytest.mark.parametrize(("level", "n"), [(0.9, 9), (0.9, 12), (0.9, 18), (0.95, 19), (0.95, 30)])
+def test_it_does_where_one_error_is_much_larger_than_the_others(n: int, level: float) -> None:
+    rng = np.random.default_rng(n)
+    errors = np.abs(rng.standard_t(2, (4000, n + 1)))
     held = np.mean([row[n] <= error_bound(list(row[:n]), level) for row in errors])
     assert held >= level - 0.015
 
@@ -110,3 +119,19 @@ def test_hardness() -> None:
     assert hard.covers(easy)
     assert not easy.covers(hard)
     assert not Hardness(2, 0, 3.0).covers(easy)
+
+
+def test_what_a_measured_mean_is_in_doubt_by_is_no_error_of_its_prediction() -> None:
+    def bounds(doubt: float) -> dict[Cell, float]:
+        """Predictions' errors where one of five measured cells is 30 % above what its glance says."""
+        known = [series(f"s{i}", 0.01 * (i + 1), measured=(1, 8)) for i in range(5)]
+        slow = replace(
+            known[0], measured={**known[0].measured, Cell(8, 1): 0.08 * 1.3}, doubts={Cell(8, 1): doubt, Cell(1, 1): 0}
+        )
+        asked = series("asked", 0.02)
+        found = Interpolator([slow, *known[1:], asked]).row(asked, [Cell(8, 1)])
+        return {cell: prediction.error_90 for cell, prediction in found.items()}
+
+    sure, doubtful, hopeless = (bounds(doubt)[Cell(8, 1)] for doubt in (0.0, 0.2, 0.5))
+    assert sure > doubtful > hopeless
+    assert sure > 0.15 > hopeless
