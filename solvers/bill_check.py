@@ -107,6 +107,15 @@ def _rows(option: DeployedOption, device: Device, name: str, profile: Profile) -
     ]
 
 
+def least_batch_s(option: DeployedOption, workload: Workload, profile: Profile) -> float:
+    """Mean service time of the fastest batch that an option may take; 0 where it runs nothing."""
+    if option.runtime == "skip":
+        return 0.0
+    device = workload.devices()[option.device]
+    times = [planned_mean_s(row, workload) or 0.0 for row in _rows(option, device, option.device, profile)]
+    return min(times, default=0.0) * (device.like.slowdown if device.like else 1.0)
+
+
 def _loads(own: Mapping[str, DeployedOption], device: Device, profile: Profile) -> Iterator[str]:
     for key, option in own.items():
         known = [row.load_s for row in _rows(option, device, option.device, profile) if row.load_s is not None]

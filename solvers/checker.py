@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from inferplan.solvers.accuracy_check import check_goals, end_to_end, planned_end_to_end
 from inferplan.solvers.assurance_check import check_assurance, planned_mean_s, promised
-from inferplan.solvers.bill_check import check_bill
+from inferplan.solvers.bill_check import check_bill, least_batch_s
 from inferplan.solvers.interference_check import check_interference
 from inferplan.solvers.mixture_check import check_mixtures, flows
-from inferplan.solvers.selection_check import check_selection, least_mean_s
+from inferplan.solvers.selection_check import check_selection
 from inferplan.solvers.traffic_check import check_traffic
 from inferplan.spec.arrivals import source_of
 from inferplan.spec.errors import CheckFailedError
-from inferplan.spec.plan import DeployedOption, Plan
+from inferplan.spec.plan import Choice, DeployedOption, Plan
 from inferplan.spec.profile import Profile
 from inferplan.spec.rows import FlowRow, Measurement
 from inferplan.spec.workload import Edge, FanOut, Workload
@@ -42,7 +42,7 @@ def check_plan(plan: Plan, workload: Workload, profile: Profile) -> None:
         *check_traffic(plan, workload, profile),
         *_accuracy(plan, workload, profile),
         *check_goals(plan, workload, profile),
-        *_latency(plan, workload),
+        *_latency(plan, workload, profile),
         *check_selection(plan, workload, profile),
     ]
     if findings:
@@ -141,7 +141,8 @@ def _loads(plan: Plan, workload: Workload, profile: Profile) -> dict[str, float]
 
 
 def _row(option: DeployedOption, workload: Workload, profile: Profile) -> Measurement | None:
-    """The newest row of an option at its largest batch: a measured one, else an interpolated, else an imported one."""
+    """The row of an option at its largest batch that counts: of the newest state of machine, runtime and code alone a
+    measured one, else an interpolated; an imported one where nothing was measured with as many threads."""
     device = workload.devices()[option.device]
     measured_on = device.like.device if device.like else option.device
     settings = workload.pipeline.stages[option.stage].variants[option.variant].options.changed()
@@ -149,13 +150,32 @@ def _row(option: DeployedOption, workload: Workload, profile: Profile) -> Measur
         row
         for row in profile.measurements
         if row.status == "ok"
-        and (row.key.stage, row.key.variant, row.key.batch) == (option.stage, option.variant, option.max_batch)
+        and (row.key.stage, row.key.variant) == (option.stage, option.variant)
         and (row.key.modalities, row.key.runtime) == ("+".join(sorted(option.modalities)), option.runtime)
-        and (row.key.device, row.key.provider, row.key.threads) == (measured_on, option.provider, option.threads)
+        and (row.key.device, row.key.provider) == (measured_on, option.provider)
         and (row.key.model_sha256, json.loads(row.key.options or "{}")) == (option.model_sha256, settings)
     ]
+    own = _of_newest_state([row for row in rows if row.origin != "imported"])
+    imported = [row for row in rows if row.origin == "imported"]
+    measured = {row.key.threads for row in own if row.origin == "measured"}
+    own += _of_newest_state([row for row in imported if row.key.threads not in measured])
     ranks = ("imported", "interpolated", "measured")
-    return max(rows, key=lambda row: (ranks.index(row.origin), row.measured_at, row.key.id()), default=None)
+    return max(
+        (row for row in own if (row.key.batch, row.key.threads) == (option.max_batch, option.threads)),
+        key=lambda row: (ranks.index(row.origin), row.measured_at, row.key.id()),
+        default=None,
+    )
+
+
+def _of_newest_state(rows: list[Measurement]) -> list[Measurement]:
+    """Rows of the machine, runtime version, code and source of inputs of the newest, if there is one measured."""
+
+    def state(row: Measurement) -> tuple[str, ...]:
+        key = row.key
+        return key.device_fingerprint, key.runtime_version, key.code_sha256, key.inputs
+
+    newest = max(rows, key=lambda row: (row.origin == "measured", row.measured_at, row.key.id()), default=None)
+    return [row for row in rows if newest is not None and state(row) == state(newest)]
 
 
 def _handoff_s(row: Measurement, profile: Profile) -> float:
@@ -249,7 +269,7 @@ def _accuracy(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]
                 yield f"class {name}: accuracy {planned} does not keep its floor {floor}"
 
 
-def _latency(plan: Plan, workload: Workload) -> Iterator[str]:
+def _latency(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]:
     certificate = plan.certificate
     for name, traffic in workload.classes.items():
         limit = promised(traffic)
@@ -266,7 +286,9 @@ def _latency(plan: Plan, workload: Workload) -> Iterator[str]:
         # No request is answered before every option of its slowest path has served it: means add up along a path.
         slowest = max(
             math.fsum(
-                min(least_mean_s(plan, choice.option) for choice in plan.classes[name].routes[stage])
+                min(
+                    _least_mean_s(plan, choice.option, workload, profile) for choice in plan.classes[name].routes[stage]
+                )
                 * _at_least_once(stage, workload)
                 for stage in path
             )
@@ -277,6 +299,21 @@ def _latency(plan: Plan, workload: Workload) -> Iterator[str]:
             yield f"class {name} has an SLO and no mean latency"
         elif (mean.upper or mean.value) < slowest * 0.5:
             yield f"class {name}: mean latency {mean.value} s is far below the {slowest} s of its stages"
+
+
+def _least_mean_s(plan: Plan, name: str, workload: Workload, profile: Profile) -> float:
+    """What every class's calls take at an option in the mean, at least. Where one class alone sends calls they take
+    what all take. Several may meet queues of different lengths (bursts, deadlines): only the work is certain."""
+    senders = [
+        own for own, traffic in plan.classes.items() for choices in traffic.routes.values() if name in _named(choices)
+    ]
+    if len(senders) == 1:
+        return plan.options[name].predicted.latency_mean_s or 0.0
+    return least_batch_s(plan.options[name], workload, profile)
+
+
+def _named(choices: Sequence[Choice]) -> set[str]:
+    return {choice.option for choice in choices}
 
 
 def _at_least_once(stage: str, workload: Workload) -> int:

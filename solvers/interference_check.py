@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from inferplan.spec.plan import DeployedOption, Placement, Plan
 from inferplan.spec.profile import Profile
@@ -79,7 +79,7 @@ def _extra(option: DeployedOption, other: DeployedOption, beside: int, workload:
     """What one busy replica of `other`, of `beside` there are, adds to each second of `option`."""
     like = workload.devices()[option.device].like
     device = like.device if like else option.device
-    rows = [row for row in profile.interference if _counts(row, option, device, workload)]
+    rows = _newest(row for row in profile.interference if _counts(row, option, device, workload))
     for stage, choice, threads, batch in (_who(other), _who(option)):
         found = []
         for row in rows:
@@ -98,6 +98,14 @@ def _extra(option: DeployedOption, other: DeployedOption, beside: int, workload:
         if found:
             return min(found)[2] - 1
     return max([_each(row) - 1 for row in rows] + [0.0])
+
+
+def _newest(rows: Iterable[InterferenceRow]) -> list[InterferenceRow]:
+    """Of what was measured twice of the same batches, threads and neighbours, the newest."""
+    found: dict[tuple[int, int, str], InterferenceRow] = {}
+    for row in sorted(rows, key=lambda row: (row.measured_at, row.slowdown or 0.0)):
+        found[row.key.batch, row.key.threads, json.dumps(json.loads(row.neighbours))] = row
+    return list(found.values())
 
 
 def _who(option: DeployedOption) -> tuple[str, str, int, int]:

@@ -1,7 +1,7 @@
 """The checker's part on the table of choices: it shares no code with the solver or the estimators.
 
 Of every row it recomputes the accuracy, the cost and whether calls can go that way; latencies, which only a simulation
-knows, must be no less than what the options on the way take in the mean. No row may be as good as another, the cheapest
+knows, must be no less than what batches on the way take in the mean. No row may be as good as another, the cheapest
 come first, and every way that a level of a model-less class was certified on must be in the table, or one as good.
 """
 
@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from inferplan.solvers.accuracy_check import PLAIN, end_to_end, planned_end_to_end
-from inferplan.solvers.bill_check import replica_share
+from inferplan.solvers.bill_check import least_batch_s, replica_share
 from inferplan.solvers.traffic_check import BYTES_PER_GB, calls_rps, products, size_bytes, words
 from inferplan.spec.plan import Choice, Plan
 from inferplan.spec.profile import Profile
@@ -79,7 +79,10 @@ def _worth(plan: Plan, way: Plan, row: ServingRoute, workload: Workload, profile
         yield f"a request costs {cost:.9g} USD, the plan says {row.cost_usd_per_request:.9g}"
     yield from _accuracy(way, row, workload, profile)
     slowest = max(
-        math.fsum(least_mean_s(plan, row.options[stage]) * _once(stage, workload) for stage in path)
+        math.fsum(
+            least_batch_s(plan.options[row.options[stage]], workload, profile) * _once(stage, workload)
+            for stage in path
+        )
         for path in workload.pipeline.paths()
     )
     latency = row.latency_s
@@ -88,16 +91,6 @@ def _worth(plan: Plan, way: Plan, row: ServingRoute, workload: Workload, profile
         plan.selection.percentile >= HIGH_PERCENTILE and latency.upper < slowest * 0.5
     ):
         yield f"latency of {latency.value} to {latency.upper} s is far below the {slowest} s of its stages"
-
-
-def least_mean_s(plan: Plan, option: str) -> float:
-    """What every class's calls take at an option in the mean, at least: where the earliest deadlines go first some wait
-    less than others, and only the work remains, which is busy time over batches."""
-    seen = plan.options[option].predicted
-    if option not in plan.by_deadline():
-        return seen.latency_mean_s or 0.0
-    batches_rps = seen.load_rps / (seen.batch_mean or 1.0)
-    return seen.utilisation * plan.options[option].replicas / batches_rps if batches_rps > 0 else 0.0
 
 
 def _accuracy(way: Plan, row: ServingRoute, workload: Workload, profile: Profile) -> Iterator[str]:

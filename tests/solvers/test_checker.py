@@ -115,3 +115,60 @@ def test_the_checker_shares_no_code_with_the_solver() -> None:
     for module in (assurance_check, bill_check, checker, interference_check, traffic_check):
         own = re.findall(r"(?:from|import) (inferplan\.(?:solvers|estimators)[\w.]*)", inspect.getsource(module))
         assert all(name.endswith("_check") for name in own)
+
+
+def test_rows_of_an_older_version_do_not_count_beside_interpolated_ones_of_today(instances: Any) -> None:
+    """After an upgrade a batch that was measured before is interpolated: the planner goes by today's rows alone."""
+    loaded = instances.workload(
+        {"b": ["v"]},
+        classes={"web": {"rate_rps": 110.0, "slo": {"latency_s": 0.5}}},
+        devices={"cpu": {"price_usd_per_h": 0.1, "cores": 1}},
+    )
+    before = [
+        instances.measurement("b", "v", batch, mean_s, measured_at="2026-01-01T00:00:00Z")
+        for batch, mean_s in ((1, 0.02), (4, 0.06))
+    ]
+    now = [
+        instances.measurement("b", "v", 1, 0.01, runtime_version="2.0", measured_at="2026-02-01T00:00:00Z"),
+        instances.measurement(
+            "b", "v", 4, 0.03, runtime_version="2.0", measured_at="2026-02-01T00:00:00Z", origin="interpolated"
+        ),
+    ]
+    profile = instances.profile({}, rows=[*before, *now])
+    plan = solve(loaded, profile, plan_dir=instances.folder)
+    (deployed,) = plan.options.values()
+    assert (deployed.max_batch, deployed.replicas) == (4, 1)
+    assert deployed.predicted.capacity_rps == pytest.approx(4 / 0.03)
+
+
+def test_slow_downs_that_were_measured_anew_count_alone(instances: Any) -> None:
+    loaded = instances.workload(
+        {"b": ["v"]},
+        classes={"web": {"rate_rps": 130.0, "slo": {"latency_s": 0.5}}},
+        devices={"cpu": {"price_usd_per_h": 0.1, "cores": 2}},
+    )
+    rows = [
+        dataclasses.replace(
+            instances.interference("b", "v", [("b", "v")], slowdown, runtime_version=version), measured_at=when
+        )
+        for version, slowdown, when in (("1.0", 1.05, "2026-01-01T00:00:00Z"), ("2.0", 1.4, "2026-02-01T00:00:00Z"))
+    ]
+    profile = instances.profile({("b", "v"): {1: 0.01}}, beside=rows)
+    plan = solve(loaded, profile, plan_dir=instances.folder)
+    (deployed,) = plan.options.values()
+    assert deployed.predicted.interference > 1.2
+
+
+def test_a_steady_class_may_wait_far_less_than_a_bursty_one_that_it_shares_a_queue_with(instances: Any) -> None:
+    bursts = {"process": "mmpp", "burst_factor": 20.0, "burst_s": 0.5}
+    loaded = instances.workload(
+        {"b": ["v"]},
+        classes={
+            "bursty": {"rate_rps": 100.0, "slo": {"percentile": 50, "latency_s": 5.0}, "arrivals": bursts},
+            "steady": {"rate_rps": 1.0, "slo": {"percentile": 50, "latency_s": 1.0}},
+        },
+        devices={"cpu": {"price_usd_per_h": 0.1, "cores": 1, "count": 1}},
+    )
+    plan = solve(loaded, instances.profile({("b", "v"): {1: 0.002}}), plan_dir=instances.folder)
+    means = {name: traffic.predicted.latency_mean_s.value for name, traffic in plan.classes.items()}
+    assert means["steady"] < 0.4 * means["bursty"]
