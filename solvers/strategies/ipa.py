@@ -14,18 +14,21 @@ accuracies is not implemented for Gurobi (the sum of rank-normalised accuracies 
 another 5. Its base allocations never fall from one variant to the next more accurate one.
 
 Ours: exact by Pareto labels instead of a solver (objective and constraints are monotone in latency, accuracy and
-cores). Latency is the longest path's. IPA knows cores only: it is given the device type of the lowest price per core
-that every stage has options on. A batch waits to be filled as long as q allows, as far as the workload lists delays.
+cores). PAS is composed as the workload composes accuracy, where that is the product, mean or minimum of the stages'
+metrics, else their product (of 1 - metric where lower is better). Latency is the longest path's. IPA knows cores only:
+it is given the device type of the lowest price per core that every stage has options on. A batch waits to be filled as
+long as q allows, as far as the workload lists delays.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from inferplan.estimators.accuracy import PLAIN, AccuracyEstimate, Turn
 from inferplan.solvers.chains import Limits, accuracy_steps, latency_steps, plain, side_by_side
 from inferplan.solvers.columns import Column
 from inferplan.solvers.labels import Floats, TooManyLabels, search
@@ -52,6 +55,7 @@ class Program:
 
     def solve(self, problem: Problem) -> Solution:
         """The best deployment for IPA's objective. Raises InfeasibleError."""
+        whole, problem = problem, by_stages(problem)
         loads = loads_rps(problem)
         stages = [self._items(problem, stage, loads[stage]) for stage in problem.stages]
         for stage, own in zip(problem.stages, stages, strict=True):
@@ -76,7 +80,7 @@ class Program:
         accuracy = _accuracies(problem, labels.values[:, 1]) if known else np.zeros(len(labels.values))
         best = int(np.argmax(ALPHA * accuracy - labels.values[:, 0]))
         chosen = [own[item] for own, item in zip(stages, labels.items[best], strict=True)]
-        return deploy(problem, {column.stage: Pick(column.option, column.replicas) for column in chosen})
+        return deploy(whole, {column.stage: Pick(column.option, column.replicas) for column in chosen})
 
     def _items(self, problem: Problem, stage: str, load_rps: float) -> list[Column]:
         """Variants and batches with the replicas they need; their latency is service plus the wait to fill."""
@@ -100,6 +104,21 @@ class Program:
 def propose(problem: Problem, tools: Tools) -> Solution:
     """Variants, batches and replicas as IPA weighs them."""
     return Program("ipa").solve(problem)
+
+
+def by_stages(problem: Problem) -> Problem:
+    """The instance as IPA sees it, which knows stages' metrics alone: where accuracy is not composed of these, their
+    product stands in, each turned so that higher is better."""
+    accuracy = problem.accuracy
+    if accuracy is None or accuracy.composition in PLAIN:
+        return problem
+    values = {
+        (stage, choice): value
+        if (own := problem.workload.pipeline.stages[stage].metric) is None or own.direction == "maximize"
+        else AccuracyEstimate(1 - value.value)
+        for (stage, choice), value in accuracy.values.items()
+    }
+    return replace(problem, accuracy=replace(accuracy, composition="product", turn=Turn("maximize"), values=values))
 
 
 def _costs(items: Sequence[Column]) -> Floats:

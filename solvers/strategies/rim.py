@@ -11,7 +11,7 @@ from __future__ import annotations
 from inferplan.solvers.milp import Solution
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.strategies.ipa import Program, base_options
-from inferplan.solvers.strategies.tools import Tools, heaviest, loads_rps, replicas_for
+from inferplan.solvers.strategies.tools import Tools, heaviest, loads_rps, none_found, replicas_for
 
 
 def propose(problem: Problem, tools: Tools) -> Solution:
@@ -20,6 +20,8 @@ def propose(problem: Problem, tools: Tools) -> Solution:
     replicas = {}
     for stage in problem.stages:
         own = [o for o in base_options(problem, stage, loads[stage]) if o.variant == heaviest(problem, stage)]
+        if not own:
+            raise none_found("rim", f"the most accurate variant of stage {stage} does not run on its type of machine")
         first = min(own, key=lambda option: option.max_batch)
         replicas[stage] = max(replicas_for(first, loads[stage]), 1)
     return Program("rim", replicas=replicas).solve(problem)

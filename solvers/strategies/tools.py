@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from inferplan.estimators.accuracy import Turn
 from inferplan.estimators.cost import fitting
 from inferplan.solvers.columns import column_for
 from inferplan.solvers.judge import Judge
@@ -84,9 +85,11 @@ def keeps_floor(problem: Problem, variants: Mapping[str, str]) -> bool:
 
 
 def metric(problem: Problem, stage: str, variant: str) -> float:
-    """The stage metric of a variant, turned so that higher is better; 0 where it is not known."""
+    """The stage metric of a variant, turned so that higher is better: by its own direction, which need not be that of
+    the end-to-end metric. What is not known is worse than anything."""
     value = problem.accuracy.values.get((stage, variant)) if problem.accuracy is not None else None
-    return problem.accuracy.turn.turned(value.value) if value is not None and problem.accuracy is not None else 0.0
+    own = problem.workload.pipeline.stages[stage].metric
+    return -math.inf if value is None or own is None else Turn(own.direction).turned(value.value)
 
 
 def seconds(problem: Problem, stage: str, variant: str) -> float:

@@ -17,7 +17,7 @@ from inferplan.solvers.judge import SEARCH, Judge, network_of
 from inferplan.solvers.milp import Solution, Solver, promises
 from inferplan.solvers.problem import Problem, read_problem
 from inferplan.solvers.strategies import infaas, inferline, ipa, jellybean, mosel
-from inferplan.solvers.strategies.tools import Pick, Tools, deploy, loads_rps, replicas_for
+from inferplan.solvers.strategies.tools import Pick, Tools, deploy, heaviest, lightest, loads_rps, replicas_for
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.errors import InfeasibleError, InputError
 from inferplan.spec.plan import dump_plan, load_plan, write_plan
@@ -96,6 +96,48 @@ def test_ipa_is_exhaustive_search_over_its_own_objective(instances: Any, composi
     values = [ACCURACY[c.option.variant] for c in columns]
     accuracy = values[0] * values[1] if composition == "product" else sum(values) / 2
     assert ipa.ALPHA * accuracy - ipa.BETA * sum(c.cores for c in columns) == pytest.approx(best, abs=1e-4)
+
+
+def test_ipa_weighs_the_product_of_metrics_where_accuracy_is_composed_otherwise(instances: Any) -> None:
+    """A core more costs 1, and two accurate stages are worth 2 (0.9 x 0.9 - 0.8 x 0.8) = 0.34 by their product. Their
+    sum, which no paper has, would be worth 0.4."""
+    accuracy = {"metric": {"name": "e2e"}, "composition": "table"}
+    problem = problem_of(instances, rate_rps=1.0, floor=None, accuracy=accuracy)
+    seen = ipa.by_stages(problem)
+    assert seen.accuracy is not None
+    assert seen.accuracy.composition == "product"
+    found = seen.accuracy.of({"a": "l", "b": "s"})
+    assert found is not None
+    assert found.value == pytest.approx(0.72)
+
+
+def test_a_metric_of_a_stage_goes_by_its_own_direction(instances: Any) -> None:
+    """An error rate may be a stage's metric where end to end more is better."""
+    loaded = instances.workload(
+        {"a": ["fine", "poor", "new"]}, accuracy={"metric": {"name": "exact"}, "composition": "table"}
+    )
+    own = loaded.workload.pipeline.stages["a"]
+    stages = {"a": own.model_copy(update={"metric": own.metric.model_copy(update={"direction": "minimize"})})}
+    changed = loaded.workload.model_copy(
+        update={"pipeline": loaded.workload.pipeline.model_copy(update={"stages": stages})}
+    ).at(loaded.workload.root)
+    times = {("a", name): {1: 0.01} for name in ("fine", "poor", "new")}
+    problem = read_problem(changed, instances.profile(times, {("a", "fine"): 0.02, ("a", "poor"): 0.3}))
+    assert heaviest(problem, "a") == "fine"
+    assert lightest(problem, "a") == "new"
+
+
+def test_rim_says_where_the_most_accurate_variant_does_not_run_on_its_machines(instances: Any) -> None:
+    devices = {
+        "cpu": {"price_usd_per_h": 0.1, "count": 40, "cores": 1},
+        "big": {"price_usd_per_h": 1.0, "count": 4, "cores": 1},
+    }
+    loaded = instances.workload({"a": ["s", "l"]}, devices=devices)
+    rows = [instances.measurement("a", "l", 1, 0.01, device="edge/big")]
+    profile = instances.profile({("a", "s"): {1: 0.01}}, {("a", "s"): 0.8, ("a", "l"): 0.9}, rows=rows)
+    (entry,) = compare(read_problem(loaded.workload, profile), ["rim"])
+    assert entry.solution is None
+    assert "rim finds no deployment: the most accurate variant of stage a" in entry.note
 
 
 def test_ipa_counts_the_wait_of_a_batch_to_fill(instances: Any) -> None:
