@@ -30,21 +30,21 @@ from dataclasses import dataclass, field, replace
 
 from inferplan.estimators.simulation import SimulationResult
 from inferplan.solvers.columns import Column
-from inferplan.solvers.judge import Judge, believed, limits_s, measured
+from inferplan.solvers.judge import GLANCE, HOPELESS, Judge, believed, limits_s, measured
 from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.neighbours import arranged, spreads
 from inferplan.solvers.parts import is_parted
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import ACCURACY, BETTER, COST, RATIO, Ask
 from inferplan.solvers.story import describe, slowest_text, verdict_text
-from inferplan.solvers.vicinity import Vicinity
+from inferplan.solvers.vicinity import SEEMS, Vicinity
 
 MAX_ROUNDS = 14
 MARGIN = 0.97
 REPAIRED = 4
 """Rejected plans whose vicinity is looked at, at most, whenever the program has nothing better."""
 WIDEST = 5.0
-"""Beyond this factor the program's latencies are not doubted any further."""
+"""Beyond this factor the program's latencies are not doubted any further, but where traffic comes in bursts."""
 SAME = 1e-6
 LATENCY_GAP = 0.01
 """Relative. Estimates err by more: of plans that differ by less, none has to be proven the fastest."""
@@ -68,7 +68,8 @@ class Search:
     scales: dict[str, float] = field(default_factory=dict)
     incumbent: Solution | None = None
     fallback: tuple[Solution, SimulationResult] | None = None
-    """The last plan that was not certified, though its queues were stable."""
+    """Of the plans that were not certified, though their queues were stable, the one that came nearest: undecided
+    rather than missed, then the least latency over its limit."""
     proof: Solution | None = None
     """The solution that bounds the incumbent's objective."""
     closed: bool = False
@@ -132,8 +133,18 @@ class Search:
         """The plan of least believed latency among those better than the incumbent."""
         if not self.scales:
             return None
+        found = self._least_within(WIDEST)
+        if found is not None or not any(need.uneven.uneven for need in self.problem.classes):
+            return found
+        # Estimates take every class for one that meets the queues of all: in bursts that one class alone has, too.
+        found = self._least_within(HOPELESS)
+        seems = found is not None and self._over(self.judge.judge(found, GLANCE)) <= SEEMS
+        return found if seems else None
+
+    def _least_within(self, widest: float) -> Solution | None:
+        """The same, of those whose believed latency is within so many times the limit."""
         goals = (RATIO, *self.ask.goals[:2], *([ACCURACY] if self.problem.values_accuracy else []))
-        question = replace(self.question(dict.fromkeys(self.scales, WIDEST)), goals=tuple(dict.fromkeys(goals)))
+        question = replace(self.question(dict.fromkeys(self.scales, widest)), goals=tuple(dict.fromkeys(goals)))
         if self.incumbent is not None:
             question = replace(question, better_than=self.incumbent.worth(self.ask))
         return self._ask(question, max(self.gap, LATENCY_GAP))
@@ -153,8 +164,9 @@ class Search:
             if result.unstable:
                 self.unstable.append(proposal.columns)
             else:
-                self.fallback = (proposal, result)
-                self._near.append((max(measured(result, limits_s(self.problem)).values(), default=0.0), proposal))
+                self._near.append((self._over(result), proposal))
+                if self.fallback is None or self._farness(result) < self._farness(self.fallback[1]):
+                    self.fallback = (proposal, result)
             apart = self._apart(proposal)
             if apart is not None:
                 proposal, result, met = apart, self.judge.certain(apart), True
@@ -163,6 +175,16 @@ class Search:
             self.incumbent = proposal
         self._learn(proposal, result)
         return met
+
+    def _over(self, result: SimulationResult) -> float:
+        """The largest latency over its limit."""
+        if result.unstable:
+            return math.inf
+        return max(measured(result, limits_s(self.problem)).values(), default=0.0)
+
+    def _farness(self, result: SimulationResult) -> tuple[bool, float]:
+        """How far from certified a plan is: less is nearer."""
+        return result.verdict == "missed", self._over(result)
 
     def _tell(self, how: str, plan: Solution, result: SimulationResult) -> None:
         met = result.verdict == "met"

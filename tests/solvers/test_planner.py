@@ -330,6 +330,50 @@ def test_a_proposal_the_simulation_rejects_is_refined(instances: Any, monkeypatc
     assert plan.cost_usd_per_h == pytest.approx(honest.cost_usd_per_h)
 
 
+def test_a_steady_class_is_not_thought_to_meet_the_bursts_of_another_one(instances: Any) -> None:
+    """The estimates of a queue that both share are those of all its calls, half of which come in bursts."""
+    bursts = {"process": "mmpp", "burst_factor": 20.0, "burst_s": 0.5}
+    plan = plan_of(
+        instances,
+        stages={"b": ["s"]},
+        edges=[],
+        classes={
+            "bursty": {"rate_rps": 100.0, "slo": {"percentile": 50, "latency_s": 5.0}, "arrivals": bursts},
+            "steady": {"rate_rps": 1.0, "slo": {"percentile": 50, "latency_s": 0.1}},
+        },
+        devices={"cpu": {"price_usd_per_h": 0.1, "cores": 1, "count": 1}},
+        profile={"times": {("b", "s"): {1: 0.002}}, "accuracy": {}},
+    )
+    assert plan.certificate is not None
+    assert plan.certificate.verdict == "met"
+
+
+def test_where_one_plan_stayed_undecided_nothing_is_called_infeasible(
+    instances: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first proposal stays undecided, all others miss: the first came nearest, whatever was tried after it."""
+    import dataclasses
+
+    from inferplan.solvers.judge import Judge
+
+    original, seen = Judge.certain, []
+
+    def certain(self: Judge, solution: Any) -> Any:
+        if solution.columns not in seen:
+            seen.append(solution.columns)
+        verdict = "missed" if seen.index(solution.columns) else "undecided"
+        result = original(self, solution)
+        streams = {name: dataclasses.replace(stream, verdict=verdict) for name, stream in result.streams.items()}
+        return dataclasses.replace(result, streams=streams)
+
+    monkeypatch.setattr(Judge, "certain", certain)
+    plan = plan_of(instances)
+    assert len(seen) > 1
+    assert plan.certificate is not None
+    assert plan.certificate.verdict == "undecided"
+    assert any("came nearest" in line for line in plan.story)
+
+
 def test_a_pessimistic_program_gives_room_back(instances: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from inferplan.estimators.queueing import StationEstimate
 
