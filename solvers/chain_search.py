@@ -196,10 +196,12 @@ class ChainSearch:
         paid = np.flatnonzero(fleet.prices_usd_per_h > 0)
         if goal[0] in ("cost", "machines") or not math.isfinite(reach.cost) or not len(paid):
             return [reach]
+        if reach.cost < 0:
+            return []  # less than nothing, as where the best plan known costs nothing
         counts = np.zeros((1, 0))
         prices, most = fleet.prices_usd_per_h[paid], reach.cost * (1 + ROUNDING)
         for place, price in zip(paid, prices, strict=True):
-            left = most - counts @ prices[: counts.shape[1]]
+            left = np.maximum(most - counts @ prices[: counts.shape[1]], 0.0)
             tops = np.minimum(np.floor(left / price * (1 + NEAR)), reach.machines[place])
             if tops.sum() + len(tops) > MAX_SUMS:
                 return [reach]

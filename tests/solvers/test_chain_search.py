@@ -305,6 +305,19 @@ def test_energy_is_left_to_the_program(instances: Any) -> None:
         ChainSearch(problem, columns).ask(replace(promises(problem), goals=(("energy", ""),)), math.inf, 0.0)
 
 
+@pytest.mark.parametrize("paid", [{"d": 0.5}, {"d": 0.5, "e": 0.7}])
+def test_a_plan_on_machines_that_cost_nothing_is_not_beaten(instances: Any, paid: dict[str, float]) -> None:
+    """Own machines have no price. Nothing costs less than nothing, whatever else could be bought."""
+    devices = {"cpu": {"price_usd_per_h": 0.0, "cores": 2, "count": 2}}
+    devices |= {name: {"price_usd_per_h": price, "cores": 2} for name, price in paid.items()}
+    loaded = instances.workload({"a": ["s", "l"]}, devices=devices)
+    rows = [instances.measurement("a", "s", 1, 0.01, device=f"edge/{device}", threads=2) for device in ("cpu", *paid)]
+    plan = solve(loaded, instances.profile({}, {("a", "s"): 0.8}, rows=rows), plan_dir=instances.folder)
+    assert plan.cost_usd_per_h == 0
+    assert plan.proof.solver == LABELS
+    assert plan.proof.status == "optimal"
+
+
 def test_the_plan_says_what_proved_it(instances: Any) -> None:
     loaded = instances.workload({"a": ["s", "l"]})
     times = {("a", "s"): {1: 0.01}, ("a", "l"): {1: 0.02}}
