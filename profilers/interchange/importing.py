@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,9 @@ from inferplan.spec.rows import AccuracyRow, Measurement, PointKey, Samples
 from inferplan.spec.stage import Choice
 from inferplan.spec.workload import Workload
 
+MOST = 2**63 - 1
+"""What tables can hold."""
+PERCENTILES = ("p50_s", "p90_s", "p95_s", "p99_s", "p999_s")
 READERS: dict[str, Callable[[Path, Reading], Foreign]] = {
     "perf-analyzer": read_perf_analyzer,
     "model-analyzer": read_model_analyzer,
@@ -116,6 +120,7 @@ class _Maker:
     def measurement(self, point: ForeignPoint) -> tuple[Measurement, Samples | None]:
         """A point's row, and its raw times where there are any."""
         stage, choice = self._choice(point.stage, point.variant, point.modalities)
+        self._check(point)
         variant = self._workload.pipeline.stages[stage].variants[choice.variant]
         device = self._device(point.device)
         gpu = self._workload.devices()[device].kind == "gpu"
@@ -153,8 +158,31 @@ class _Maker:
         )
         return row, _samples(row, point)
 
+    def _check(self, point: ForeignPoint) -> None:
+        """Raises InputError where a point's figures cannot be right: counts that no machine counts to, percentiles that
+        fall."""
+        counts = {
+            "batch": point.batch,
+            "threads": point.threads or 0,
+            "n": point.n,
+            "memory_bytes": point.memory_bytes or 0,
+            "gpu_memory_bytes": point.gpu_memory_bytes or 0,
+        }
+        for name, count in counts.items():
+            if count > MOST:
+                raise InputError(f"{self._file}: {name}: {count:.6g} is more than can be counted")
+        known = [(name, value) for name in PERCENTILES if (value := getattr(point.service, name)) is not None]
+        for (name, value), (above, higher) in pairwise(known):
+            if higher < value:
+                raise InputError(
+                    f"{self._file}: batch {point.batch}: {above} of {higher:g} is less than {name} of {value:g}:"
+                    " percentiles do not fall"
+                )
+
     def accuracy(self, found: ForeignAccuracy) -> AccuracyRow:
         """A metric's row."""
+        if found.n > MOST:
+            raise InputError(f"{self._file}: {found.metric}: {found.n:.6g} examples are more than can be counted")
         if found.combination is None:
             stage, choice = self._choice(found.stage, found.variant, found.modalities)
         else:

@@ -58,16 +58,16 @@ def _stream(found: dict[str, str], scenario: str, reading: Reading, file: Path) 
     batch = int(_number(found, "samples_per_query", file))
     if reading.batch not in (None, batch):
         raise InputError(f"{file}: its queries have {batch} samples: --batch {reading.batch} is something else")
-    n = int(found.get("n", "0"))
+    n = int(_number(found, "n", file)) if "n" in found else 0
     mean_s = _number(found, "mean", file) * 1e-9
     values: dict[str, float | None] = {"mean_s": mean_s}
-    values["min_s"] = float(found["min"]) * 1e-9 if "min" in found else None
+    values["min_s"] = _number(found, "min", file) * 1e-9 if "min" in found else None
     for percent, field in _FIELDS.items():
         enough = n == 0 or n >= least_count(float(percent))
         if percent in found and enough:
-            values[f"{field}_s"] = float(found[percent]) * 1e-9
+            values[f"{field}_s"] = _number(found, percent, file) * 1e-9
         if f"early {float(percent):g}" in found and enough and n:
-            values[f"{field}_upper_s"] = float(found[f"early {float(percent):g}"]) * 1e-9
+            values[f"{field}_upper_s"] = _number(found, f"early {float(percent):g}", file) * 1e-9
     return ForeignPoint(
         batch, Quantiles(**values), n=n, throughput_per_s=batch / mean_s, remark=_remark(found, scenario)
     )
@@ -88,8 +88,10 @@ def _remark(found: dict[str, str], scenario: str) -> str:
 def _number(found: dict[str, str], name: str, file: Path) -> float:
     try:
         value = float(found[name])
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise InputError(f"{file}: no {name} in it: was the run interrupted?") from error
+    except ValueError as error:
+        raise InputError(f"{file}: {name}: {found[name]} is no number") from error
     if not 0 < value < float("inf"):
         raise InputError(f"{file}: {name}: {found[name]} is no time or rate")
     return value

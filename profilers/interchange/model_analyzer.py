@@ -58,6 +58,8 @@ def _point(
 ) -> tuple[ForeignPoint | None, list[str]]:
     where, first = rows[0]
     match = _INSTANCES.search(first.get("Instance Group", ""))
+    if match and int(match[1]) == 0:
+        raise InputError(f"{where}: Instance Group: {first['Instance Group']} has no instances")
     shared = replace(reading, instances=int(match[1]) if match else reading.instances)
     levels = [_level(row, batch, reading, place) for place, row in rows]
     point, left_out = join_levels(levels, batch, shared, f"{file}: batch {batch}")

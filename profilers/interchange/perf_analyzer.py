@@ -175,9 +175,9 @@ def _from_requests(item: Mapping[str, Any], batch: int, name: str) -> ForeignPoi
         done = [
             int(request["response_timestamps"][-1]) for request in item["requests"] if request["response_timestamps"]
         ]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        starts, ends = np.array(sent, np.int64), np.array(done, np.int64)
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise InputError(f"{name}: requests are not as expected: {type(error).__name__}: {error}") from error
-    starts, ends = np.array(sent, np.int64), np.array(done, np.int64)
     if windows:
         within = (starts >= min(windows)) & (ends <= max(windows))
         starts, ends = starts[within], ends[within]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -276,6 +277,40 @@ def test_what_does_not_fit_the_workload_is_refused(
     with pytest.raises(InputError, match=match):
         bring(workload, tmp_path, "perf-analyzer", "perf_concurrency.csv", batch=1, **changes)
     assert not (tmp_path / "p").exists(), "nothing was made of it"
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("1,0.01,,1e30,", "n: 1e\\+30 is more than can be counted"),
+        ("1e30,0.01,,,", "batch: 1e\\+30 is more"),
+        ("1,0.01,0.02,9,0.015", "p99_s of 0.015 is less than p50_s of 0.02"),
+    ],
+)
+def test_figures_that_cannot_be_are_refused(workload: Workload, tmp_path: Path, line: str, match: str) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(f"batch,mean_s,p50_s,n,p99_s\n{line}\n")
+    target = Target("read", "small", "", "edge/box")
+    with pytest.raises(InputError, match=match):
+        import_files(workload, tmp_path / "p", "csv", [file], Reading(), target)
+
+
+def test_numbers_that_are_none_are_refused_wherever_they_stand(tmp_path: Path) -> None:
+    log = (FILES / "loadgen_single_stream" / "mlperf_log_detail.txt").read_text()
+    broken = re.sub(r'("result_50.00_percentile_latency_ns", "value": )[0-9]+', r"\1null", log)
+    assert broken != log
+    (tmp_path / "log.txt").write_text(broken)
+    with pytest.raises(InputError, match="None is no number"):
+        read_loadgen(tmp_path / "log.txt", Reading())
+    late = {"timestamp": 1, "response_timestamps": [1e30]}
+    export = {"experiments": [{"experiment": {"mode": "concurrency", "value": 1}, "requests": [late]}]}
+    (tmp_path / "export.json").write_text(json.dumps(export))
+    with pytest.raises(InputError, match="requests are not as expected"):
+        read_perf_analyzer(tmp_path / "export.json", Reading(batch=1, client_latency=True))
+    columns = "Model,Batch,Concurrency,Throughput (infer/sec),Instance Group,Server Compute Infer time (ms)"
+    (tmp_path / "metrics.csv").write_text(f"{columns}\nm,1,1,100,0:CPU,9\n")
+    with pytest.raises(InputError, match="has no instances"):
+        read_model_analyzer(tmp_path / "metrics.csv", Reading())
 
 
 def test_a_modality_subset_can_be_named(workload: Workload, tmp_path: Path) -> None:
