@@ -11,7 +11,7 @@ from pathlib import Path
 from inferplan.profilers.store import ProfileStore
 from inferplan.spec.errors import InputError
 from inferplan.spec.profile import Profile, check_version, identity, newest_rows, read_profile
-from inferplan.spec.rows import AccuracyRow, FlowRow, InterferenceRow, Measurement
+from inferplan.spec.rows import AccuracyRow, FlowRow, HandoffRow, Measurement
 from inferplan.spec.tables import ROWS, AnyRow, DamagedFileError
 
 
@@ -171,5 +171,6 @@ def _name(row: AnyRow) -> str:
         return f"{row.metric} of {what}"
     if isinstance(row, FlowRow):
         return f"flow {row.source} -> {row.target}"
-    assert isinstance(row, InterferenceRow)
+    if isinstance(row, HandoffRow):
+        return f"handing over to {row.stage} on {row.device}"
     return f"{row.key.stage}={row.choice} beside {row.neighbours}"

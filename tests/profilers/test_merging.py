@@ -15,7 +15,7 @@ from inferplan.profilers.merging import merge
 from inferplan.profilers.store import ProfileStore
 from inferplan.spec.errors import InputError
 from inferplan.spec.profile import Profile, read_profile
-from inferplan.spec.rows import AccuracyRow, ExampleScores, Measurement, Predictions
+from inferplan.spec.rows import AccuracyRow, ExampleScores, HandoffRow, Measurement, Predictions
 from inferplan.spec.tables import AnyRow
 
 Rows = Callable[..., list[AnyRow]]
@@ -78,6 +78,19 @@ def test_machines_stand_side_by_side_and_the_newest_counts(tmp_path: Path, input
     assert guesses is not None
     assert guesses.predictions == ('"p"', '"c"')
     assert json.loads((tmp_path / "out" / "profile.json").read_text())["workload"] == "w"
+
+
+def test_what_was_measured_of_one_machine_twice_is_named_whatever_it_is(tmp_path: Path, inputs: list[Path]) -> None:
+    for index, path in enumerate(inputs[:2]):
+        row = HandoffRow(
+            "read", "small", "", "edge/box", "shared", 9, 1e-4 * (index + 1), measured_at=f"2026-01-0{index + 1}"
+        )
+        with ProfileStore(path, "w") as store:
+            store.add_handoff(row)
+    done = merge(tmp_path / "out", inputs)
+    (kept,) = read_profile(tmp_path / "out").handoffs
+    assert kept.handoff_mean_s == 2e-4
+    assert "handing over to read on edge/box" in [conflict.name for conflict in done.conflicts]
 
 
 def test_the_order_does_not_matter_and_again_changes_nothing(tmp_path: Path, inputs: list[Path]) -> None:
