@@ -15,6 +15,7 @@ from inferplan.cli.options import (
     ProfileOption,
     SetOption,
     WorkloadArgument,
+    check_writable,
     duration_s,
     profile_path,
 )
@@ -105,6 +106,7 @@ def book(
     question = asked.question(names[0])
     if parquet is not None and trace is None and arrivals is None:
         raise InputError("--parquet writes the replay: give --trace or --arrivals")
+    check_writable(parquet, "--parquet")
     if output is not None:
         check_folder(output)
     loaded = load_workload(workload, set_ or [])

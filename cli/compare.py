@@ -13,6 +13,7 @@ from inferplan.cli.options import (
     ProfileOption,
     SetOption,
     WorkloadArgument,
+    check_writable,
     duration_s,
     profile_path,
 )
@@ -54,6 +55,7 @@ def compare(
     from inferplan.spec.profile import read_profile
 
     limit_s = duration_s(time_limit, "--time-limit")
+    check_writable(parquet, "--parquet")
     names = named(strategies)
     loaded = load_workload(workload, set_ or [])
     store = read_profile(profile_path(profile, loaded.path, loaded.workload.name))

@@ -14,6 +14,7 @@ from inferplan.cli.options import (
     ProfileOption,
     SetOption,
     WorkloadArgument,
+    check_writable,
     duration_s,
     profile_path,
 )
@@ -61,6 +62,8 @@ def frontier(
     from inferplan.spec.profile import read_profile
 
     limit_s = duration_s(time_limit, "--time-limit")
+    check_writable(parquet, "--parquet")
+    check_writable(picture, "--picture")
     axes = _axis(x, "--x"), _axis(y, "--y")
     if picture is not None and picture.suffix.lower() != ".svg":
         raise InputError(f"--picture {picture}: pictures are SVG; name it {picture.with_suffix('.svg').name}")

@@ -58,14 +58,17 @@ def jobs(
 
 def _sizes(text: str) -> list[int]:
     """`8`, `1:32` or `8:32:8`."""
+    from inferplan.estimators.splits import MOST_REQUESTS
     from inferplan.spec.errors import InputError
 
     parts = text.split(":")
-    if not 1 <= len(parts) <= 3 or not all(part.strip().isdigit() for part in parts):
+    if not 1 <= len(parts) <= 3 or not all(part.strip().isdecimal() for part in parts):
         raise InputError(f"--b {text}: expected a number of requests or a range, e.g. 8 or 1:32")
     first, last, step = ([int(part) for part in parts] + [int(parts[0]), 1][len(parts) - 1 :])[:3]
     if first < 1 or last < first or step < 1:
         raise InputError(f"--b {text}: expected a rising range of at least 1")
+    if last > MOST_REQUESTS:
+        raise InputError(f"--b {text}: splits are found for jobs of at most {MOST_REQUESTS} requests")
     return list(range(first, last + 1, step))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -30,7 +31,7 @@ from inferplan.cli import (
     validate,
     variants,
 )
-from inferplan.spec.errors import ExitCode, InferplanError
+from inferplan.spec.errors import ExitCode, InferplanError, InputError
 
 HELP = """Profile model variants, decide the cheapest deployment that keeps every promise, export it, prove it.
 
@@ -121,27 +122,41 @@ def run_command(arguments: list[str]) -> int:
         # The reader (`head`, a closed pager) has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.DONE
+    except OSError as error:
+        return _failed(_refused(error), "--json" in arguments)
     except Exception as error:
-        return _usage_or_bug(error)
+        return _usage_or_bug(error, "--json" in arguments)
+
+
+def _refused(error: OSError) -> InferplanError:
+    """What the system refused: a file that cannot be read or written, a full disk."""
+    named = error.filename is not None and error.strerror is not None
+    return InputError(f"{error.filename}: {error.strerror}" if named else str(error))
 
 
 def _failed(error: InferplanError, as_json: bool) -> int:
     _trace_if_asked()
     if as_json:
-        from inferplan.cli.output import emit_json
-
-        kind = type(error).__name__.removesuffix("Error")
-        body = {"kind": kind, "message": error.message, "details": list(error.details)}
-        emit_json({"status": "error", "exit_code": int(error.exit_code), "error": body})
+        _emit_error(type(error).__name__.removesuffix("Error"), error.message, error.details, error.exit_code)
     sys.stderr.write(f"inferplan: {error.message}\n")
     for line in error.details:
         sys.stderr.write(f"  {line}\n")
     return error.exit_code
 
 
-def _usage_or_bug(error: Exception) -> int:
+def _emit_error(kind: str, message: str, details: Sequence[str], exit_code: int) -> None:
+    from inferplan.cli.output import emit_json
+
+    body = {"kind": kind, "message": message, "details": list(details)}
+    emit_json({"status": "error", "exit_code": int(exit_code), "error": body})
+
+
+def _usage_or_bug(error: Exception, as_json: bool) -> int:
     show = getattr(error, "show", None)
     if show is not None and hasattr(error, "exit_code"):
+        if as_json:
+            says = getattr(error, "format_message", lambda: str(error))
+            _emit_error("Usage", says(), (), ExitCode.INPUT)
         show()
         return ExitCode.INPUT
     _trace_if_asked()

@@ -36,6 +36,14 @@ def duration_s(text: str, option: str) -> float:
     return value
 
 
+def check_writable(path: Path | None, option: str) -> None:
+    """Raise InputError where no file can be written under a path: said before anything takes long, not after."""
+    if path is not None and path.is_dir():
+        raise InputError(f"{option} {path}: this is a folder; name a file in it")
+    if path is not None and not path.absolute().parent.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {path.absolute().parent}")
+
+
 def profile_path(given: Path | None, workload_path: Path, name: str) -> Path:
     """The profile directory: the one given, or `NAME.profile` beside the workload."""
     return given if given is not None else workload_path.parent / f"{name}.profile"

@@ -44,11 +44,13 @@ def solve(
     from inferplan.cli.validate import note_old_prices
     from inferplan.solvers.planner import solve as solve_plan
     from inferplan.spec.document import load_workload
-    from inferplan.spec.errors import ExitCode
+    from inferplan.spec.errors import ExitCode, InputError
     from inferplan.spec.plan import write_plan
     from inferplan.spec.profile import read_profile
 
     limit_s = duration_s(time_limit, "--time-limit")
+    if output is not None and output.is_dir():
+        raise InputError(f"--output {output}: this is a folder; name a file in it, e.g. {output / 'plan.yaml'}")
     asked = _robustness(confidence, rates, spare_machines, availability, headroom)
     loaded = load_workload(workload, [*(set_ or []), *asked])
     note_old_prices(loaded)

@@ -28,6 +28,7 @@ from inferplan.spec.workload import Workload
 
 SAME = 1e-5
 """Costs that differ by less than this share are the same, as for the planner."""
+MOST_LEVELS = 1000
 HALVINGS = 5
 """Of the way from a plan's level to the next one: the load it carries is found to a 32nd of that."""
 DIGITS = 6
@@ -286,6 +287,8 @@ def grid(low: float, high: float, levels: int) -> tuple[float, ...]:
         raise InputError(f"--rates: the range is reversed; write {high:g}:{low:g}")
     if levels < 1 or (levels == 1) != (high == low):
         raise InputError(f"--rates: {levels} levels from {low:g} to {high:g}; two at least, or one load alone")
+    if levels > MOST_LEVELS:
+        raise InputError(f"--rates: {levels} levels are too many: at most {MOST_LEVELS}")
     inner = [rounded(low * (high / low) ** (i / (levels - 1))) for i in range(1, levels - 1)]
     found = tuple(dict.fromkeys([low, *inner, high]))
     if list(found) != sorted(found):

@@ -398,7 +398,11 @@ _FIELD_ORDER = frozenset(
 
 
 def write_plan(plan: Record, path: Path) -> None:
-    """Write a plan, or plan book, atomically: a reader sees the old file or the whole new one."""
+    """Write a plan, or plan book, atomically: a reader sees the old file or the whole new one. What a link leads to,
+    and what is no file (/dev/stdout), is written in place."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_text(dump_plan(plan), encoding="utf-8")
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

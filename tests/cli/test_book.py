@@ -99,6 +99,7 @@ def test_a_book_is_printed(workload: Path, capsys: pytest.CaptureFixture[str]) -
         (["--rates", "5"], 2, "expected LOW:HIGH or LOW:HIGH:N"),
         (["--rates", "9:5"], 2, "the range is reversed; write 5:9"),
         (["--rates", "5:9:0"], 2, "0 levels"),
+        (["--rates", "5:9:9999999999999"], 2, "levels are too many"),
         (["--rates", "5:9", "--class", "wob"], 2, "there is no such class"),
         (["--rates", "5:9", "--predictors", "mx"], 2, "did you mean max"),
         (["--rates", "5:9", "--hysteresis", "1"], 2, "--hysteresis 1: expected a share"),

@@ -109,6 +109,8 @@ def test_a_deadline_that_cannot_be_kept_is_infeasible(workload: Path, capsys: py
         (["--b", "x"], "expected a number of requests or a range"),
         (["--b", "5:2"], "expected a rising range"),
         (["--b", "1:500"], "at most 128"),
+        (["--b", "1:9999999999999"], "at most 128"),
+        (["--b", "²"], "expected a number of requests or a range"),
         (["--accuracy", "0.5:0.9"], "expected a mean accuracy or first:last:step"),
         (["--accuracy", "0.9:0.5:0.1"], "expected a rising range"),
         (["--accuracy", "nan"], "expected a mean accuracy"),

@@ -148,3 +148,44 @@ def test_durations_have_units() -> None:
     for wrong in ("30", "s", "-3s", "0s", "1 day", "1e3s", "inf"):
         with pytest.raises(InputError, match="with its unit"):
             duration_s(wrong, "--x")
+
+
+def test_what_the_system_refuses_is_no_bug_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        (tmp_path / "file").write_text("")
+        (tmp_path / "file" / "plan.yaml").write_text("")
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert cli.run_command(["solve", "w", "--json"]) == ExitCode.INPUT
+    out, err = capsys.readouterr()
+    assert "plan.yaml: Not a directory" in err
+    assert "bug" not in err
+    assert json.loads(out)["error"]["kind"] == "Input"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["solve", str(DIGITS), "-o", "."], "this is a folder"),
+        (["compare", str(DIGITS), "--parquet", "nowhere/x.parquet"], "there is no folder"),
+        (["frontier", str(DIGITS), "--picture", "nowhere/x.svg"], "there is no folder"),
+        (["frontier", str(DIGITS), "--parquet", "."], "this is a folder"),
+        (["book", str(DIGITS), "--rates", "1:2", "--trace", "t.csv", "--parquet", "."], "this is a folder"),
+    ],
+)
+def test_where_nothing_can_be_written_is_said_before_anything_is_read(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.run_command(arguments) == ExitCode.INPUT
+    assert says in capsys.readouterr().err
+
+
+def test_wrong_usage_is_json_where_json_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["solve", "w", "--json", "--seed", "x"]) == ExitCode.INPUT
+    error = json.loads(capsys.readouterr().out)
+    assert error["exit_code"] == ExitCode.INPUT
+    assert error["error"]["kind"] == "Usage"
+    assert "--seed" in error["error"]["message"]

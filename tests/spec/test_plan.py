@@ -82,6 +82,16 @@ def test_a_plan_survives_writing_and_reading(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "plan.yaml"], "no temporary file stays behind"
 
 
+def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path: Path) -> None:
+    """So it is with /dev/stdout, which must not become a file."""
+    (tmp_path / "link").symlink_to(tmp_path / "plan.yaml")
+    plan = Plan.model_validate(plan_data())
+    for _ in range(2):
+        write_plan(plan, tmp_path / "link")
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "plan.yaml").read_text() == dump_plan(plan)
+
+
 def test_what_is_unknown_in_a_plan_is_left_out_and_reads_back(tmp_path: Path) -> None:
     alternative = {"variants": {"find": "large"}, "reason": "not measured"}
     plan = Plan.model_validate(plan_data() | {"alternatives": [alternative]})
