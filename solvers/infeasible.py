@@ -2,13 +2,14 @@
 
 Promises are latency limits and accuracy floors of classes, numbers of machines, and the budget. A smallest set in
 conflict is found by leaving promises out one by one: what is not needed for the conflict stays out. For every
-single promise whose absence makes the rest possible, the program is asked for the best it can do about it. What helps
-besides is less load, or more bandwidth of a link (`concession`).
+single promise whose absence makes the rest possible, the program is asked for the best it can do about it, and the
+answer is certified (`relaxation`). What helps besides is less load, or more bandwidth of a link (`concession`).
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,13 +17,14 @@ from inferplan.solvers import parts
 from inferplan.solvers.concession import certified
 from inferplan.solvers.enquiry import promised_s
 from inferplan.solvers.judge import Judge
-from inferplan.solvers.milp import Solution, Solver, instance
+from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.mixtures import solver_of
 from inferplan.solvers.neighbours import arranged
 from inferplan.solvers.options import OptionTable
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import COST, Ask, Goal
-from inferplan.solvers.story import duration
+from inferplan.solvers.relaxation import TIME_S, Relaxation
+from inferplan.solvers.story import duration, floor_text, kept_figures
 from inferplan.spec.errors import InfeasibleError
 
 PER_SOLVE_S = 20.0
@@ -43,7 +45,11 @@ def infeasible(problem: Problem, judge: Judge, promised: Ask, ask: Ask, deadline
     program = solver_of(problem, lifted=True)
     promises = list(_promises(ask))
     conflict = _conflict(program, ask, promises)
-    helps = [line for promise in promises if (line := _relaxation(problem, program, judge, ask, promise))]
+    helps = [
+        line
+        for promise in promises
+        if (line := _relaxation(_Asked(problem, program, judge, promised, ask, deadline), promise))
+    ]
     helps += certified(problem, promised, ask, judge.seed, deadline)
     if not helps and not conflict and len(problem.ways.tiers) > 1:
         helps = ["a link in the other direction, more bandwidth, or devices in the tier requests enter at"]
@@ -117,45 +123,62 @@ def _name(problem: Problem, promise: Promise) -> str:
     return f"objective.budget_usd_per_h ({problem.budget_usd_per_h:g})"
 
 
-def _relaxation(problem: Problem, program: Solver, judge: Judge, ask: Ask, promise: Promise) -> str | None:
+@dataclass(frozen=True)
+class _Asked:
+    """A question that no plan answers: as it was promised, and with limits as the simulation showed them."""
+
+    problem: Problem
+    program: Solver
+    judge: Judge
+    promised: Ask
+    believed: Ask
+    deadline: float
+
+
+def _relaxation(asked: _Asked, promise: Promise) -> str | None:
     """How far one promise must give way if the others stay; None where that alone does not help."""
+    problem = asked.problem
     goals: dict[str, Goal] = {
         "latency": ("latency", promise.who),
         "accuracy": ("accuracy", promise.who),
         "count": ("machines", promise.who),
         "budget": COST,
     }
-    best = _possible(program, _without(ask, [promise]), (goals[promise.kind], COST))
+    best = _possible(asked.program, _without(asked.believed, [promise]), (goals[promise.kind], COST))
     if best is None:
         return None
-    cost = f"at {best.cost_usd_per_h:.6g} USD/h"
     name = _name(problem, promise)
     if promise.kind == "latency":
-        latency = _latency(judge, best, promise.who)
-        return None if latency is None else f"{name}: at least {latency}, {cost}"
+        latency = _latency(asked.judge, best, promise.who)
+        return None if latency is None else f"{name}: at least {latency}, at {best.cost_usd_per_h:.6g} USD/h"
+    deadline = min(time.monotonic() + TIME_S, asked.deadline)
+    relaxation = Relaxation(problem, asked.program, asked.judge, asked.promised, promise.kind, promise.who, deadline)
+    found = relaxation.nearest(relaxation.reached(best), best)
+    if found is None:
+        return None
+    value, plan = found
+    cost = f"at {plan.cost_usd_per_h:.6g} USD/h"
     if promise.kind == "accuracy":
-        return f"{name}: {_accuracy(problem, best, promise.who)}, {cost}"
+        return f"{name}: {_accuracy(problem, value)}, {cost}"
     if promise.kind == "count":
-        return f"{name}: at least {len(best.packings[promise.who].machines)}, {cost}"
-    return f"{name}: at least {best.cost_usd_per_h:.6g}"
+        return f"{name}: at least {value:g}, {cost}"
+    return f"{name}: at least {kept_figures(value, math.ceil)}"
 
 
 def _latency(judge: Judge, best: Solution, name: str) -> str | None:
     """The tail that the fastest plan reaches in simulation, rounded up to three figures; None where its queues grow
-    without bound."""
+    without bound, or another class misses."""
     result = judge.certain(best)
-    if result.unstable:
+    if result.unstable or any(one.verdict == "missed" for other, one in result.streams.items() if other != name):
         return None
     return duration(promised_s(result, name))
 
 
-def _accuracy(problem: Problem, best: Solution, name: str) -> str:
+def _accuracy(problem: Problem, reached: float) -> str:
     assert problem.accuracy is not None
-    reached = parts.mean_accuracy(instance(problem, best), name, best.chosen(), problem.accuracy)
-    if reached is None:
+    if math.isnan(reached):
         return "remove it (accuracy is not known)"
-    least = problem.accuracy.turn.direction == "maximize"
-    return f"at {'most' if least else 'least'} {math.floor(reached.value * 1e6 + 0.5) / 1e6:g}"
+    return floor_text(problem.accuracy.turn, reached)
 
 
 def _device_path(name: str) -> str:

@@ -19,6 +19,7 @@ from inferplan.solvers.problem import Problem
 from inferplan.solvers.split_instance import Question, split_instance
 from inferplan.solvers.split_program import ACCURACY, COST, Objective, Split, SplitProgram
 from inferplan.solvers.split_search import Found, SplitSearch, decide
+from inferplan.solvers.story import floor_text, kept_figures
 from inferplan.spec.errors import InfeasibleError
 from inferplan.spec.plan import Alternative, Binding
 
@@ -301,7 +302,7 @@ def _relaxation(search: SplitSearch, question: Question, promise: Promise) -> st
         return None
     name = _name(search, question, promise)
     if promise.kind == "budget":
-        return f"{name}: at least {best.cost_usd_per_h:.6g}"
+        return f"{name}: at least {kept_figures(best.cost_usd_per_h, math.ceil)}"
     if promise.kind == "count":
         least = machines(best, promise.who)
         relaxed = replace(relaxed, counts={**relaxed.counts, promise.who: int(least)})
@@ -324,8 +325,7 @@ def _reached(search: SplitSearch, split: Split, name: str) -> str:
     reached = accuracies(search, split)[name]
     if accuracy is None or reached is None:
         return "remove it (accuracy is not known)"
-    least = accuracy.turn.direction == "maximize"
-    return f"at {'most' if least else 'least'} {math.floor(reached.value * 1e6 + 0.5) / 1e6:g}"
+    return floor_text(accuracy.turn, reached.value)
 
 
 def _name(search: SplitSearch, question: Question, promise: Promise) -> str:

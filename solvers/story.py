@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
+from inferplan.estimators.accuracy import Turn
 from inferplan.estimators.simulation import SimulationResult
 from inferplan.solvers.milp import Solution, instance
 from inferplan.solvers.parts import ways
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import column_names
+
+KEPT_FIGURES = 6
 
 
 def describe(problem: Problem, solution: Solution) -> str:
@@ -29,6 +33,24 @@ def duration(seconds: float) -> str:
     if seconds >= 1:
         return f"{seconds:.3g} s"
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
+
+
+def floor_text(turn: Turn, value: float) -> str:
+    """What a floor may be for a plan to keep it that reaches an accuracy; a ceiling where lower is better."""
+    if turn.direction == "maximize":
+        return f"at most {kept_figures(value, math.floor)}"
+    return f"at least {kept_figures(value, math.ceil)}"
+
+
+def kept_figures(value: float, towards: Callable[[float], int]) -> str:
+    """A value with few figures, rounded to where the plan that reaches it keeps it."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    power = 10.0 ** (KEPT_FIGURES - 1 - math.floor(math.log10(abs(value))))
+    # What is exact but for the last bit stays what it is.
+    near = round(value * power)
+    whole = near if math.isclose(near, value * power, rel_tol=1e-12) else towards(value * power)
+    return f"{whole / power:.{KEPT_FIGURES}g}"
 
 
 def verdict_text(result: SimulationResult, limits: Mapping[str, float]) -> str:

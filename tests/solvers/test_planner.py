@@ -300,6 +300,55 @@ def test_a_profile_that_lacks_what_is_needed_says_what_to_run(missing: str, inst
     assert ("other models or settings" in caught.value.message) == (missing == "stale")
 
 
+@pytest.mark.parametrize("values", [(0.7071067, 0.9), (0.7071062, 0.9), (0.5, 0.5)])
+def test_a_floor_that_would_help_is_one_that_is_kept(instances: Any, values: tuple[float, float]) -> None:
+    """What a product reaches has more figures than are shown: it is rounded so that it is kept."""
+    accuracy = {("a", "s"): values[0], ("b", "s"): values[1]}
+    only = {"stages": {"a": ["s"], "b": ["s"]}}
+    with pytest.raises(InfeasibleError) as caught:
+        plan_of(instances, classes=web(floor=0.99), profile={"accuracy": accuracy}, **only)
+    (line,) = (line for line in caught.value.details if line.startswith("would help: classes.web.accuracy.floor"))
+    said = float(line.split("at most ")[1].split(",")[0])
+    assert said == pytest.approx(values[0] * values[1], abs=2e-6)
+    plan_of(instances, classes=web(floor=said), profile={"accuracy": accuracy}, **only)
+
+
+def test_what_would_help_is_certified(instances: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that believes in a third of the latency has plans in mind that miss: their floors and counts
+    would not help."""
+    from inferplan.estimators.queueing import StationEstimate
+
+    original = StationEstimate.quantile_s
+    monkeypatch.setattr(StationEstimate, "quantile_s", lambda self, level: original(self, level) / 3)
+    asked = {"classes": web(80.0, 0.1, 0.93), "devices": {"cpu": {"price_usd_per_h": 0.1, "cores": 4, "count": 1}}}
+    with pytest.raises(InfeasibleError) as caught:
+        plan_of(instances, **asked)
+    helps = [line for line in caught.value.details if line.startswith("would help")]
+    floors = [float(line.split("at most ")[1].split(",")[0]) for line in helps if "accuracy.floor" in line]
+    counts = [int(line.split("at least ")[1].split(",")[0]) for line in helps if ".count" in line]
+    assert floors or counts
+    for floor in floors:
+        plan = plan_of(instances, classes=web(80.0, 0.1, floor), devices=asked["devices"])
+        assert plan.certificate is not None
+        assert plan.certificate.verdict == "met"
+    for count in counts:
+        more = {"cpu": {**asked["devices"]["cpu"], "count": count}}
+        plan = plan_of(instances, classes=asked["classes"], devices=more)
+        assert plan.certificate is not None
+        assert plan.certificate.verdict == "met"
+
+
+def test_a_budget_that_would_help_is_enough(instances: Any) -> None:
+    devices = {"cpu": {"price_usd_per_h": 0.1234564, "cores": 4}}
+    objective = {"minimize": "cost", "budget_usd_per_h": 0.01}
+    with pytest.raises(InfeasibleError) as caught:
+        plan_of(instances, devices=devices, objective=objective)
+    (line,) = (line for line in caught.value.details if line.startswith("would help: objective.budget_usd_per_h"))
+    said = float(line.split("at least ")[1])
+    plan = plan_of(instances, devices=devices, objective={**objective, "budget_usd_per_h": said})
+    assert plan.cost_usd_per_h <= said
+
+
 def test_failed_points_are_left_out_and_named(instances: Any) -> None:
     helpers = __import__("sys").modules[type(instances).__module__]
     rows = [helpers.measurement("a", "l", 16, 0.0, status="out_of_memory", reason="it ate 4 GiB")]
