@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -40,7 +41,7 @@ def branch_alone(model: Any) -> None:
             model.solver._set_bool_option_value(switch, 0)
 
 
-def optimize(model: Any, max_seconds: float) -> Any:
+def optimize(model: Any, max_seconds: float = math.inf) -> Any:
     """Solve a model; python-mip's status.
 
     HiGHS checks its answers, and sometimes finds that what presolve made of a model has an answer that the model itself

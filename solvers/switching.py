@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from inferplan.solvers.highs import new_model
+from inferplan.solvers.highs import new_model, optimize
 from inferplan.spec.plan import DeployedOption, Plan
 from inferplan.spec.workload import Workload
 
@@ -161,7 +161,7 @@ def _transport(
     # A machine that keeps nothing is still better used again than given back.
     gained = mip.xsum((worth[a][b] + 1e-3) * x for a, row in enumerate(flow) for b, x in enumerate(row))
     model.objective = mip.maximize(gained)
-    model.optimize()
+    optimize(model)
     return {(a, b): count for a, row in enumerate(flow) for b, x in enumerate(row) if (count := round(float(x.x))) > 0}
 
 

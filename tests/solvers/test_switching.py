@@ -80,6 +80,25 @@ def test_as_few_replicas_are_started_as_can_be(base: Any, before: Machines, afte
         assert not set(machine.start) & set(machine.stop)
 
 
+def test_an_answer_that_highs_refuses_is_asked_for_again(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As every program's is; it does not end in a traceback."""
+    import mip
+
+    plan, workload = base
+    before, after = with_machines(plan, [{"a": 1}, {"b": 1}]), with_machines(plan, [{"b": 1}])
+    solved, refused = mip.Model.optimize, []
+
+    def optimize(model: Any, **limits: Any) -> Any:
+        if not refused:
+            refused.append(model)
+            raise mip.InterfacingError("claims optimality")
+        return solved(model, **limits)
+
+    monkeypatch.setattr(mip.Model, "optimize", optimize)
+    found = switching(before, after, workload)
+    assert (found.starts, found.stops, len(refused)) == (0, 1, 1)
+
+
 def test_no_change_takes_nothing(base: Any) -> None:
     plan, workload = base
     found = switching(plan, plan, workload)
