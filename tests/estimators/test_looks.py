@@ -1,0 +1,61 @@
+"""Looks at verdicts: when, and how often all of them together are wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferplan.estimators.intervals import CONFIDENCE
+from inferplan.estimators.network import Network, Station
+from inferplan.estimators.simulation import Effort, simulate
+from inferplan.estimators.simulation.looks import FEWEST, looks
+
+
+@given(st.integers(FEWEST, 10**6), st.just(0.0) | st.floats(1e-3, 0.999))
+def test_all_looks_together_spend_no_more_than_one_interval_may(affordable: int, begin: float) -> None:
+    earlier, later = looks(affordable, (0.0, begin)) if begin > 0 else (), looks(affordable, (begin, 1.0))
+    spent = [1 - look.confidence for look in (*earlier, *later)]
+    assert min(spent) > 0
+    assert sum(spent) == pytest.approx(1 - CONFIDENCE)
+    assert later[-1].replications == affordable
+
+
+@given(st.integers(FEWEST, 10**6))
+def test_looks_double_from_few_replications_to_all(affordable: int) -> None:
+    counts = [look.replications for look in looks(affordable)]
+    assert FEWEST <= counts[0] < 2 * FEWEST
+    assert counts[-1] == affordable
+    assert all(math.ceil(after / 2) == before for before, after in zip(counts, counts[1:], strict=False))
+
+
+def test_what_is_asked_again_is_looked_at_where_it_was_not_yet() -> None:
+    first, second, whole = looks(50, (0.0, 1 / 8)), looks(400, (1 / 8, 1.0)), looks(400)
+    assert [look.replications for look in (*first, *second)] == [look.replications for look in whole]
+    assert [look.confidence for look in (*first, *second)] == pytest.approx([look.confidence for look in whole])
+
+
+def test_verdicts_are_as_seldom_wrong_as_one_interval_however_often_it_is_looked(
+    station: Callable[..., Station], single: Callable[..., Network]
+) -> None:
+    """Nobody ever waits, and just as many draws of a service time are late as the promise allows: each verdict but
+    "undecided" is wrong, or right by chance. Intervals of 99 % at every look are wrong in 13 of 400."""
+    served = station("s", "s", [(1, 1.0)], 40, cv=0.5)
+    assert served.service is not None
+    times = np.sort(served.service.draws_s(1))
+    late = len(times) // 50
+    network = single(served, 1.0, limit_s=float(times[-late - 1]))
+    (stream,) = network.streams
+    network = dataclasses.replace(
+        network, streams=(dataclasses.replace(stream, percentile=100 * (1 - late / len(times))),)
+    )
+    seeds = 400
+    found = Counter(simulate(network, seed, Effort(40_000)).verdict for seed in range(seeds))
+    assert found["met"] <= 0.01 * seeds
+    assert found["met"] + found["missed"] <= 0.015 * seeds
