@@ -182,9 +182,7 @@ def _planned(network: Network, effort: Effort, rare: Denser | None = None) -> tu
     notes += [*faster, *([rare.note] if rare is not None else [])]
     affordable = max(int(effort.calls / (rate * (warmup + counted))), FEWEST)
     seen = looks(affordable, effort.part)
-    return network, _Plan(
-        warmup, counted, seen, rate * (warmup + counted), anywhere, bool(faster), tuple(notes), rare
-    )
+    return network, _Plan(warmup, counted, seen, rate * (warmup + counted), anywhere, bool(faster), tuple(notes), rare)
 
 
 def _needed_s(stream: Stream, effort: Effort) -> float:
