@@ -285,8 +285,8 @@ def certified(network: Network, title: str, factors: tuple[float, ...] = ()) -> 
             requests = sum(stream.requests for stream in result.streams.values())
             at_slo = [s.latency_slo_s for s in result.streams.values() if s.latency_slo_s is not None]
             tail = max((estimate.value for estimate in at_slo), default=float("nan"))
-            print(f"{name:22} {effort.calls:13,} {result.replications:13} {requests:9,} {result.verdict:>10} {tail:9.3f} s"
-                  f" {sorted(walls)[1]:8.3f} s")  # fmt: skip
+            print(f"{name:22} {effort.calls:13,} {result.replications:13} {requests:9,} {result.verdict:>10}"
+                  f" {tail:9.3f} s {sorted(walls)[1]:8.3f} s")  # fmt: skip
 
 
 def main() -> None:

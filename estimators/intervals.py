@@ -10,8 +10,9 @@ Late requests come in clumps, so that replications which saw few of them saw too
 t interval around such a share ends below the truth far too often (one in ten, of ten replications with four late
 requests each). The interval is therefore the wider one of t's and Wilson's with n / d independent requests, whose width
 is that of the share at its end and not that of the one seen (Wilson 1927; design effect: Kish 1965), with t in place of
-z. The design effect d is the larger one of two: at the limit, and at a lower one that four times as many requests are
-beyond, whose spread is seen better. `tests/estimators/test_intervals.py` counts how often ends are wrong.
+z. The design effect d is the largest one of three: at the limit, and at lower ones that four and sixteen times as many
+requests are beyond, whose spread is seen better: it falls slowly (M/D/1 at 85 % load: 76 at 1 % late, 63 at 4 %, 47 at
+16 %). `tests/estimators/test_intervals.py` counts how often ends are wrong.
 
 A request that was never answered counts as one that took infinitely long.
 """

@@ -1,7 +1,7 @@
 """When verdicts are looked at, and how sure each look has to be.
 
-Who looks at an interval of 99 % after 10, 20, 40 and 80 replications, and stops where it decides, is wrong several times
-as often as who looks once. So the error is spent bit by bit: after a share t of all the effort t^(3/4) of it is spent
+Who looks at an interval of 99 % after 10, 20, 40 and 80 replications, and stops where it decides, is wrong several
+times as often as who looks once. So the error is spent bit by bit: after a share t of all the effort t^(3/4) of it is spent
 (Lan and DeMets 1983; Kim and DeMets 1987), each look having what was added since the one before, 41 % the last. What
 looks spend adds up to the error of one interval, so with 99 % confidence the intervals of all of them hold the truth,
 however they depend on one another.
@@ -22,7 +22,7 @@ FEWEST = 10
 WHOLE = (0.0, 1.0)
 POWER = 0.75
 """Near 1 the last looks have most of the error, and limits near the percentile are decided more often; near 0 the first
-have, and others are decided sooner. In between next to nothing of either is lost (`benchmarks/verdict_truth.py`)."""
+have, and others are decided sooner. Between 1/2 and 1 either changes by a few in 100."""
 
 
 @dataclass(frozen=True, slots=True)

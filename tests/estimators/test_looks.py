@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def test_looks_double_from_few_replications_to_all(affordable: int) -> None:
     counts = [look.replications for look in looks(affordable)]
     assert FEWEST <= counts[0] < 2 * FEWEST
     assert counts[-1] == affordable
-    assert all(math.ceil(after / 2) == before for before, after in zip(counts, counts[1:], strict=False))
+    assert all(math.ceil(after / 2) == before for before, after in itertools.pairwise(counts))
 
 
 def test_what_is_asked_again_is_looked_at_where_it_was_not_yet() -> None:
