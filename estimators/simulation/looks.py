@@ -1,10 +1,10 @@
 """When verdicts are looked at, and how sure each look has to be.
 
 Who looks at an interval of 99 % after 10, 20, 40 and 80 replications, and stops where it decides, is wrong several
-times as often as who looks once. So the error is spent bit by bit: after a share t of all the effort t^(3/4) of it is spent
-(Lan and DeMets 1983; Kim and DeMets 1987), each look having what was added since the one before, 41 % the last. What
-looks spend adds up to the error of one interval, so with 99 % confidence the intervals of all of them hold the truth,
-however they depend on one another.
+times as often as who looks once. So the error is spent bit by bit: after a share t of all the effort t^(3/4) of it is
+spent (Lan and DeMets 1983; Kim and DeMets 1987), each look having what was added since the one before, 41 % the last.
+What looks spend adds up to the error of one interval, so with 99 % confidence the intervals of all of them hold the
+truth, however they depend on one another.
 
 A question that an effort leaves undecided may be asked again with more. Both then have a part of the whole: the second
 looks only beyond where the first ended, and spends only what that has left.
