@@ -17,8 +17,10 @@ from inferplan.solvers.program import column_names
 from inferplan.solvers.tier_flows import latency_ratios
 from inferplan.solvers.tier_flows import stations as stations_of
 
-SEARCH = Effort(calls=1_000_000)
-FINAL = Effort(calls=6_000_000)
+FINAL_CALLS, SEARCHED = 6_000_000, 1 / 8
+SEARCH = Effort(calls=int(SEARCHED * FINAL_CALLS), part=(0.0, SEARCHED))
+FINAL = Effort(calls=FINAL_CALLS, part=(SEARCHED, 1.0))
+"""Of what the search's effort leaves undecided. Verdicts of both together are as sure as those of one look."""
 GLANCE = Effort(calls=150_000)
 
 

@@ -1,7 +1,7 @@
 """Replications until every class's promise is decided, or the effort is spent.
 
 Replications are independent and start empty; what arrives during the warm-up is not counted. Their number
-doubles until every class is decided.
+doubles until every class is decided (`looks`).
 
 *Days and traces* repeat. Where the effort allows, the counted time is whole cycles, from their beginning. A day that
 is longer goes by faster, at the same rates: queues settle in much less than a day, so every hour is seen with the
@@ -23,6 +23,7 @@ import numpy as np
 
 from inferplan.estimators.network import Network, Station, Stream
 from inferplan.estimators.simulation.compiled import Loops, loops
+from inferplan.estimators.simulation.looks import FEWEST, WHOLE, Look, looks
 from inferplan.estimators.simulation.outcome import (
     Digest,
     SimulationResult,
@@ -37,7 +38,6 @@ from inferplan.estimators.simulation.replication import Chance, Replication, rep
 from inferplan.estimators.unevenness import BurstLoad
 from inferplan.spec.arrivals import Bursts
 
-FIRST_REPLICATIONS = 10
 RELAXATIONS = 5.0
 """Warm-up in relaxation times of the busiest station, which grow as 1 / (1 - utilisation)², and with bursts."""
 BURST_CYCLES = 2.0
@@ -50,11 +50,13 @@ DAY_IN_WARMUPS = 20.0
 class Effort:
     """How much to simulate: `calls` at most (all stages and replications together), and how many requests
     beyond the limit one replication should see at the promised percentile. `counted_s` fixes the counted time of
-    a replication instead."""
+    a replication instead. `part`: from which to which share this is of all the effort that the same question may take,
+    where what it leaves undecided is asked again with another (`looks`)."""
 
     calls: int = 4_000_000
     beyond: float = 4.0
     counted_s: float | None = None
+    part: tuple[float, float] = WHOLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class _Plan:
 
     warmup_s: float
     counted_s: float
-    affordable: int
+    looks: tuple[Look, ...]
     calls: float
     """Stage calls of one replication, about."""
     anywhere_s: float | None = None
@@ -89,29 +91,27 @@ def simulate(
     unstable = network.unstable(at_peak=True) if plan.faster_days else ()
     if unstable:
         return SimulationResult(seed, 0, {}, {}, unstable)
-    runs = _decided(network, plan, seed, detail)
-    streams = {stream.name: judge(stream, runs) for stream in network.streams}
+    runs, confidence = _decided(network, plan, seed, detail)
+    streams = {stream.name: judge(stream, runs, confidence) for stream in network.streams}
     if plan.rare is not None:
         streams = _confirmed(network, plan.rare, streams, effort, seed)
     stations = {name: summary(asked, station, runs) for name, station in asked.stations.items()}
     return SimulationResult(seed, len(runs), streams, stations, (), plan.counted_s, plan.warmup_s, plan.notes)
 
 
-def _decided(network: Network, plan: _Plan, seed: int, detail: bool) -> list[Digest]:
-    """Replications until every class is decided or the effort is spent."""
+def _decided(network: Network, plan: _Plan, seed: int, detail: bool) -> tuple[list[Digest], float]:
+    """Replications until every class is decided or the effort is spent, and the confidence of the last look."""
     runs: list[Digest] = []
-    wanted = min(FIRST_REPLICATIONS, plan.affordable)
-    while True:
+    for look in plan.looks:
         # The first replications decide most plans, and are done before compiled loops would be loaded.
-        fast = loops(int((wanted - len(runs)) * plan.calls))
-        for index in range(len(runs), wanted):
+        fast = loops(int((look.replications - len(runs)) * plan.calls))
+        for index in range(len(runs), look.replications):
             runs.append(digest(network, _run(network, plan, Chance(seed, index), fast), detail))
         # A list, so that every class is looked at, and one that has no requests is found out.
-        verdicts = [verdict_of(stream, runs) for stream in network.streams]
-        if "undecided" not in verdicts or wanted >= plan.affordable:
+        verdicts = [verdict_of(stream, runs, look.confidence) for stream in network.streams]
+        if "undecided" not in verdicts:
             break
-        wanted = min(2 * wanted, plan.affordable)
-    return runs
+    return runs, look.confidence
 
 
 def _confirmed(
@@ -121,12 +121,12 @@ def _confirmed(
     if all(stream.verdict != "missed" for stream in streams.values()):
         return streams
     lighter, plan = _planned(rare.lighter, effort, rare)
-    runs = _decided(lighter, plan, seed, detail=False)
+    runs, confidence = _decided(lighter, plan, seed, detail=False)
     found = dict(streams)
     for stream in network.streams:
         if found[stream.name].verdict != "missed":
             continue
-        late = judge(stream, runs).late
+        late = judge(stream, runs, confidence).late
         most = 1 - (stream.percentile or 100.0) / 100 + rare.own
         if late is None or late.lower is None or late.lower <= most:
             found[stream.name] = replace(found[stream.name], verdict="undecided")
@@ -136,7 +136,7 @@ def _confirmed(
 def recorded(network: Network, seed: int, effort: Effort, most: int) -> tuple[tuple[Chance, Replication], ...]:
     """The first replications that `simulate` runs of a network whose queues are stable, at most so many, whole."""
     network, plan = _planned(network, effort)
-    count = min(most, FIRST_REPLICATIONS)
+    count = min(most, FEWEST)
     fast = loops(int(count * plan.calls))
     chances = [Chance(seed, index) for index in range(count)]
     return tuple((chance, _run(network, plan, chance, fast)) for chance in chances)
@@ -153,7 +153,7 @@ def _planned(network: Network, effort: Effort, rare: Denser | None = None) -> tu
     loads = network.loads_rps()
     rate = sum(loads.values()) + sum(stream.rate_rps for stream in network.streams)
     # At least a handful of replications must fit, or there is no interval.
-    longest = effort.calls / rate / FIRST_REPLICATIONS
+    longest = effort.calls / rate / FEWEST
     warmup = min(_warmup_s(network, loads), longest / 2)
     if rare is None and effort.counted_s is None:
         wanted = {s.name: _needed_s(s, effort) / (longest - warmup) for s in network.streams}
@@ -180,10 +180,9 @@ def _planned(network: Network, effort: Effort, rare: Denser | None = None) -> tu
         )
     network, faster = _with_days(network, counted)
     notes += [*faster, *([rare.note] if rare is not None else [])]
-    affordable = max(int(effort.calls / (rate * (warmup + counted))), FIRST_REPLICATIONS)
-    return network, _Plan(
-        warmup, counted, affordable, rate * (warmup + counted), anywhere, bool(faster), tuple(notes), rare
-    )
+    affordable = max(int(effort.calls / (rate * (warmup + counted))), FEWEST)
+    seen = looks(affordable, effort.part)
+    return network, _Plan(warmup, counted, seen, rate * (warmup + counted), anywhere, bool(faster), tuple(notes), rare)
 
 
 def _needed_s(stream: Stream, effort: Effort) -> float:

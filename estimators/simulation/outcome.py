@@ -21,6 +21,8 @@ from inferplan.spec.plan import Estimate, Verdict
 Floats = NDArray[np.float64]
 UNKNOWN = Estimate(value=math.inf)
 """Latency of a class of which no request was answered."""
+SHOWN = (50.0, 90.0, 99.0)
+"""Percentiles."""
 
 
 @dataclass(frozen=True)
@@ -178,10 +180,19 @@ def _station_digest(network: Network, station: Station, run: Replication) -> Sta
         _up_s(station, run.end_s - run.warmup_s),
         len(latency),
         float(latency.sum()),
-        float(np.quantile(latency, level)) if len(latency) else 0.0,
+        _quantile(latency, level) if len(latency) else 0.0,
         int(np.count_nonzero(fates == SHED)),
         int(np.count_nonzero(fates == LOST)),
     )
+
+
+def _quantile(values: Floats, level: float) -> float:
+    """As numpy's, of values that are no more than a few thousand several times as fast."""
+    place = level * (len(values) - 1)
+    low = int(place)
+    high = min(low + 1, len(values) - 1)
+    found = np.partition(values, (low, high))
+    return float(found[low] + (place - low) * (found[high] - found[low]))
 
 
 def _up_s(station: Station, counted_s: float) -> float:
@@ -199,40 +210,42 @@ def _strictest(network: Network, station: Station) -> float:
     return max([stream.percentile for stream in served if stream.percentile is not None], default=99.0)
 
 
-def verdict_of(stream: Stream, runs: Sequence[Digest]) -> Verdict | None:
+def verdict_of(stream: Stream, runs: Sequence[Digest], confidence: float) -> Verdict | None:
     """Whether a class keeps its promise; None where it has none. Raises InputError where none of it was simulated."""
-    latencies = _latencies(stream, runs)
+    latencies = _latencies(stream, runs, confidence)
     if stream.percentile is None or stream.limit_s is None:
         return None
     return latencies.verdict(stream.percentile, stream.limit_s)
 
 
-def _latencies(stream: Stream, runs: Sequence[Digest]) -> Latencies:
-    latencies = Latencies(tuple(run.latencies_s[stream.name] for run in runs if len(run.latencies_s[stream.name])))
+def _latencies(stream: Stream, runs: Sequence[Digest], confidence: float) -> Latencies:
+    seen = tuple(run.latencies_s[stream.name] for run in runs if len(run.latencies_s[stream.name]))
+    latencies = Latencies(seen, confidence)
     if latencies.requests == 0:
         raise InputError(f"class {stream.name}: its rate is too low beside the others' to be simulated together")
     return latencies
 
 
-def judge(stream: Stream, runs: Sequence[Digest]) -> StreamResult:
+def judge(stream: Stream, runs: Sequence[Digest], confidence: float) -> StreamResult:
     """What a class saw in all replications. Raises InputError where nothing of it was simulated."""
-    latencies = _latencies(stream, runs)
+    latencies = _latencies(stream, runs, confidence)
     answered = latencies.answered()
     known = answered.requests > 0
-    verdict = verdict_of(stream, runs)
+    percentiles = {level: answered.percentile_s(level) if known else UNKNOWN for level in SHOWN}
+    verdict: Verdict | None = None
     at_slo = late = decide = None
     if stream.percentile is not None and stream.limit_s is not None:
-        at_slo = latencies.percentile_s(stream.percentile)
+        shown = answered is latencies and stream.percentile in percentiles
+        at_slo = percentiles[stream.percentile] if shown else latencies.percentile_s(stream.percentile)
         late = latencies.share_above(stream.limit_s)
+        verdict = latencies.verdict(stream.percentile, stream.limit_s)
         if verdict == "undecided":
             decide = latencies.requests_to_decide(stream.percentile, stream.limit_s)
     return StreamResult(
         verdict,
         latencies.requests,
         answered.mean_s() if known else UNKNOWN,
-        answered.percentile_s(50) if known else UNKNOWN,
-        answered.percentile_s(90) if known else UNKNOWN,
-        answered.percentile_s(99) if known else UNKNOWN,
+        *percentiles.values(),
         at_slo,
         latencies.requests - answered.requests,
         late,
