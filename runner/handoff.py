@@ -72,8 +72,8 @@ MOST_S = 1.0
 """Longest time for bursts, for larger batches, for calls after rests of one length, unless fewer than `LEAST` fit."""
 QUANTILES = 200
 STEADY = 0.9
-"""Share of the ways in and out, and at least of handing over, that are taken as they are; what the others take longer is
-put down to stalls."""
+"""Share of the ways in and out, and at least of handing over, that are taken as they are; what the others take longer
+is put down to stalls."""
 WATCHED_S = 6.0
 """Some three stalls of over a millisecond a second make the 99th percentile of short calls: their number is off by a
 fifth by chance then."""

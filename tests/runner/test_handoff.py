@@ -88,7 +88,7 @@ def test_waking_up_is_told_apart_by_how_long_a_replica_rested() -> None:
 
 
 def test_what_is_a_stall_is_not_handing_over() -> None:
-    """Of equal times the few with a stall in them are cut; times that differ anyhow are cut where ways in and out are."""
+    """Of equal times the few with a stall in them are cut; of times that differ anyhow the longest tenth."""
     rng = np.random.default_rng(0)
     times = 1e-4 + 1e-5 * rng.random(1000)
     held = times + np.where(np.arange(1000) < 20, 0.004, 0.0)
