@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,10 +38,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Placing:
-    """Every replica's slot, and what is to be said about them."""
+    """Every replica's slot, what is to be said about them, and the cores that no replica has."""
 
     slots: tuple[Slot, ...]
     notes: tuple[str, ...] = ()
+    free: tuple[int, ...] = ()
 
 
 def available_cores() -> tuple[int, ...]:
@@ -60,14 +62,30 @@ def _quota(count: int) -> int:
         return count
 
 
+@contextmanager
+def kept_to(cores: Sequence[int]) -> Iterator[None]:
+    """Keep this thread to some cores meanwhile; what it starts begins there, too. No cores: it runs where it may.
+
+    A router that the system puts on a replica's core, as it likes to at low load, drives the model out of that core's
+    caches: calls of 0.2 ms then take a fifth longer (docs/runner.md).
+    """
+    if not cores or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def place_replicas(loaded: LoadedPlan, cores: Sequence[int], *, oversubscribe: bool = False) -> Placing:
     """Give every replica of the plan cores of its own, all machines of the plan side by side on this one, and the GPU
     that it has on the plan's machine.
 
-    What is left over is for router and load generator; they
-    are not pinned to it: on two cores, with one replica, pinning them mostly cost throughput (docs/runner.md).
-    Raises InputError where there are too few cores, unless `oversubscribe`: then cores are shared, and a note
-    says so.
+    What is left over is for router and load generator. Raises InputError where there are too few cores, unless
+    `oversubscribe`: then cores are shared, and a note says so.
     """
     plan, devices = loaded.plan, loaded.workload.workload.devices()
     wanted = [
@@ -93,7 +111,9 @@ def place_replicas(loaded: LoadedPlan, cores: Sequence[int], *, oversubscribe: b
         notes.append(f"oversubscribed: {counts}, so replicas share cores and are slower than planned")
     elif needed == len(cores):
         notes.append("the replicas take every core: router and load generator share cores with them")
-    return Placing(tuple(_spread(plan, wanted, cores)), tuple(notes))
+    slots = tuple(_spread(plan, wanted, cores))
+    taken = {core for slot in slots for core in slot.cores}
+    return Placing(slots, tuple(notes), tuple(core for core in cores if core not in taken))
 
 
 def _spread(plan: Plan, wanted: Sequence[Wanted], cores: Sequence[int]) -> list[Slot]:

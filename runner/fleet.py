@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
 from inferplan.profilers.runtimes.executor import ExecutorSpec
-from inferplan.runner.cores import Placing, Slot
+from inferplan.runner.cores import Placing, Slot, kept_to
 from inferplan.runner.events import OnEvent, ReplicaEnded, ReplicaReady
 from inferplan.runner.frames import Reply
 from inferplan.runner.pipeline import Topology
@@ -28,7 +29,8 @@ MOST_RESTARTS = 5
 
 
 class Fleet:
-    """Async context manager: entering starts every replica (side by side), leaving ends them all.
+    """Async context manager: entering starts every replica (side by side) and keeps this thread, the router's, to the
+    cores that they leave free, leaving ends them all.
 
     Whatever happens in between (an error, a cancellation) no process is left behind.
     """
@@ -47,6 +49,7 @@ class Fleet:
         self._slots: dict[ReplicaName, Slot] = {}
         self._restarts: Counter[ReplicaName] = Counter()
         self._restarting: set[asyncio.Task[None]] = set()
+        self._kept = ExitStack()
         skips = {name: self._skip_code(option) for name, option in self._plan.options.items() if _skips(option)}
         classes = {name: traffic.routes for name, traffic in self._plan.classes.items()}
         routes = Routes({**classes, **row_routes(self._plan.selection)}, seed)
@@ -91,6 +94,7 @@ class Fleet:
         except BaseException:
             await self._stop()
             raise
+        self._kept.enter_context(kept_to(self._placing.free))
         return self
 
     async def __aexit__(
@@ -121,6 +125,7 @@ class Fleet:
             pool.give_up()
 
     async def _stop(self) -> None:
+        self._kept.close()
         for task in self._restarting:
             task.cancel()
         for pool in self.router.pools.values():

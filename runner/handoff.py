@@ -14,9 +14,10 @@ one length: a machine that is left alone for long takes longer to come back also
 - *waking up*: how much longer the replica was taken by a single call than by those of the burst with the same input, by
   the length of its rests.
 
-Last, for a moment, this process works and sleeps by turns, while the replica's cores are kept busy, too. Where it is
-late the machine was doing something else (other processes, the kernel, a hypervisor's other guests): *stalls*, that
-hold up all requests at once.
+Last, for a moment, this process works and sleeps by turns where the router ran, while the replica's cores are kept
+busy, too. Where it is late the machine was doing something else (other processes, the kernel, a hypervisor's other
+guests): *stalls*, that hold up all requests and replies at once. What of the times above is that much longer than the
+rest is left to them, so that nothing counts twice.
 
 Simulations add all of it; without that calls that take less than a few milliseconds look faster than any server is,
 and their tails are several times too short.
@@ -41,7 +42,7 @@ from numpy.typing import NDArray
 
 from inferplan.profilers.runtimes.executor import Executor, ExecutorSpec
 from inferplan.runner import eventloop
-from inferplan.runner.cores import available_cores
+from inferplan.runner.cores import available_cores, kept_to
 from inferplan.runner.frames import dump
 from inferplan.runner.trial import Batch, Burst, Trial
 from inferplan.spec.choice import Choice
@@ -70,17 +71,18 @@ LEAST = 8
 MOST_S = 1.0
 """Longest time for bursts, for larger batches, for calls after rests of one length, unless fewer than `LEAST` fit."""
 QUANTILES = 200
-FINE_QUANTILES = 1000
-"""Of handing over, whose rare long times are the tail of short calls."""
 STEADY = 0.9
-"""Share of the ways in and out that are taken as they are; what the others take longer is put down to stalls."""
-WATCHED_S = 2.5
+"""Share of the ways in and out, and at least of handing over, that are taken as they are; what the others take longer
+is put down to stalls."""
+WATCHED_S = 6.0
+"""Some three stalls of over a millisecond a second make the 99th percentile of short calls: their number is off by a
+fifth by chance then."""
 STARTING_S = 0.1
 STALL_S = 1e-4
 """Being late by less is waking up, which ways in and out have in them."""
 WORK_S, SLEEP_S = 5e-5, 1.5e-4
 """What a router does at some thousand requests a second."""
-ESTIMATE_S = 8.0
+ESTIMATE_S = 11.0
 """What measuring one stage takes, with starting the replica: less than that where calls take a few milliseconds, up to
 twice where they take 50."""
 
@@ -136,7 +138,7 @@ def measure_handoff(
     except (InferplanError, OSError) as error:
         return _with(row, status="failed", reason=str(error).replace("\n", "; "))
     own_s = _medians(served, "service_s")
-    handed = np.array([one.handed_s for batches in served.at_work for one in batches])
+    handed = _without_stalls(np.array([one.handed_s for batches in served.at_work for one in batches]))
     handoffs = handed + max(_more_than_chance(own_s[: len(alone)] - alone), 0.0)
     further = [(one.handed_s - float(np.median(handed))) / (one.size - 1) for one in served.larger]
     short = [one for rest, singles in served.singles.items() if rest <= SHORT_S for one in singles]
@@ -145,9 +147,9 @@ def measure_handoff(
         row,
         n=len(handed),
         handoff_mean_s=float(handoffs.mean()),
-        handoffs_s=_quantiles(handoffs, FINE_QUANTILES),
+        handoffs_s=_quantiles(handoffs),
         entry_s=max(float(np.median(entries)), 0.0),
-        entries_s=_quantiles(np.minimum(entries, np.quantile(entries, STEADY)), QUANTILES),
+        entries_s=_quantiles(np.minimum(entries, np.quantile(entries, STEADY))),
         handoff_call_s=max(float(np.median(further)), 0.0) if further else None,
         wakings_s=json.dumps(_wakings(served)),
         stalls_s=json.dumps([round(stall, 9) for stall in _stalls(_cores(point))]),
@@ -169,6 +171,12 @@ def _wakings(served: _Served) -> list[tuple[float, float]]:
         most = max(most, _more_than_chance(taken - at_work[: len(taken)]))
         found.append((least, round(most, 9)))
     return found
+
+
+def _without_stalls(times_s: Floats) -> Floats:
+    """Times as long as the steady ones, or as longer than their median as is no stall yet."""
+    longest = max(float(np.quantile(times_s, STEADY)), float(np.median(times_s)) + STALL_S)
+    return np.minimum(times_s, longest)
 
 
 def _more_than_chance(differences_s: Floats) -> float:
@@ -217,17 +225,19 @@ def _stalls(busy_cores: Sequence[int]) -> list[float]:
     a moment, sleeps, and so on, as a router does. One that never slept would be put behind all that does."""
     found: list[float] = []
     burners = [subprocess.Popen([sys.executable, "-S", "-c", _BURNER, str(core)]) for core in busy_cores]
+    free = [core for core in available_cores() if core not in busy_cores]
     try:
         sleep(STARTING_S)
-        now = perf_counter()
-        end = now + WATCHED_S
-        while now < end:
-            for due, wait in ((now + WORK_S, _spin), (now + WORK_S + SLEEP_S, _doze)):
-                wait(due)
-                now = perf_counter()
-                if now - due > STALL_S:
-                    found.append(now - due)
-                    break
+        with kept_to(free):
+            now = perf_counter()
+            end = now + WATCHED_S
+            while now < end:
+                for due, wait in ((now + WORK_S, _spin), (now + WORK_S + SLEEP_S, _doze)):
+                    wait(due)
+                    now = perf_counter()
+                    if now - due > STALL_S:
+                        found.append(now - due)
+                        break
     finally:
         for burner in burners:
             burner.kill()
@@ -259,9 +269,9 @@ def _cores(point: Measurement) -> tuple[int, ...]:
     return available_cores()[-max(1, point.key.threads) :]
 
 
-def _quantiles(times_s: Floats, most: int) -> str:
+def _quantiles(times_s: Floats) -> str:
     """Evenly spaced quantiles as JSON; what came out below 0 is noise of the clock."""
-    count = min(most, len(times_s))
+    count = min(QUANTILES, len(times_s))
     levels = (np.arange(count) + 0.5) / count
     return json.dumps([round(float(time), 9) for time in np.quantile(np.maximum(times_s, 0.0), levels)])
 

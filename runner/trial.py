@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from inferplan.profilers.runtimes.executor import ExecutorSpec
+from inferplan.runner.cores import available_cores, kept_to
 from inferplan.runner.frames import Blob, Reply
 from inferplan.runner.pipeline import Topology
 from inferplan.runner.pool import Backend, Failure, OptionPool
@@ -77,7 +79,8 @@ class _OnlyOption(Routes):
 
 
 class Trial:
-    """Async context manager: entering starts the replica, leaving ends it.
+    """Async context manager: entering starts the replica and keeps this thread to the other cores, as a run does;
+    leaving ends it.
 
     Raises InputError where it cannot start or does not answer.
     """
@@ -86,6 +89,8 @@ class Trial:
         self, workload: Workload, spec: ExecutorSpec, provider: str, threads: int, cores: tuple[int, ...]
     ) -> None:
         alone = Topology.of(Pipeline(stages={spec.stage: workload.pipeline.stages[spec.stage]}))
+        self._free = tuple(core for core in available_cores() if core not in cores)
+        self._kept = ExitStack()
         self._limit_s = workload.profile.load_timeout_s
         self._loop = asyncio.get_running_loop()
         self._router = Router(alone, _OnlyOption(), {})
@@ -98,11 +103,13 @@ class Trial:
         except BaseException:
             await self._replica.stop()
             raise
+        self._kept.enter_context(kept_to(self._free))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._kept.close()
         await self._replica.stop()
 
     async def send(self, item: Blob, calls: int, rest_s: float, max_batch: int = 1) -> Burst:

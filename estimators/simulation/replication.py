@@ -336,9 +336,11 @@ def serve_stage(
             # A class's calls of a stage may go to several stations; each is done at one of them.
             done[owner] = times if len(done[owner]) == 0 else np.minimum(done[owner], times)
     for stream in network.streams:
-        calls = arriving[stream.name]
+        calls, times = arriving[stream.name], done[stream.name]
+        if run.stalls is not None:
+            times = run.stalls.held_up(times)
         run.calls[stream.name, stage] = Calls(
-            calls.owner, calls.parent, calls.times_s, calls.station, done[stream.name], calls.one_each
+            calls.owner, calls.parent, calls.times_s, calls.station, times, calls.one_each
         )
 
 

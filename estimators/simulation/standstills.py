@@ -1,6 +1,8 @@
-"""When the machine leaves the router standing: requests that come meanwhile are all held up until the end.
+"""When the machine leaves the router standing: requests that come meanwhile, and replies of replicas, are all held up
+until the end.
 
-It differs from a time drawn per request, as what comes meanwhile then comes at once, while replicas have run dry.
+It differs from a time drawn per request, as what comes meanwhile then comes at once, while replicas have run dry. What
+waits for a replica already is served meanwhile, which it is not in truth: that is few calls where stalls are short.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class Standstills:
         return cls(starts[first], ends[last])
 
     def held_up(self, times_s: Floats) -> Floats:
-        """Sorted times, those in a standstill put off until its end."""
+        """Times, in any order, those in a standstill put off until its end."""
         if len(self.starts_s) == 0:
             return times_s
         before = np.searchsorted(self.starts_s, times_s, side="right") - 1

@@ -121,6 +121,7 @@ def reference(network: Network, chance: Chance) -> Outcome:
     done: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     events: list[tuple[float, int, int, str, Any, int]] = []
     places: dict[str, Place] = {}
+    stalls = stalls_of(network, chance)
     for name, station in network.stations.items():
         calls = sum(route == name for stream in network.streams for route in tree.routes[stream.name, station.stage])
         replicas = [Replica(0.0, f, i) for i, f in enumerate(station.slowdowns or (1.0,) * station.replicas)]
@@ -138,7 +139,7 @@ def reference(network: Network, chance: Chance) -> Outcome:
         for request, time in enumerate(tree.entries[stream.name]):
             way = network.entry_delay_s.get((stream.name, tree.routes[stream.name, first][request]), 0.0)
             event = (
-                held_up(network, chance, time) + way,
+                held_up(stalls, time) + way,
                 rank[first],
                 3,
                 "arrive",
@@ -148,7 +149,7 @@ def reference(network: Network, chance: Chance) -> Outcome:
             heapq.heappush(events, event)
 
     def finish(time: float, owner: str, stage: str, call: int) -> None:
-        done[owner, stage][call] = time
+        done[owner, stage][call] = held_up(stalls, time)
         for target in following[stage]:
             for child, parent in enumerate(tree.parents[owner, target]):
                 if parent != call:
@@ -202,16 +203,20 @@ def reference(network: Network, chance: Chance) -> Outcome:
     return Outcome(times, answered, places)
 
 
-def held_up(network: Network, chance: Chance, time: float) -> float:
-    """When the router gets to a request."""
+def stalls_of(network: Network, chance: Chance) -> list[tuple[float, float]]:
+    """When the router stands still: from, until; they may overlap."""
     if network.stalls is None:
-        return time
+        return []
     rng, lengths = chance.of("stalls"), network.stalls.lengths_s
     starts = sorted((rng.random(int(rng.poisson(network.stalls.rate_hz * END_S))) * END_S).tolist())
-    stalls = [
+    return [
         (start, start + lengths[int(u * len(lengths))])
         for start, u in zip(starts, rng.random(len(starts)), strict=True)
     ]
+
+
+def held_up(stalls: list[tuple[float, float]], time: float) -> float:
+    """When the router gets to what comes then."""
     while any(start <= time < end for start, end in stalls):
         time = max(end for start, end in stalls if start <= time < end)
     return time

@@ -266,6 +266,18 @@ def test_stalls_hold_up_what_comes_meanwhile(station: MakeStation, single: Make)
     assert few.latencies_s["c"].max() <= length + 0.001 + 1e-6
 
 
+def test_stalls_hold_up_replies(station: MakeStation, single: Make) -> None:
+    """Of requests served for a time w one is late that meets a stall on the way in or has its reply in one: as stalls
+    of length d come at rate r, and w is longer than d, a share 1 - exp(-2 r d) of them is."""
+    rate, length = 0.1, 0.2
+    slow = single(station("s", "s", [(1, 1.0)]), 0.005)
+    run = replicate(dataclasses.replace(slow, stalls=Stalls(rate, (length,))), Chance(0, 0), 2_000_000.0, 0.0)
+    late = run.latencies_s["c"] - 1.0
+    alone = late < 1.0 - 1e-6  # served without waiting for others
+    expected = 1 - math.exp(-2 * rate * length)
+    assert float((late[alone] > 1e-6).mean()) == pytest.approx(expected, abs=0.02)
+
+
 def test_a_stall_sends_a_burst(station: MakeStation, single: Make) -> None:
     """What came in a second of standing still waits for one another, and so does what comes until they are served."""
     busy = single(station("s", "s", [(1, 0.005)]), 100.0, Arrivals(process="deterministic"))

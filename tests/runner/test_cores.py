@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import cast
 import pytest
 
 from inferplan.runner import cores
-from inferplan.runner.cores import available_cores, place_replicas
+from inferplan.runner.cores import available_cores, kept_to, place_replicas
 from inferplan.runner.replica import Replica, ReplicaName
 from inferplan.runner.worker import Assignment
 from inferplan.spec.errors import InputError
@@ -26,12 +27,14 @@ def test_replicas_do_not_share_cores(deploy: Deploy) -> None:
     assert [slot.cores for slot in placing.slots] == [(6, 7), (4, 5), (2, 3)]
     assert {slot.machine for slot in placing.slots} == {"edge/cpu[0]"}
     assert placing.notes == ()
+    assert placing.free == (0, 1)
 
 
 def test_no_core_left_for_the_router_is_noted(deploy: Deploy) -> None:
     placing = place_replicas(deploy("scale", options={"double": {"replicas": 2}}), [3, 5])
     assert [slot.cores for slot in placing.slots] == [(5,), (3,)]
     assert "every core" in placing.notes[0]
+    assert placing.free == ()
 
 
 def test_too_few_cores_are_refused_unless_sharing_is_asked_for(deploy: Deploy) -> None:
@@ -73,6 +76,18 @@ def test_replicas_on_machines_with_several_gpus_are_shown_their_own(
     assert shown(1) == {"CUDA_VISIBLE_DEVICES": "GPU-7f"}
     with pytest.raises(InputError, match="planned for GPU 2 of its machine, and 2 are shown here"):
         shown(2)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be pinned here")
+def test_a_thread_is_kept_to_cores_for_as_long_as_asked() -> None:
+    before = os.sched_getaffinity(0)
+    one = min(before)
+    with pytest.raises(KeyError), kept_to([one]):
+        assert os.sched_getaffinity(0) == {one}
+        raise KeyError
+    assert os.sched_getaffinity(0) == before
+    with kept_to([]):
+        assert os.sched_getaffinity(0) == before
 
 
 def test_a_container_quota_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

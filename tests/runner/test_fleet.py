@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -49,6 +50,21 @@ def answers_of(loaded: LoadedPlan, requests: Sequence[Any], *, together: bool) -
             ]
 
     return eventloop.run(ask)
+
+
+@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: ())(0)) < 2, reason="needs two cores")
+def test_the_router_keeps_off_the_cores_of_replicas(deploy: Deploy) -> None:
+    before = os.sched_getaffinity(0)
+    loaded = deploy("scale")
+    placing = place_replicas(loaded, sorted(before))
+
+    async def look() -> set[int]:
+        async with Fleet(loaded, placing, seed=0, restart=False, start_limit_s=60, on_event=ignore):
+            return os.sched_getaffinity(0)
+
+    during = eventloop.run(look)
+    assert during == before - {core for slot in placing.slots for core in slot.cores}
+    assert os.sched_getaffinity(0) == before
 
 
 def directly(value: int, *, skip_tail: bool) -> list[float]:

@@ -47,7 +47,7 @@ def test_a_stage_is_served_for_a_moment(deploy: Deploy, kind: str, stage: str, l
     assert row.n >= (handoff.LEAST - handoff.WARMUP) * (handoff.BURST - handoff.WORKING)
     times = json.loads(row.handoffs_s)
     assert times == sorted(times)
-    assert len(times) == min(row.n, handoff.FINE_QUANTILES)
+    assert len(times) == min(row.n, handoff.QUANTILES)
     # Two processes cannot pass anything on in less than a microsecond; how long it takes is the machine's affair.
     assert 1e-6 < times[0] <= (row.handoff_mean_s or 0)
     assert (row.entry_s or 0) > 0
@@ -85,6 +85,18 @@ def test_waking_up_is_told_apart_by_how_long_a_replica_rested() -> None:
     assert [time for _, time in found] == pytest.approx([0.0, 0.0, 2e-4, 2e-4, 5e-4], abs=2e-5)
     # What is no more than chance is nothing.
     assert max(time for _, time in handoff._wakings(served(dict.fromkeys(longer, 0.0), 1e-3))) == 0.0
+
+
+def test_what_is_a_stall_is_not_handing_over() -> None:
+    """Of equal times the few with a stall in them are cut; of times that differ anyhow the longest tenth."""
+    rng = np.random.default_rng(0)
+    times = 1e-4 + 1e-5 * rng.random(1000)
+    held = times + np.where(np.arange(1000) < 20, 0.004, 0.0)
+    cut = handoff._without_stalls(held)
+    assert np.array_equal(cut[20:], times[20:])
+    assert cut.max() == pytest.approx(float(np.median(held)) + handoff.STALL_S)
+    long = np.linspace(0.001, 0.011, 1001)
+    assert handoff._without_stalls(long).max() == pytest.approx(0.010)
 
 
 def test_what_cannot_be_served_is_a_row_that_says_why(deploy: Deploy) -> None:
