@@ -157,7 +157,7 @@ class _Question:
         enquiry = self._spot.enquiry
         plan = enquiry.plan
         kept = enquiry.best_of(self._program)
-        if kept is None and enquiry.seconds_left <= 0:
+        if kept is None and (enquiry.seconds_left <= 0 or self._program.timed_out):
             return None
         self.answered = True
         whatever = _whatever(plan.ask)
