@@ -12,10 +12,12 @@ the same mean rates:
 Profiles are DIR/NAME.profile, as `inferplan profile sample_workloads/NAME/workload.yaml` writes them. Workloads without
 one, or whose models are not there, are left out and named.
 
-In every case all strategies of `inferplan compare` decide, and are priced, simulated and checked alike. The table has
-per workload and strategy: in how many cases it kept every promise; its cost over that of `optimal` in those, in the
-mean and at worst; how long it took to decide, median and most; which promises it broke how often. Last come the cases
-in which some strategy kept every promise for less than `optimal`, or where `optimal` did not: there should be none.
+In every case all strategies of `inferplan compare` decide, and are priced, simulated and checked alike. The first table
+has per workload and strategy: in how many cases it kept every promise; its cost over that of `optimal` in those, in the
+mean and at worst; how long it took to decide, median and most; which promises it broke how often. The second one has
+the same over all workloads, by kind of traffic; costs are multiples of those of `optimal` there, median and worst. Last
+come the cases in which some strategy kept every promise for less than `optimal`, or where `optimal` did not: there
+should be none.
 
 Cases are written to --results as they are done (one Parquet file each) and read from there the next time, so that a run
 can be stopped and taken up again; --budget-s stops it.
@@ -181,6 +183,34 @@ def table(rows: Sequence[Row]) -> Table:
     return Table(columns, body)
 
 
+def summary(rows: Sequence[Row]) -> Table:
+    """Per strategy, over all workloads."""
+    kinds = list(dict.fromkeys(row.traffic for row in rows))
+    columns = [
+        *left("strategy"),
+        *right(*kinds, "cost", "at worst", "decided in", "at most"),
+        *left("broken or not decided"),
+    ]
+    body = []
+    for strategy in STRATEGIES:
+        own = [row for row in rows if row.strategy == strategy]
+        over = [1 + row.over_optimal for row in own if row.over_optimal is not None]
+        times = [row.decision_s for row in own]
+        kept = [[row.keeps for row in own if row.traffic == kind] for kind in kinds]
+        body.append(
+            [
+                strategy,
+                *(f"{sum(which)} of {len(which)}" for which in kept),
+                f"x {statistics.median(over):.2f}" if over else "-",
+                f"x {max(over):.2f}" if over else "-",
+                f"{statistics.median(times):.2f} s",
+                f"{max(times):.2f} s",
+                _reasons(own),
+            ]
+        )
+    return Table(columns, body)
+
+
 def _reasons(rows: Sequence[Row]) -> str:
     """Which promises were broken, how often."""
     counts: Counter[str] = Counter()
@@ -225,6 +255,8 @@ def main() -> int:
         return 1
     print()
     print(plain(table(rows)))
+    print()
+    print(plain(summary(rows)))
     found = beaten(rows)
     print(f"\ncases in which a strategy kept every promise for less than optimal: {len(found)}")
     for line in found:

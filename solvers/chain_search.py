@@ -32,7 +32,7 @@ from inferplan.solvers.problem import Problem
 
 BEAMS = (Beam(200, 50), Beam(800, 300), Beam(3_000, 400), Beam(60_000, 100_000))
 """What searches go on with, one after the other; the widest only for what is promised or worth something, not for ties
-among latencies, cores and names."""
+among latencies, cores and names. One width less where a question says that it is in a hurry."""
 MAX_SUMS = 50_000
 """Sums of prices that are listed; beyond them costs are taken for any number."""
 MAX_FLEETS = 24
@@ -48,12 +48,13 @@ class Unsuited(Exception):
 @dataclass(frozen=True)
 class Answer:
     """Chosen columns. `values` are the goals' as the program states them; `bound` is of the first goal. `proven`: there
-    is none better for it, by more than the gap."""
+    is none better for it, by more than the gap. `tied`: ties are broken exactly."""
 
     columns: tuple[Column, ...]
     values: dict[Goal, float]
     bound: float
     proven: bool
+    tied: bool
 
 
 @dataclass
@@ -83,33 +84,56 @@ class ChainSearch:
         self.problem = problem
         self._criteria = Criteria(problem, columns)
         self._sums = np.zeros(0)
+        self._places = {_name(column): index for own in self._criteria.stages for index, column in enumerate(own)}
 
-    def ask(self, ask: Ask, deadline: float, gap: float) -> Answer | None:
+    def ask(
+        self, ask: Ask, deadline: float, gap: float, known: Sequence[Column] = (), hurry: bool = False
+    ) -> Answer | None:
         """The best plan for a question; None where there is none.
 
-        Ties are broken as far as the widest search goes. Raises Unsuited where labels do not answer the question,
-        TooManyLabels where they are too many to find any plan.
+        `known` is a plan to begin with, if it keeps what is asked. Ties are broken as far as the widest search goes;
+        in a `hurry` one width less. Raises Unsuited where labels do not answer the question, TooManyLabels where they
+        are too many to find any plan.
         """
         reach, devices = self._promised(ask), self._criteria.fleet.devices
         bars = self._bars(ask)
         items: Sequence[int] | None = None
         values: dict[Goal, float] = {}
-        bound, proven = -math.inf, True
+        bound, proven, tied = -math.inf, True, True
         for goal in ask.goals:
             if not self._means(goal, ask) or not proven:
                 continue
+            items = items or self._keeping(known, goal, reach, bars)
             beams = BEAMS if not values or goal == ACCURACY else BEAMS[:-1]
-            found = self._best(goal, reach, bars, items, deadline, 0.0 if values else gap, beams)
+            found = self._best(
+                goal, reach, bars, items, deadline, 0.0 if values else gap, beams[:-1] if hurry and values else beams
+            )
             if found.items is None:
                 return None
             if not values:
                 bound, proven = self._stated(goal, found.bound, ask), found.settled
+            else:
+                tied &= found.settled
             items, values[goal] = found.items, self._stated(goal, found.value, ask)
             reach = reach.within(goal, devices, found.value + ROUNDING * max(abs(found.value), ROUNDING))
         if items is None:
             raise Unsuited("no goal means anything")
         columns = tuple(own[item] for own, item in zip(self._criteria.stages, items, strict=True))
-        return Answer(columns, values, bound, proven)
+        return Answer(columns, values, bound, proven, tied)
+
+    def _keeping(
+        self, columns: Sequence[Column], goal: Goal, reach: Reach, bars: Sequence[Bar]
+    ) -> Sequence[int] | None:
+        """A plan as items, if it is one of these and keeps all limits."""
+        places = self._where(columns)
+        if len(places) < len(self._criteria.stages):
+            return None
+        items = [places[own[0].stage] for own in self._criteria.stages]
+        frame = self._criteria.frame(goal, reach, bars)
+        ends = reached(frame.steps, items)
+        keeps = bool(np.all(ends <= frame.steps[-1].room))
+        value = float(self._criteria.read(goal, reach, frame, ends[None, :])[0])
+        return items if keeps and value <= reach.of(goal, self._criteria.fleet.devices) else None
 
     def _promised(self, ask: Ask) -> Reach:
         """The limits that a question sets."""
@@ -148,10 +172,20 @@ class ChainSearch:
                 tuple(frozenset(i for i, c in enumerate(own) if (c.stage, c.option.variant) in names) for own in stages)
             )
         for plan in ask.rejected:
-            bar = tuple(frozenset(i for i, c in enumerate(own) if c in plan) for own in stages)
-            if sum(len(items) for items in bar) == len(plan):
-                bars.append(bar)
+            places = self._where(plan)
+            if len(places) == len(stages):
+                bars.append(tuple(frozenset([places[own[0].stage]]) for own in stages))
         return bars
+
+    def _where(self, columns: Sequence[Column]) -> dict[str, int]:
+        """The items that columns of a plan are, by stage, as far as they are among these."""
+        found = {}
+        for column in columns:
+            item = self._places.get(_name(column))
+            own = self._criteria.stages[self.problem.stages.index(column.stage)]
+            if item is not None and own[item] == column:
+                found[column.stage] = item
+        return found
 
     def _means(self, goal: Goal, ask: Ask) -> bool:
         need = self.problem.classes[0]
@@ -346,6 +380,11 @@ class ChainSearch:
         size = math.prod(len(self.problem.variants(stage)) for stage in self.problem.stages)
         accuracy = self.problem.accuracy
         return accuracy.composition if accuracy is not None and size <= MAX_COMBINATIONS else None
+
+
+def _name(column: Column) -> tuple[str, str, int]:
+    """What tells columns of a chain apart, nearly always: comparing all of their fields takes long."""
+    return column.stage, column.option.name, column.replicas
 
 
 def sums_of(prices: Sequence[float], most: float) -> Floats:

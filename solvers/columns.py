@@ -393,20 +393,36 @@ def column_of(
     variants: Sequence[Mapping[str, str]],
 ) -> Column:
     """The same for some classes; `variants` are those of each of them."""
-    stage, needs = option.stage, [problem.classes[k] for k in classes]
+    return columns_of(problem, [(option, (replicas,))], classes, variants)[0]
+
+
+def columns_of(
+    problem: Problem,
+    options: Sequence[tuple[Option, tuple[int, ...]]],
+    classes: tuple[int, ...],
+    variants: Sequence[Mapping[str, str]],
+) -> list[Column]:
+    """The same for several options of one stage and choice, each with numbers of replicas, in their order."""
+    stage, needs = options[0][0].stage, [problem.classes[k] for k in classes]
     joined, counts, which = together(needs, [problem.laws.calls(stage, own) for own in variants])
     calls = [counts[index] for index in which]
     arrivals = _arrivals(joined, counts)
-    if option.service is None:
+    if options[0][0].service is None:
         nothing = (0.0,) * len(classes)
-        return Column(stage, classes, (), option, 0, arrivals.rate_rps, 0.0, 1.0, 0.0, nothing, nothing)
+        return [
+            Column(stage, classes, (), option, 0, arrivals.rate_rps, 0.0, 1.0, 0.0, nothing, nothing)
+            for option, _ in options
+        ]
     levels = [need.percentile for need in needs]
-    demand = Demand(
-        option.service, option.max_batch, option.max_queue_delay_s, (replicas,), arrivals, max(levels) / 100
-    )  # fmt: skip
-    figures, tails = _latencies([demand], levels, calls)
+    demands = [
+        Demand(option.service, option.max_batch, option.max_queue_delay_s, replicas, arrivals, max(levels) / 100)
+        for option, replicas in options
+        if option.service is not None
+    ]
+    figures, tails = _latencies(demands, levels, calls)
+    numbers = [(index, n) for index, (_, replicas) in enumerate(options) for n in replicas]
+    owner, replicas_of = np.array(numbers, dtype=np.int64).T
     cells = _Cells(
-        stage, classes, (), arrivals.rate_rps, [option], np.zeros(1, dtype=np.int64), np.array([replicas]),
-        figures, tails,
-    )  # fmt: skip
-    return cells.columns([0])[0]
+        stage, classes, (), arrivals.rate_rps, [option for option, _ in options], owner, replicas_of, figures, tails
+    )
+    return cells.columns(range(len(owner)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from inferplan.estimators.simulation import SimulationResult
@@ -19,9 +18,11 @@ from inferplan.solvers.explain import Chosen
 from inferplan.solvers.judge import SEARCH, Judge
 from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.problem import Problem
-from inferplan.solvers.program import Ask
+from inferplan.solvers.program import RATIO, Ask
 from inferplan.solvers.search import Search
 
+GOALS = 2
+"""Goals that deciding again looks at: what it is about, and what breaks most ties."""
 TRIES = 6
 """Plans that are tried for one question, before it counts as not answered."""
 FIGURES = 3
@@ -41,6 +42,7 @@ class Enquiry:
 
     plan: Chosen
     left_out: list[str] = field(default_factory=list)
+    _tabulated: dict[object, list[Column]] = field(default_factory=dict)
 
     @property
     def worth(self) -> float:
@@ -75,12 +77,10 @@ class Enquiry:
             self.left_out.append(f"{about}: the simulation certified none of the {TRIES} best plans")
         return None
 
-    def decide(
-        self, about: str, ask: Ask, problem: Problem | None = None, columns: Sequence[Column] | None = None
-    ) -> Answer | None:
-        """What would be decided under the promises of a question, for another `problem`, from these columns alone: by
-        the search, from the beginning, but without its look near rejected plans. None where there is no plan, or time
-        ran out (noted)."""
+    def decide(self, about: str, ask: Ask, problem: Problem | None = None) -> Answer | None:
+        """What would be decided under the promises of a question, for another `problem`: by the search, from the
+        beginning, but without its look near rejected plans, and with ties broken by the second goal alone. None where
+        there is no plan, or time ran out (noted)."""
         plan = self.plan
         if self.seconds_left <= 0:
             self.left_out.append(f"{about}: out of time")
@@ -88,15 +88,41 @@ class Enquiry:
         # Limits are looked for where they just are kept, or just not: what stays undecided there is no plan.
         judge = plan.judge if problem is None else Judge(problem, plan.judge.seed, final=SEARCH)
         asked = _promising(problem or plan.problem, ask)
-        program = Solver(asked, assured_columns(asked) if columns is None else columns)
+        program = Solver(asked, self._columns(asked))
+        question = replace(ask, goals=ask.goals[:GOALS], rejected=())
         # Many questions are asked: a look near every rejected plan, by simulation alone, would take too long.
-        search = Search(asked, program, judge, replace(ask, rejected=()), plan.gap, plan.deadline, repairs=False)
+        search = Search(asked, program, judge, question, plan.gap, plan.deadline, repairs=False)
         search.run()
         if search.incumbent is not None:
             return Answer(search.incumbent, judge.certain(search.incumbent))
         if self.seconds_left <= 0 or program.timed_out:
             self.left_out.append(f"{about}: out of time")
         return None
+
+    def first_of(self, program: Solver) -> Solution | None:
+        """The plan that the program thinks best, of those it knows; its bound is of all of them. None where there is
+        none, or none was found soon (`timed_out`)."""
+        question = replace(self.plan.ask, goals=self.plan.ask.goals[:1], rejected=())
+        return program.ask(question, max(self.seconds_left, 0.05), self.plan.gap, settle=False, hurry=True)
+
+    def best_of(self, program: Solver) -> Answer | None:
+        """The best certified plan of those that a program knows, by a quick search that begins with what the plan's own
+        taught of latencies. Of equals the fastest is tried. None where none was certified."""
+        plan = self.plan
+        goals = (plan.ask.objective, *([RATIO] if plan.ask.scales else []))
+        question = replace(plan.ask, goals=goals, rejected=())
+        scales = {name: scale for name, scale in plan.ask.scales.items() if scale is not None}
+        search = Search(plan.problem, program, plan.judge, question, plan.gap, plan.deadline, quick=True, scales=scales)
+        search.run()
+        return None if search.incumbent is None else Answer(search.incumbent, plan.judge.certain(search.incumbent))
+
+    def _columns(self, asked: Problem) -> list[Column]:
+        """Columns of an instance; what they are does not depend on limits and floors."""
+        classes = tuple(replace(need, limit_s=None, floor=None) for need in asked.classes)
+        key = classes, tuple(sorted((name, device.count) for name, device in asked.devices.items()))
+        if key not in self._tabulated:
+            self._tabulated[key] = assured_columns(asked)
+        return self._tabulated[key]
 
     def better(self, ask: Ask) -> Ask:
         """A question for plans that are better than this one only."""

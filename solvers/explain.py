@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from inferplan.estimators.accuracy import AccuracyEstimate
+from inferplan.estimators.simulation import SimulationResult
 from inferplan.solvers.columns import Column
 from inferplan.solvers.document import accuracies
 from inferplan.solvers.judge import GLANCE, Judge, limits_s
@@ -39,10 +40,10 @@ class Chosen:
     gap: float
     unstable: tuple[tuple[Column, ...], ...] = ()
 
-    def best(self, ask: Ask) -> Solution | None:
-        """The best plan for another question; None where there is none, or no time is left."""
+    def best(self, ask: Ask, settle: bool = True) -> Solution | None:
+        """The best plan for another question; None where there is none, or no time is left. `settle` as in `Solver`."""
         left = self.deadline - time.monotonic()
-        found = self.program.ask(ask, left, self.gap) if left > 0 else None
+        found = self.program.ask(ask, left, self.gap, settle=settle) if left > 0 else None
         return None if found is None else arranged(self.problem, found)
 
     def accuracies(self, solution: Solution) -> dict[str, AccuracyEstimate | None]:
@@ -58,7 +59,7 @@ def binding(plan: Chosen, tails_s: Mapping[str, float]) -> list[Binding]:
     own, goal = plan.solution.worth(plan.ask), plan.ask.objective
     found: list[Binding] = []
     for relaxed, entry in _promises(plan, tails_s):
-        if plan.best(replace(relaxed, goals=(goal,), better_than=own)) is not None:
+        if plan.best(replace(relaxed, goals=(goal,), better_than=own), settle=False) is not None:
             found.append(entry)
     return found
 
@@ -109,7 +110,7 @@ def alternatives(plan: Chosen) -> list[Alternative]:
     found: list[Alternative] = []
 
     def consider(ask: Ask, reason: str) -> None:
-        solution = plan.best(ask)
+        solution = plan.best(ask, settle=False)
         if solution is not None and _variants(solution) not in seen:
             seen.append(_variants(solution))
             found.append(_alternative(plan, solution, reason))
@@ -138,20 +139,24 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def verdict(plan: Chosen, solution: Solution) -> Verdict:
-    """Why another plan is not the better one."""
-    problem = plan.problem
-    result = plan.judge.judge(solution, GLANCE)
+def verdict(plan: Chosen, solution: Solution, result: SimulationResult | None = None) -> Verdict:
+    """Why another plan is not the better one; it is simulated shortly where no `result` of it is there."""
+    result = result or plan.judge.judge(solution, GLANCE)
     tails = {
         name: stream.latency_slo_s.value for name, stream in result.streams.items() if stream.latency_slo_s is not None
     }
     accuracies = plan.accuracies(solution)
-    values = [estimate.value for estimate in accuracies.values() if estimate is not None]
-    worst = min if problem.accuracy is None or problem.accuracy.turn.direction == "maximize" else max
     why = [*_broken(plan, accuracies, tails), *_dearer(plan, solution)]
     if result.unstable:
         why.insert(0, "its replicas slow one another down too much to keep up")
-    return Verdict(worst(values) if values else None, max(tails.values(), default=None), tuple(why))
+    return Verdict(worst_accuracy(plan.problem, accuracies), max(tails.values(), default=None), tuple(why))
+
+
+def worst_accuracy(problem: Problem, accuracies: Mapping[str, AccuracyEstimate | None]) -> float | None:
+    """That of the class that is worst off; None where none is known."""
+    values = [estimate.value for estimate in accuracies.values() if estimate is not None]
+    worst = min if problem.accuracy is None or problem.accuracy.turn.direction == "maximize" else max
+    return worst(values) if values else None
 
 
 def _alternative(plan: Chosen, solution: Solution, label: str) -> Alternative:

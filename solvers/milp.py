@@ -108,6 +108,8 @@ class Solution:
     """The classes as they are split; empty: those of the problem."""
     by: str = PROGRAM
     """What found it."""
+    tied: bool = True
+    """Whether ties are broken as well as they can be, or in a hurry."""
 
     def worth(self, ask: Ask) -> float:
         """A question's objective, to be minimised: cost, power, minus the accuracy (as it is encoded), or a weighted
@@ -185,28 +187,49 @@ class Solver:
         exact = self.method != "program" and every and why_not(self.problem, self.columns) is None
         return ChainSearch(self.problem, self.columns) if exact else None
 
-    def ask(self, ask: Ask, time_limit_s: float, gap: float) -> Solution | None:
-        """The best plan for a question; None where there is none, or none was found in time (`timed_out`)."""
+    def ask(
+        self,
+        ask: Ask,
+        time_limit_s: float,
+        gap: float,
+        *,
+        known: Sequence[Column] = (),
+        settle: bool = True,
+        hurry: bool = False,
+    ) -> Solution | None:
+        """The best plan for a question; None where there is none, or none was found in time (`timed_out`).
+
+        `known` is a plan to begin with, if it keeps what is asked. `settle`: whether the plan should be the best one,
+        and proven; else what labels find is good enough. Where they find one, the program has half of the time to find
+        a better one. `hurry`: ties need not be broken to the last; and what need not be settled is not asked of the
+        program where labels are too many (`timed_out`).
+        """
         deadline = time.monotonic() + time_limit_s
         self.timed_out = False
         if self._chain is None:
             return self._by_program(ask, deadline, gap)
         try:
-            found = self._by_labels(self._chain, ask, deadline, gap)
-        except (Unsuited, TooManyLabels):
+            found = self._by_labels(self._chain, ask, deadline, gap, known, hurry)
+        except (Unsuited, TooManyLabels) as error:
             if self.method == "labels":
                 raise
+            if isinstance(error, TooManyLabels) and hurry and not settle:
+                self.timed_out = True
+                return None
             return self._by_program(ask, deadline, gap)
-        if found is None or found.proven or self.method == "labels":
+        if found is None or found.proven or self.method == "labels" or not settle:
             return found
-        other = self._by_program(ask, deadline, gap)
+        now = time.monotonic()
+        other = self._by_program(ask, now + (deadline - now) / 2, gap)
         if other is None or other.objective >= found.objective:
             self.timed_out = False
             return found if other is None else replace(found, bound=max(found.bound, other.bound))
         return replace(other, bound=max(found.bound, other.bound))
 
-    def _by_labels(self, chain: ChainSearch, ask: Ask, deadline: float, gap: float) -> Solution | None:
-        answer = chain.ask(ask, deadline, gap)
+    def _by_labels(
+        self, chain: ChainSearch, ask: Ask, deadline: float, gap: float, known: Sequence[Column], hurry: bool
+    ) -> Solution | None:
+        answer = chain.ask(ask, deadline, gap, known, hurry)
         if answer is None:
             return None
         plan, goal = solution_of(self.problem, answer.columns), next(iter(answer.values))
@@ -214,7 +237,7 @@ class Solver:
         objective = answer.values[goal] * scale
         return replace(
             plan, objective=objective, bound=min(answer.bound * scale, objective), proven=answer.proven,
-            values=answer.values, by=LABELS,
+            values=answer.values, by=LABELS, tied=answer.tied,
         )  # fmt: skip
 
     def _by_program(self, ask: Ask, deadline: float, gap: float) -> Solution | None:

@@ -70,8 +70,17 @@ class MixtureSolver(Solver):
         """The programs of every pattern."""
         return self._programs
 
-    def ask(self, ask: Ask, time_limit_s: float, gap: float) -> Solution | None:
-        found = super().ask(ask, time_limit_s, gap)
+    def ask(
+        self,
+        ask: Ask,
+        time_limit_s: float,
+        gap: float,
+        *,
+        known: Sequence[Column] = (),
+        settle: bool = True,
+        hurry: bool = False,
+    ) -> Solution | None:
+        found = super().ask(ask, time_limit_s, gap, known=known, settle=settle, hurry=hurry)
         if found is None:
             return None
         # A plan whose parts all share their queues is the same in every pattern: the first has nothing split.

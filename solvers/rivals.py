@@ -3,10 +3,16 @@
 For each other variant, and for another device, batch or fewer replicas of the same variant, the program is asked for
 the best plan that has it and keeps every promise. Where there is none, for the cheapest plan that has it whatever it
 promises: what the simulation says of that one is the reason.
+
+There may be hundreds of them. So the program is asked about all of them first, which is quick; then they are certified
+one after the other, those first that might be as good as what there is, as long as there is time. Of the others the
+program's bound says what they cost at least, which is reason enough where that is more. Where it is not, it stays open
+whether they keep their promises, and they are named as left out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,10 +20,10 @@ from typing import Literal
 from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.columns import Column, build_columns
 from inferplan.solvers.enquiry import Enquiry
-from inferplan.solvers.explain import TIED, verdict
-from inferplan.solvers.milp import Solver
+from inferplan.solvers.explain import TIED, verdict, worst_accuracy
+from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.options import Option
-from inferplan.solvers.program import COST, Ask
+from inferplan.solvers.program import BETTER, COST, Ask
 
 Aspect = Literal["variant", "device", "batch", "replicas"]
 
@@ -35,7 +41,7 @@ class Rival:
     extra_usd_per_h: float | None
     accuracy: float | None
     latency_s: float | None
-    """Simulated, largest over classes at their percentiles."""
+    """Simulated, largest over classes at their percentiles; None where it was not."""
     keeps: bool
     """Whether that plan is certified to keep every promise."""
     reason: str
@@ -43,31 +49,42 @@ class Rival:
 
 def rivals(enquiry: Enquiry) -> Iterator[Rival]:
     """Everything that could stand elsewhere: variants first, then device, batch and replicas of the chosen one."""
+    questions = list(_questions(enquiry))
+    for question in questions:
+        if enquiry.seconds_left <= 0:
+            break
+        question.look()
+    answers: dict[int, Rival] = {}
+    for index in sorted(range(len(questions)), key=lambda i: questions[i].worth):
+        if enquiry.seconds_left <= 0:
+            break
+        found = questions[index].answer()
+        if found is not None:
+            answers[index] = found
+    late: dict[str, list[bool]] = {}
+    for index, question in enumerate(questions):
+        answer = answers.get(index) or question.at_least()
+        late.setdefault(question.stage, []).append(not question.answered)
+        if answer is not None:
+            yield answer
+    for stage, missing in late.items():
+        if any(missing):
+            enquiry.left_out.append(f"{stage}: {sum(missing)} of {len(missing)} other choices: out of time")
+
+
+def _questions(enquiry: Enquiry) -> Iterator[_Question]:
     plan = enquiry.plan
     worthwhile, every = assured_columns(plan.problem), _every_column(enquiry)
-    late: list[str] = []
     for (k, stage), column in sorted(plan.solution.chosen().items(), key=lambda item: _place(enquiry, *item[0])):
-        if enquiry.seconds_left <= 0:
-            late.append(stage)
-            continue
-        fixed = [c for c in worthwhile if c.stage != stage] + [
-            c for c in every if c.stage == stage and k not in c.classes
-        ]
+        fixed = [c for c in worthwhile if c.stage != stage]
+        fixed += [c for c in every if c.stage == stage and k not in c.classes]
         free = [c for c in every if c.stage == stage and k in c.classes]
         spot = _Spot(enquiry, k, stage, column, fixed, free)
-        others = [variant for variant in plan.problem.variants(stage) if variant != column.option.variant]
-        for index, variant in enumerate(others):
-            if enquiry.seconds_left <= 0:
-                enquiry.left_out.append(f"{stage}: {len(others) - index} of {len(others)} other variants: out of time")
-                break
-            yield from spot.variant(variant)
-        if column.option.need is not None and enquiry.seconds_left > 0:
+        for variant in plan.problem.variants(stage):
+            if variant != column.option.variant:
+                yield spot.variant(variant)
+        if column.option.need is not None:
             yield from spot.aspects()
-        elif column.option.need is not None:
-            enquiry.left_out.append(f"{stage}: another device, batch or number of replicas: out of time")
-    stages = list(dict.fromkeys(late))
-    if stages:
-        enquiry.left_out.append(f"what else could stand at {', '.join(stages)}: out of time")
 
 
 def _place(enquiry: Enquiry, k: int, stage: str) -> tuple[int, int]:
@@ -85,61 +102,114 @@ class _Spot:
     fixed: Sequence[Column]
     free: Sequence[Column]
 
-    def variant(self, variant: str) -> Iterator[Rival]:
+    def variant(self, variant: str) -> _Question:
         """Another variant."""
         own = self.column.option.variant
         wanted = [c for c in self.free if c.option.variant == variant]
-        yield from self._rival("variant", own, variant, wanted, "no device carries the load with it")
+        return _Question(self, "variant", own, variant, wanted, "no device carries the load with it")
 
-    def aspects(self) -> Iterator[Rival]:
+    def aspects(self) -> Iterator[_Question]:
         """The same variant on another device, at another batch, with fewer replicas."""
         option, replicas = self.column.option, self.column.replicas
         same = [c for c in self.free if c.option.variant == option.variant]
         for device in sorted({c.option.device for c in same} - {option.device}):
-            yield from self._rival("device", option.device, device, [c for c in same if c.option.device == device], "")
+            yield _Question(self, "device", option.device, device, [c for c in same if c.option.device == device], "")
         here = [c for c in same if c.option.device == option.device]
         others = [c for c in here if batch_text(c.option) != batch_text(option)]
         if others:
-            yield from self._rival("batch", batch_text(option), None, others, "")
+            yield _Question(self, "batch", batch_text(option), None, others, "")
         if replicas > 1:
             fewer = [c for c in here if c.option == option and c.replicas < replicas]
             fewest = f"{replicas - 1} cannot carry {self.column.load_rps:.4g} calls/s"
-            yield from self._rival("replicas", str(replicas), None if fewer else str(replicas - 1), fewer, fewest)
+            yield _Question(self, "replicas", str(replicas), None if fewer else str(replicas - 1), fewer, fewest)
+
+
+class _Question:
+    """What the best plan with one of some columns would be; without `other` that plan says what it has.
+
+    `worth` is how good it is at best, as far as the program was asked; `answered` whether nothing is left open.
+    """
+
+    def __init__(
+        self, spot: _Spot, aspect: Aspect, own: str, other: str | None, columns: Sequence[Column], impossible: str
+    ) -> None:
+        self.stage = spot.stage
+        self.worth, self.answered = math.inf, False
+        self._spot, self._aspect, self._own, self._other = spot, aspect, own, other
+        self._columns, self._impossible = columns, impossible
+        self._program: Solver | None = None
+        self._first: Solution | None = None
+
+    def look(self) -> None:
+        """Ask the program for the best plan."""
+        if self._columns:
+            self._program = Solver(self._spot.enquiry.plan.problem, [*self._spot.fixed, *self._columns])
+            self._first = self._spot.enquiry.first_of(self._program)
+            self.worth = math.inf if self._first is None else self._first.bound
+
+    def answer(self) -> Rival | None:
+        """What is certified; None where there is no plan that says what it has, or no time is left."""
+        if not self._columns:
+            self.answered = True
+            return self._rival(self._other or "", None, self._impossible)
+        if self._program is None:
+            return None
+        enquiry = self._spot.enquiry
+        plan = enquiry.plan
+        kept = enquiry.best_of(self._program)
+        if kept is None and (enquiry.seconds_left <= 0 or self._program.timed_out):
+            return None
+        self.answered = True
+        whatever = _whatever(plan.ask)
+        found = kept.solution if kept else self._program.ask(whatever, max(enquiry.seconds_left, 0.05), plan.gap)
+        if found is None:
+            return self._rival(self._other, None, "not with the machines there are") if self._other else None
+        said = verdict(plan, found, None if kept is None else kept.result)
+        reason = "; ".join(said.reasons) or self._tied(said.accuracy)
+        return self._rival(self._said(found), found, reason, said.accuracy, said.latency_s, kept is not None)
+
+    def at_least(self) -> Rival | None:
+        """What the program's bound says; None where that is nothing, or something else was said. That it costs more is
+        reason enough; that it costs no less leaves open whether it keeps its promises."""
+        plan, first = self._spot.enquiry.plan, self._first
+        if self.answered or first is None or plan.ask.objective != COST:
+            return None
+        own = plan.solution.cost_usd_per_h
+        more, least = first.bound - own, BETTER * own
+        if more < -least:
+            return None
+        self.answered = more > least
+        says = f"costs at least {more:.4g} USD/h more" if self.answered else "costs no less"
+        accuracy = worst_accuracy(plan.problem, plan.accuracies(first))
+        return self._rival(self._said(first), first, f"{says} (not simulated)", accuracy)
 
     def _rival(
-        self, aspect: Aspect, own: str, other: str | None, columns: Sequence[Column], impossible: str
-    ) -> Iterator[Rival]:
-        """The best plan with one of these columns; without `other` the plan says what it has."""
-        plan, name = self.enquiry.plan, self.enquiry.plan.problem.classes[self.k].name
-        if not columns:
-            yield Rival(name, self.stage, aspect, own, other or "", None, None, None, None, False, impossible)
-            return
-        about, both = f"{self.stage}: another {aspect} than {own}", [*self.fixed, *columns]
-        kept = self.enquiry.decide(about, plan.ask, columns=both)
-        if kept is None and self.enquiry.seconds_left <= 0:
-            return
-        found = kept.solution if kept else replace(plan, program=Solver(plan.problem, both)).best(_whatever(plan.ask))
-        if found is None:
-            if other is not None:
-                why = "not with the machines there are"
-                yield Rival(name, self.stage, aspect, own, other, None, None, None, None, False, why)
-            return
-        said, there = verdict(plan, found), found.chosen()[self.k, self.stage]
-        yield Rival(
-            name, self.stage, aspect, own, other or _said(aspect, there), found.cost_usd_per_h,
-            found.cost_usd_per_h - plan.solution.cost_usd_per_h,
-            said.accuracy, said.latency_s, kept is not None, "; ".join(said.reasons) or self._tied(said.accuracy),
-        )  # fmt: skip
+        self,
+        other: str,
+        found: Solution | None,
+        reason: str,
+        accuracy: float | None = None,
+        latency_s: float | None = None,
+        keeps: bool = False,
+    ) -> Rival:
+        plan = self._spot.enquiry.plan
+        cost = None if found is None else found.cost_usd_per_h
+        extra = None if cost is None else cost - plan.solution.cost_usd_per_h
+        name = plan.problem.classes[self._spot.k].name
+        return Rival(name, self.stage, self._aspect, self._own, other, cost, extra, accuracy, latency_s, keeps, reason)
+
+    def _said(self, found: Solution) -> str:
+        if self._other is not None:
+            return self._other
+        column = found.chosen()[self._spot.k, self.stage]
+        return str(column.replicas) if self._aspect == "replicas" else batch_text(column.option)
 
     def _tied(self, accuracy: float | None) -> str:
-        own = verdict(self.enquiry.plan, self.enquiry.plan.solution).accuracy
+        plan = self._spot.enquiry.plan
+        own = worst_accuracy(plan.problem, plan.accuracies(plan.solution))
         if accuracy is not None and own is not None and abs(accuracy - own) > 1e-9:
             return "no better, and less accurate"
         return TIED
-
-
-def _said(aspect: Aspect, column: Column) -> str:
-    return str(column.replicas) if aspect == "replicas" else batch_text(column.option)
 
 
 def batch_text(option: Option) -> str:

@@ -62,6 +62,8 @@ class Search:
     deadline: float
     repairs: bool = True
     """Whether to look near rejected plans by simulation alone, where the program has nothing better."""
+    quick: bool = False
+    """Whether labels will do where they do not settle a question, and no plan is preferred for its ties."""
     any_will_do: bool = False
     """Whether to stop at the first certified plan: the question is whether there is one."""
     story: list[str] = field(default_factory=list)
@@ -82,6 +84,8 @@ class Search:
     _near: list[tuple[float, Solution]] = field(default_factory=list)
     """Rejected plans with stable queues, each with its latency over its limit."""
     _vicinity: Vicinity | None = None
+    _last: tuple[Ask, Solution] | None = None
+    """The last question and its answer: what was learnt may ask it again."""
     _rounds: int = 0
 
     def run(self) -> None:
@@ -102,13 +106,14 @@ class Search:
             if not self._repair():
                 self.closed = True
                 break
-        if self.incumbent is not None:
+        if self.incumbent is not None and not self.quick:
             self._polish()
 
     def go_on(self, ask: Ask) -> None:
-        """Look further, for another objective, with all that was learnt and the incumbent to begin with."""
+        """Look further, for another objective or with more that the program knows, with all that was learnt and the
+        incumbent to begin with."""
         self.ask = ask
-        self.closed, self.proof, self._rounds = False, None, 0
+        self.closed, self.proof, self._last, self._rounds = False, None, None, 0
         self.run()
 
     def question(self, scales: Mapping[str, float]) -> Ask:
@@ -122,11 +127,20 @@ class Search:
     def _left_s(self) -> float:
         return max(self.deadline - time.monotonic(), 0.05)
 
-    def _propose(self, scales: Mapping[str, float]) -> Solution | None:
-        return self._ask(self.question(scales), self.gap)
+    def _propose(self, scales: Mapping[str, float], hurry: bool = True) -> Solution | None:
+        """The best plan under the scales. In a `hurry` its ties may be left for the end (`_polish`)."""
+        question = self.question(scales)
+        last = self._last
+        if last is not None and last[0] == question and last[1].proven and (hurry or last[1].tied):
+            return last[1]
+        found = self._ask(question, self.gap, hurry=hurry)
+        self._last = None if found is None else (question, found)
+        return found
 
-    def _ask(self, question: Ask, gap: float) -> Solution | None:
-        found = self.program.ask(question, self._left_s(), gap)
+    def _ask(self, question: Ask, gap: float, settle: bool = True, hurry: bool = False) -> Solution | None:
+        known = () if self.incumbent is None else self.incumbent.columns
+        left_s = self._left_s()
+        found = self.program.ask(question, left_s, gap, known=known, settle=settle, hurry=hurry)
         return None if found is None else arranged(self.problem, found)
 
     def _least_latency(self) -> Solution | None:
@@ -147,7 +161,9 @@ class Search:
         question = replace(self.question(dict.fromkeys(self.scales, widest)), goals=tuple(dict.fromkeys(goals)))
         if self.incumbent is not None:
             question = replace(question, better_than=self.incumbent.worth(self.ask))
-        return self._ask(question, max(self.gap, LATENCY_GAP))
+        # Where there is an incumbent this is a last chance, and no proof: any fast plan will do.
+        settle = self.incumbent is None and not self.quick
+        return self._ask(question, max(self.gap, LATENCY_GAP), settle=settle, hurry=not settle)
 
     def _better(self, new: Solution, old: Solution) -> bool:
         new_worth, old_worth = new.worth(self.ask), old.worth(self.ask)
@@ -272,8 +288,9 @@ class Search:
         """Of plans as good as the incumbent, take the one that the ties prefer, if it is certified too."""
         assert self.incumbent is not None
         proposal = self.proof
-        if proposal is None:
-            self.proof = proposal = self._propose(self.scales)
+        if proposal is None or not proposal.tied:
+            proposal = self._propose(self.scales, hurry=False)
+            self.proof = proposal or self.proof
         if proposal is None or set(proposal.columns) == set(self.incumbent.columns):
             return
         if not self._better(self.incumbent, proposal):

@@ -15,14 +15,14 @@ Latencies are simulated, at the upper end of their interval; which plans are com
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from inferplan.estimators.accuracy import AccuracyEstimate
 from inferplan.solvers.assurance import Case, at_level
 from inferplan.solvers.columns import MAX_UTILISATION
 from inferplan.solvers.enquiry import Answer, Enquiry, promised_s
+from inferplan.solvers.explain import worst_accuracy
 from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import ACCURACY, COST, Goal
 from inferplan.spec.levels import promise_path
@@ -290,18 +290,10 @@ def carried(enquiry: Enquiry) -> float | None:
 def _step(enquiry: Enquiry, promise: str, way: Way, value: float, unit: str, answer: Answer) -> Step:
     plan, solution = enquiry.plan, answer.solution
     latencies = [s.latency_slo_s.value for s in answer.result.streams.values() if s.latency_slo_s is not None]
-    own, other = (_worst(enquiry, plan.accuracies(one)) for one in (plan.solution, solution))
+    own, other = (worst_accuracy(plan.problem, plan.accuracies(one)) for one in (plan.solution, solution))
     return Step(
         promise, way, value, unit, solution.cost_usd_per_h,
         solution.cost_usd_per_h - plan.solution.cost_usd_per_h,
         other, None if own is None or other is None else other - own,
         max(latencies, default=None),
     )  # fmt: skip
-
-
-def _worst(enquiry: Enquiry, accuracies: Mapping[str, AccuracyEstimate | None]) -> float | None:
-    values = [estimate.value for estimate in accuracies.values() if estimate is not None]
-    accuracy = enquiry.plan.problem.accuracy
-    if not values or accuracy is None:
-        return None
-    return min(values) if accuracy.turn.direction == "maximize" else max(values)

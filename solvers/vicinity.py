@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from inferplan.estimators.simulation import SimulationResult
 from inferplan.estimators.simulation.rehearsal import Rehearsal
 from inferplan.estimators.transport import tier_of
-from inferplan.solvers.columns import MAX_UTILISATION, Column, column_of
+from inferplan.solvers.columns import MAX_UTILISATION, Column, columns_of
 from inferplan.solvers.judge import GLANCE, Judge, limits_s, measured, network_of
 from inferplan.solvers.milp import Solution, solution_of
 from inferplan.solvers.neighbours import arranged
@@ -157,8 +157,10 @@ class Vicinity:
         for joined in self._joined(column, others):
             rest = [one for one in others if one not in joined]
             classes = tuple(sorted({k for one in (column, *joined) for k in one.classes}))
-            for option in self._options(column):
-                possible = self._possible(plan, rest, classes, option, column.replicas, admissible)
+            options = self._options(column)
+            numbers = self._tabulated(plan, classes, options, column.replicas)
+            for option in options:
+                possible = self._possible(plan, rest, classes, option, numbers[option.name], column, admissible)
                 for replicas in _numbers(option is column.option and not joined, column.replicas, possible):
                     if self.glances >= MAX_GLANCES:
                         return
@@ -181,24 +183,38 @@ class Vicinity:
             if other.variant == option.variant and tier_of(other.device) == tier_of(option.device)
         ]
 
+    def _tabulated(
+        self, plan: Solution, classes: tuple[int, ...], options: Sequence[Option], now: int
+    ) -> dict[str, range]:
+        """By option, numbers of replicas that carry the load, about those there are now; all of them are estimated
+        together, as one by one that would take longer than simulating."""
+        self._estimate(plan, classes, [(options[0], (1,))])
+        load = self._column(plan, classes, options[0], 1).load_rps
+        numbers = {}
+        for option in options:
+            assert option.service is not None
+            capacity = option.service.capacity_per_s(option.max_batch)
+            least = max(1, math.ceil(load / (MAX_UTILISATION * capacity) - 1e-12))
+            numbers[option.name] = range(max(least, now - 1), max(least, now) + MAX_ADDED + 1)
+        self._estimate(plan, classes, [(option, tuple(numbers[option.name])) for option in options])
+        return numbers
+
     def _possible(
         self,
         plan: Solution,
         rest: Sequence[Column],
         classes: tuple[int, ...],
         option: Option,
-        now: int,
+        numbers: range,
+        column: Column,
         admissible: Admissible,
     ) -> list[int]:
-        """Numbers of replicas that carry the load and may be bought, rising: about those there are now."""
-        assert option.service is not None
-        load = self._column(plan, classes, option, 1).load_rps
-        least = max(1, math.ceil(load / (MAX_UTILISATION * option.service.capacity_per_s(option.max_batch)) - 1e-12))
+        """Those numbers of replicas that may be bought."""
         found = []
-        for replicas in range(max(least, now - 1), max(least, now) + MAX_ADDED + 1):
+        for replicas in numbers:
             if admissible(self._with(plan, rest, classes, option, replicas)):
                 found.append(replicas)
-            elif replicas > now:
+            elif replicas > column.replicas:
                 break
         return found
 
@@ -209,12 +225,30 @@ class Vicinity:
         return replace(solution_of(self.problem, columns), values=plan.values)
 
     def _column(self, plan: Solution, classes: tuple[int, ...], option: Option, replicas: int) -> Column:
+        return self._columns[option.name, classes, replicas, _names(self._variants(plan, classes))]
+
+    def _estimate(
+        self, plan: Solution, classes: tuple[int, ...], options: Sequence[tuple[Option, tuple[int, ...]]]
+    ) -> None:
+        """Tabulate what was not yet."""
+        variants = self._variants(plan, classes)
+        names = _names(variants)
+        wanted = [
+            (option, new)
+            for option, numbers in options
+            if (new := tuple(n for n in numbers if (option.name, classes, n, names) not in self._columns))
+        ]
+        if wanted:
+            for column in columns_of(self.problem, wanted, classes, variants):
+                self._columns[column.option.name, classes, column.replicas, names] = column
+
+    def _variants(self, plan: Solution, classes: tuple[int, ...]) -> list[dict[str, str]]:
         chosen = plan.chosen()
-        variants = [{stage: chosen[k, stage].option.variant for stage in self.problem.stages} for k in classes]
-        key = (option.name, classes, replicas, tuple(tuple(own.values()) for own in variants))
-        if key not in self._columns:
-            self._columns[key] = column_of(self.problem, option, replicas, classes, variants)
-        return self._columns[key]
+        return [{stage: chosen[k, stage].option.variant for stage in self.problem.stages} for k in classes]
+
+
+def _names(variants: Sequence[dict[str, str]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(own.values()) for own in variants)
 
 
 def _numbers(same: bool, now: int, possible: Sequence[int]) -> list[int]:

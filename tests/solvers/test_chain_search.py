@@ -122,6 +122,27 @@ def test_labels_and_program_choose_the_same_plan(spec: dict[str, Any], beam: Bea
         assert_same(labels.ask(promises(problem), 60.0, 0.0), program.ask(promises(problem), 60.0, 0.0))
 
 
+@QUIET
+@given(spec=chains(), which=st.integers(0, 10**6), hurry=st.booleans())
+def test_a_known_plan_and_a_hurry_change_no_answer(
+    spec: dict[str, Any], which: int, hurry: bool, module_instances: Any
+) -> None:
+    """Whatever plan is known, also one that breaks promises: small instances are settled all the same."""
+    problem = build(module_instances, spec)
+    columns = build_columns(problem)
+    stages = [[column for column in columns if column.stage == stage] for stage in problem.stages]
+    known = [own[which // 7**place % len(own)] for place, own in enumerate(stages) if own]
+    solver, ask = Solver(problem, columns, method="labels"), promises(problem)
+    plain, helped = solver.ask(ask, 60.0, 0.0), solver.ask(ask, 60.0, 0.0, known=known, hurry=hurry)
+    assert (plain is None) == (helped is None)
+    if plain is not None and helped is not None:
+        assert helped.columns == plain.columns
+        assert helped.tied
+        again = solver.ask(ask, 60.0, 0.0, known=plain.columns)
+        assert again is not None
+        assert again.columns == plain.columns
+
+
 @st.composite
 def questions(draw: st.DrawFn) -> dict[str, Any]:
     """What the planner, its explanations and the answer to an infeasible workload ask."""
