@@ -118,6 +118,11 @@ class ChainSearch:
             reach = reach.within(goal, devices, found.value + ROUNDING * max(abs(found.value), ROUNDING))
         if items is None:
             raise Unsuited("no goal means anything")
+        if ask.needs_accuracy and ACCURACY not in values and self._means(ACCURACY, ask):
+            # The first goal was not settled in time: what is chosen has an accuracy anyhow.
+            frame = self._criteria.frame(ACCURACY, reach, bars)
+            loss = float(self._criteria.read(ACCURACY, reach, frame, reached(frame.steps, items)[None, :])[0])
+            values[ACCURACY] = self._stated(ACCURACY, loss, ask)
         columns = tuple(own[item] for own, item in zip(self._criteria.stages, items, strict=True))
         return Answer(columns, values, bound, proven, tied)
 

@@ -53,6 +53,12 @@ class Ask:
     limits: tuple[tuple[Goal, float], ...] = ()
     """Goals that must stay at or below a value: what earlier goals of a lexicographic objective reached."""
 
+    @property
+    def needs_accuracy(self) -> bool:
+        """Whether what makes a plan better, or what it must keep, rests on the accuracy goal."""
+        weighed = self.objective == WEIGHTED and self.weights.get(ACCURACY[0], 0.0) > 0
+        return weighed or self.objective == ACCURACY or any(goal == ACCURACY for goal, _ in self.limits)
+
 
 def name_weights(columns: Sequence[Column]) -> list[float]:
     """What tells plans apart that are equal in everything that counts: the lower the sum, the more of the first names.

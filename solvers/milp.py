@@ -264,6 +264,8 @@ class Solver:
                 return best
             first, top = min(found, key=lambda item: item[1].value)
             values[goal] = top.value
+            # Time may run out before the goals that the objective is about: what is chosen has a value of them anyhow.
+            known = {ACCURACY: first.reads(ACCURACY)} if ask.needs_accuracy and ACCURACY not in values else {}
             alive = [branch for branch, one in found if one.value <= top.value + TIE * max(1.0, abs(top.value))]
             for branch in alive:
                 branch.keep(goal, top.value)
@@ -276,7 +278,7 @@ class Solver:
                 best.objective if best else top.value * scale,
                 best.bound if best else min(bound, top.value) * scale,
                 best.proven if best else complete,
-                dict(values),
+                {**known, **values},
                 costs.power_w,
             )
             if time.monotonic() >= deadline:

@@ -255,6 +255,10 @@ class Program:
         """Whether a goal says anything about this instance."""
         return self.feasible and self.expression(goal) is not None
 
+    def reads(self, goal: Goal) -> float:
+        """The value of a goal in the solution found last."""
+        return float(self.expression(goal).x)
+
     def optimize(self, goal: Goal, deadline: float, gap: float) -> Found | None:
         """Best for one goal, such that the chosen replicas really fit on the machines bought.
 

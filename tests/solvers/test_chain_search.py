@@ -306,6 +306,22 @@ def test_what_narrow_searches_leave_open_the_program_decides(instances: Any, mon
     assert answer.bound * price_scale(problem) <= found.bound + 1e-9
 
 
+@pytest.mark.parametrize("method", ["labels", "program"])
+def test_what_an_objective_is_about_is_known_where_time_ran_out_before_it(
+    instances: Any, monkeypatch: pytest.MonkeyPatch, method: Any
+) -> None:
+    """Asked for the fastest plan first, with accuracy to follow, and no time for that."""
+    problem = large(instances)
+    columns = build_columns(problem)
+    ask = replace(promises(problem), goals=(RATIO, ACCURACY, COST), objective=ACCURACY)
+    monkeypatch.setattr(chain_search, "BEAMS", (Beam(20, 20),))
+    found = Solver(problem, columns, method=method).ask(ask, 0.0, 0.0)
+    assert found is not None
+    assert RATIO in found.values
+    assert math.isfinite(found.worth(ask))
+    assert found.worth(ask) >= -1.0
+
+
 def test_where_no_label_gets_through_the_program_decides(instances: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chain_search, "BEAMS", (Beam(0, 1),))
     problem = large(instances)
