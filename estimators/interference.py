@@ -23,7 +23,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from inferplan.estimators.cost import has_own_gpu
 from inferplan.estimators.points import changed_since
 from inferplan.spec.profile import Profile
 from inferplan.spec.rows import InterferenceRow
@@ -55,6 +57,35 @@ class Tenant:
     def far_from(self, other: Tenant) -> float:
         """Distance in batch and threads, in factors of two."""
         return abs(math.log2(self.batch / other.batch)) + abs(math.log2(max(self.threads, 1) / max(other.threads, 1)))
+
+
+class Deployable(Protocol):
+    """An option of the solver's or a plan's, as far as its neighbours are concerned."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def choice(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def provider(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def max_batch(self) -> int: ...
+
+
+def tenant_of(devices: Mapping[str, Device], option: Deployable) -> Tenant:
+    """An option as its neighbours see it, on one of a workload's devices."""
+    return Tenant(
+        option.stage,
+        option.choice,
+        measured_on(devices, option.device),
+        option.threads,
+        option.max_batch,
+        has_own_gpu(devices[option.device], option.provider),
+    )
 
 
 @dataclass(frozen=True, slots=True)

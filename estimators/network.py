@@ -11,9 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from inferplan.estimators.cost import has_own_gpu
 from inferplan.estimators.fanout import FanOuts, fan_outs
-from inferplan.estimators.interference import Interference, Tenant, measured_on, read_interference
+from inferplan.estimators.interference import Interference, read_interference, tenant_of
 from inferplan.estimators.points import ModelKey, Points, read_points
 from inferplan.estimators.service import SampleSource, ServiceModel
 from inferplan.estimators.transport import Payloads, delays_of, payloads_of, tier_of, ways_of
@@ -390,18 +389,7 @@ def slowdowns_of_plan(plan: Plan, workload: Workload, disturbance: Interference)
         for _, bought in sorted(plan.machines.items())
         for placements in bought.packing
     ]
-    tenants = {
-        name: Tenant(
-            option.stage,
-            option.choice,
-            measured_on(devices, option.device),
-            option.threads,
-            option.max_batch,
-            has_own_gpu(devices[option.device], option.provider),
-        )
-        for name, option in plan.options.items()
-        if option.runtime != "skip"
-    }
+    tenants = {name: tenant_of(devices, option) for name, option in plan.options.items() if option.runtime != "skip"}
     busy = {name: option.predicted.utilisation for name, option in plan.options.items()}
     return disturbance.slowdowns(tenants, machines, busy)
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from inferplan.estimators.cost import Capacity, has_own_gpu
-from inferplan.estimators.interference import Tenant, measured_on
+from inferplan.estimators.cost import Capacity
+from inferplan.estimators.interference import Tenant, tenant_of
 from inferplan.solvers.bill import bill
 from inferplan.solvers.columns import Column
 from inferplan.solvers.milp import Solution
@@ -33,14 +33,7 @@ def tenants(problem: Problem, columns: Sequence[Column]) -> dict[str, Tenant]:
     """Chosen options as neighbours see them, by name."""
     devices = problem.workload.devices()
     return {
-        name: Tenant(
-            column.stage,
-            column.option.variant,
-            measured_on(devices, column.option.device),
-            column.option.threads,
-            column.option.max_batch,
-            has_own_gpu(devices[column.option.device], column.option.provider),
-        )
+        name: tenant_of(devices, column.option)
         for name, column in column_names(columns).items()
         if column.option.need is not None
     }

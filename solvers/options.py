@@ -68,6 +68,11 @@ class Option:
     """Whose turn it is in its queue. The table has first come, first served alone; a strategy may decide otherwise."""
 
     @property
+    def choice(self) -> str:
+        """What was chosen, as plans name it."""
+        return self.variant
+
+    @property
     def on_gpu(self) -> bool:
         """Whether its replicas run on a GPU."""
         return self.provider in ON_GPU

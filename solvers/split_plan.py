@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inferplan.estimators.accuracy import AccuracyEstimate
-from inferplan.estimators.cost import has_own_gpu
-from inferplan.estimators.interference import Tenant, measured_on
+from inferplan.estimators.interference import Tenant, tenant_of
 from inferplan.estimators.transport import Crossing, traffic
 from inferplan.solvers.assembly import deployed_option, without_bounds
 from inferplan.solvers.options import Option
@@ -96,18 +95,7 @@ def _slower(instance: SplitInstance, split: Split, loads: Loads) -> Mapping[str,
 def tenants(instance: SplitInstance, split: Split) -> dict[str, Tenant]:
     """Deployed options as neighbours see them, by name."""
     devices = instance.problem.workload.devices()
-    return {
-        o.name: Tenant(
-            o.stage,
-            o.variant,
-            measured_on(devices, o.device),
-            o.threads,
-            o.max_batch,
-            has_own_gpu(devices[o.device], o.provider),
-        )
-        for o in instance.options
-        if o.name in split.replicas
-    }
+    return {o.name: tenant_of(devices, o) for o in instance.options if o.name in split.replicas}
 
 
 def machines_of(split: Split) -> list[dict[str, int]]:
