@@ -52,14 +52,12 @@ class Moving:
                 f"--class {only}: there is no such class; there are: {', '.join(sorted(set(written.values())))}"
             )
         names = tuple(name for name, owner in written.items() if only in (None, owner))
-        if workload.splitting:
-            raise InputError("classes that spread over devices are not honoured in plan books: splitting: false")
+        if workload.splitting == "devices":
+            raise InputError("plan books do not honour classes that spread over devices: splitting: false, or true")
         if workload.objective.minimize != "cost":
             raise InputError("a plan book makes cost least: objective: {minimize: cost}")
         for name in names:
             traffic = workload.classes[name]
-            if traffic.kind == "jobs":
-                raise InputError(f"class {name} is of jobs: plan books are for kind: requests")
             if traffic.trace is not None:
                 raise InputError(
                     f"class {name} has a trace, a plan book levels: give it a rate_rps, and the trace to --history"
@@ -69,8 +67,8 @@ class Moving:
                     f"class {name} has days, which a plan book is to follow: --set"
                     f" 'classes.{name}.arrivals={{process: poisson}}', and the day to --arrivals"
                 )
-        if all(workload.classes[name].slo is None for name in workload.classes):
-            raise InputError("no class has an slo: there is no latency promise that load could break")
+        if all(traffic.slo is None and traffic.job is None for traffic in workload.classes.values()):
+            raise InputError("no class has an slo, or jobs: there is no latency promise that load could break")
         return cls(loaded, names)
 
     @property
@@ -270,7 +268,11 @@ def _deployment(plan: Plan) -> object:
     )
     machines = tuple((name, str(machines.packing)) for name, machines in sorted(plan.machines.items()))
     routes = tuple((name, str(sorted(traffic.routes.items()))) for name, traffic in sorted(plan.classes.items()))
-    return options, machines, routes
+    ways = tuple(
+        (name, tuple((way.share, way.requests, str(sorted(way.routes.items()))) for way in traffic.mixtures))
+        for name, traffic in sorted(plan.classes.items())
+    )
+    return options, machines, routes, ways
 
 
 def rounded(load_rps: float) -> float:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from inferplan.solvers.thresholds import active
 from inferplan.spec.arrivals import Source, source_of
 from inferplan.spec.book import Predictor
 from inferplan.spec.profile import Profile
+from inferplan.spec.workload import Workload
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -58,23 +59,34 @@ class Traffic:
 
 
 def traffic_of(moving: Moving, source: Source, span_s: float, interval_s: float, seed: int) -> Traffic:
-    """Traffic of a length. The source's requests are those of all classes whose load moves, drawn by their shares;
-    other classes' arrive as the workload says. Raises InputError where nothing arrives, or no interval passes."""
-    chance = Chance(seed, 1)
+    """Traffic of a length. The source's requests are those of all classes whose load moves, drawn by their shares: a
+    class of jobs of b requests gets a job at every b-th of its. Other classes' arrive as the workload says. Raises
+    InputError where nothing arrives, or no interval passes."""
+    chance, sizes = Chance(seed, 1), job_sizes(moving.workload)
     times = source.times_s(span_s, chance.of("arrivals"))
-    shares = moving.shares()
-    drawn = chance.of("class").choice(len(shares), size=len(times), p=list(shares.values()))
-    arrivals = {name: times[drawn == index] for index, name in enumerate(shares)}
+    parts = {name: share / sizes[name] for name, share in moving.shares().items()}
+    left = [1 - math.fsum(parts.values())] if any(sizes[name] > 1 for name in parts) else []
+    drawn = chance.of("class").choice(len(parts) + len(left), size=len(times), p=[*parts.values(), *left])
+    arrivals = {name: np.repeat(times[drawn == index], sizes[name]) for index, name in enumerate(parts)}
+    moved = np.sort(np.concatenate(list(arrivals.values())))
     for name in moving.workload.classes:
         if name not in arrivals:
-            arrivals[name] = source_of(moving.workload, name).times_s(span_s, chance.of("arrivals", name))
-    return Traffic(arrivals, span_s, interval_s, loads_of(times, span_s, interval_s))
+            own = source_of(moving.workload, name)
+            rate = own.rate_rps / (1 if own.trace is not None else sizes[name])
+            begun = replace(own, rate_rps=rate).times_s(span_s, chance.of("arrivals", name))
+            arrivals[name] = np.repeat(begun, sizes[name])
+    return Traffic(arrivals, span_s, interval_s, loads_of(moved, span_s, interval_s))
+
+
+def job_sizes(workload: Workload) -> dict[str, int]:
+    """By class: requests that arrive together; 1 where it is not of jobs."""
+    return {name: 1 if one.job is None else one.job.requests for name, one in workload.classes.items()}
 
 
 @dataclass(frozen=True)
 class ClassTrial:
     """What a class saw. `late` counts requests beyond the limit, those that were not answered among them; `latency_s`
-    is at the SLO's percentile, and both are None where the class has no SLO."""
+    is at the SLO's percentile, and both are None where the class has no SLO. Of a class of jobs all count jobs."""
 
     name: str
     requests: int

@@ -9,6 +9,10 @@ epoch one plan is active. When the next one begins:
 - a replica that stops finishes the batch in its hands, and takes no other;
 - a replica that starts takes its first batch when it has loaded.
 
+Where requests of a class go different ways, each request has a place in [0, 1) of its own, drawn once (of a job's b
+requests the i-th has (i + 1/2) / b); in every plan it goes the way whose part of [0, 1) that is in. So it keeps its way
+while a plan lasts, and most requests keep theirs where the next plan's shares are similar.
+
 *Approximations.* The way to a stage (network, and into the server) is that of the plan that was active when the call
 was sent. A call that waited for its batch to fill waits again after a switch. Neighbours slow replicas down as much as
 at the load that their plan was made for. Loading takes nothing from what runs beside it.
@@ -31,6 +35,7 @@ from inferplan.estimators.network import (
     Outage,
     Station,
     Stream,
+    Way,
     build_network,
     delayed,
     slowdowns_of_plan,
@@ -45,7 +50,7 @@ from inferplan.estimators.simulation.replication import (
     Chooser,
     Randomness,
     Replication,
-    answers_s,
+    answer,
     arriving_at,
 )
 from inferplan.estimators.simulation.station import Served, serve
@@ -81,6 +86,20 @@ class Fleet:
     """Of stations."""
     plan_of: Mapping[str, int]
     """Plan that a station is of."""
+    ways: tuple[Mapping[str, tuple[Way, ...]], ...] = ()
+    """By plan: classes whose requests go several ways, and the ways, through stations; empty: there are none."""
+
+    def stations_at(self, plan: int, stream: Stream, stage: str, places: Floats) -> Counts:
+        """Where a class's requests of these places go at a stage under a plan: indices into its stations there."""
+        position = {name: at for at, (name, _) in enumerate(stream.routes[stage])}
+        ways = self.ways[plan].get(stream.name, ()) if self.ways else ()
+        if not ways:
+            (only,) = (at for name, at in position.items() if self.plan_of[name] == plan)
+            return np.full(len(places), only, dtype=np.int64)
+        weights = [way.share if way.requests is None else float(way.requests) for way in ways]
+        edges = np.cumsum(weights) / math.fsum(weights)
+        which = np.minimum(np.searchsorted(edges, places, side="right"), len(ways) - 1)
+        return np.array([position[way.stations[stage]] for way in ways], dtype=np.int64)[which]
 
 
 def fleet_of(plans: Sequence[Plan], workload: Workload, profile: Profile) -> Fleet:
@@ -92,6 +111,7 @@ def fleet_of(plans: Sequence[Plan], workload: Workload, profile: Profile) -> Fle
     identities: dict[str, Identity] = {}
     where: list[tuple[str, str, str, str, str]] = []
     routes: dict[str, dict[str, list[tuple[str, float]]]] = {}
+    ways: list[dict[str, tuple[Way, ...]]] = []
     for index, plan in enumerate(plans):
         own = {option: f"{index:04d}:{option}" for option in plan.options}
         slow = slowdowns_of_plan(plan, workload, disturbance)
@@ -104,13 +124,24 @@ def fleet_of(plans: Sequence[Plan], workload: Workload, profile: Profile) -> Fle
         for name, traffic in plan.classes.items():
             for stage, choices in traffic.routes.items():
                 routes.setdefault(name, {}).setdefault(stage, []).extend((own[c.option], c.share) for c in choices)
+        ways.append(
+            {
+                name: tuple(
+                    Way(way.share, {stage: own[option] for stage, option in way.routes.items()}, way.requests)
+                    for way in traffic.mixtures
+                )
+                for name, traffic in plan.classes.items()
+                if traffic.mixtures
+            }
+        )
         where += [
             (name, stage, own[option], choice, tier) for name, stage, option, choice, tier in standing(plan, workload)
         ]
         names.append(own)
     network = build_network(workload, fan_outs(workload, profile), stations, routes)
     network = delayed(network, workload, payloads_of(workload, profile), where)
-    return Fleet(network, tuple(names), identities, {name: i for i, own in enumerate(names) for name in own.values()})
+    plan_of = {name: i for i, own in enumerate(names) for name in own.values()}
+    return Fleet(network, tuple(names), identities, plan_of, tuple(ways))
 
 
 def replay(
@@ -120,33 +151,44 @@ def replay(
     chance: Randomness,
     loops: Loops = INTERPRETED,
 ) -> Replication:
-    """Serve given arrivals, by class and rising, while plans take turns. The first epoch begins with all replicas up;
-    everything that ever can be is answered."""
+    """Serve given arrivals, by class and rising, while plans take turns; a job's requests arrive one after the other at
+    one instant. The first epoch begins with all replicas up; everything that ever can be is answered. Latencies of a
+    class of jobs are those of jobs."""
     run = Replication(0.0, math.inf, entries_s=dict(arrivals_s))
-    choose = _chooser(fleet, epochs)
+    places = {
+        stream.name: _places(stream, len(arrivals_s[stream.name]), chance)
+        for stream in fleet.network.streams
+        if any(stream.name in ways for ways in fleet.ways)
+    }
+    choose = _chooser(fleet, epochs, places)
     for stage in fleet.network.order:
         arriving = {s.name: arriving_at(fleet.network, s, stage, run, chance, choose) for s in fleet.network.streams}
-        for name, (station, done) in _served(fleet, epochs, stage, arriving, chance, loops).items():
+        for name, (station, done) in _served(fleet, epochs, stage, arriving, run, places, chance, loops).items():
             calls = arriving[name]
             run.calls[name, stage] = Calls(calls.owner, calls.parent, calls.times_s, station, done, calls.one_each)
-    for stream in fleet.network.streams:
-        run.answered_s[stream.name] = answers_s(fleet.network, run, stream)
-        run.latencies_s[stream.name] = run.answered_s[stream.name] - run.entries_s[stream.name]
+    answer(fleet.network, run)
     return run
 
 
-def _chooser(fleet: Fleet, epochs: Sequence[Epoch]) -> Chooser:
+def _places(stream: Stream, count: int, chance: Randomness) -> Floats:
+    """The place in [0, 1) of each of a class's requests, which says what way it goes."""
+    if stream.job_size > 1:
+        return (np.arange(count) % stream.job_size + 0.5) / stream.job_size
+    return np.asarray(chance.of("way", stream.name).random(count), dtype=np.float64)
+
+
+def _chooser(fleet: Fleet, epochs: Sequence[Epoch], places: Mapping[str, Floats]) -> Chooser:
     """Calls go where the plan that is active when they are sent has them go."""
     starts = np.array([epoch.start_s for epoch in epochs])
     plans = np.array([epoch.plan for epoch in epochs], dtype=np.int64)
 
     def choose(stream: Stream, stage: str, owner: Counts, sent_s: Floats, chance: Randomness) -> Counts:
         active = plans[np.maximum(np.searchsorted(starts, sent_s, side="right") - 1, 0)]
-        routes = {fleet.plan_of[name]: at for at, (name, _) in enumerate(stream.routes[stage])}
-        table = np.zeros(max(routes) + 1, dtype=np.int64)
-        for plan, at in routes.items():
-            table[plan] = at
-        chosen: Counts = table[active]
+        own = places[stream.name][owner] if stream.name in places else np.zeros(len(owner))
+        chosen = np.zeros(len(owner), dtype=np.int64)
+        for plan in np.unique(active).tolist():
+            then = active == plan
+            chosen[then] = fleet.stations_at(plan, stream, stage, own[then])
         return chosen
 
     return choose
@@ -155,7 +197,14 @@ def _chooser(fleet: Fleet, epochs: Sequence[Epoch]) -> Chooser:
 class _Queue:
     """The calls of a stage, of all classes, in order of arrival. Those that are never made are left out."""
 
-    def __init__(self, fleet: Fleet, stage: str, arriving: Mapping[str, Arriving]) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        stage: str,
+        arriving: Mapping[str, Arriving],
+        run: Replication,
+        places: Mapping[str, Floats],
+    ) -> None:
         streams = fleet.network.streams
         times = [arriving[stream.name].times_s for stream in streams]
         self.sizes = [len(own) for own in times]
@@ -169,6 +218,18 @@ class _Queue:
         # Calls that are never made keep the station they would have been sent to.
         self._sent_to = np.concatenate([arriving[stream.name].station for stream in streams])
         self.station = self._sent_to[self.order]
+        owners = [arriving[stream.name].owner for stream in streams]
+        own = [
+            places[stream.name][owner] if stream.name in places else np.zeros(len(owner))
+            for stream, owner in zip(streams, owners, strict=True)
+        ]
+        self.places = np.concatenate(own)[self.order]
+        # A deadline counts from when the request arrived, not from when it reached this stage.
+        due = [
+            run.entries_s[stream.name][owner] + (math.inf if stream.limit_s is None else stream.limit_s)
+            for stream, owner in zip(streams, owners, strict=True)
+        ]
+        self.deadlines_s = np.concatenate(due)[self.order]
 
     def handed_back(self, names: Sequence[str]) -> dict[str, tuple[Counts, Floats]]:
         """Per class, in the order of its calls: the station that served each, and when it was done."""
@@ -184,10 +245,12 @@ def _served(
     epochs: Sequence[Epoch],
     stage: str,
     arriving: Mapping[str, Arriving],
+    run: Replication,
+    places: Mapping[str, Floats],
     chance: Randomness,
     loops: Loops,
 ) -> dict[str, tuple[Counts, Floats]]:
-    queue = _Queue(fleet, stage, arriving)
+    queue = _Queue(fleet, stage, arriving, run, places)
     streams = fleet.network.streams
     cuts = [0, *np.searchsorted(queue.times_s, [epoch.start_s for epoch in epochs[1:]]).tolist(), len(queue.times_s)]
     waiting = np.zeros(0, dtype=np.int64)
@@ -195,17 +258,20 @@ def _served(
     for index, epoch in enumerate(epochs):
         until = epochs[index + 1].start_s if index + 1 < len(epochs) else math.inf
         calls = np.concatenate([waiting, np.arange(cuts[index], cuts[index + 1])])
+        # What waits goes where the plan that is active now has it go.
+        for k, stream in enumerate(streams):
+            mine = calls[queue.who[calls] == k]
+            queue.station[mine] = fleet.stations_at(epoch.plan, stream, stage, queue.places[mine])
         left: list[Counts] = []
         freed: dict[Identity, list[float]] = {}
         for option, name in sorted(fleet.stations[epoch.plan].items()):
             station = fleet.network.stations[name]
             if station.stage != stage:
                 continue
-            at = [_index(stream, stage, name) for stream in streams]
-            own = calls[np.isin(queue.who[calls], [k for k, found in enumerate(at) if found is not None])]
+            at = np.array([_index(stream, stage, name) for stream in streams])
+            own = calls[at[queue.who[calls]] == queue.station[calls]]
             frees = _frees(fleet, epoch, option, station, free, first=index == 0)
             begun, ends = _epoch(queue, own, station, frees, epoch.start_s, until, chance, str(index), loops)
-            queue.station[own] = np.array([-1 if found is None else found for found in at])[queue.who[own]]
             left.append(own[~begun])
             freed.setdefault(fleet.identities[name], []).extend(ends)
         waiting = np.sort(np.concatenate(left)) if left else calls
@@ -213,9 +279,9 @@ def _served(
     return queue.handed_back([stream.name for stream in streams])
 
 
-def _index(stream: Stream, stage: str, name: str) -> int | None:
-    """Where a station stands among a class's of a stage."""
-    return next((at for at, (station, _) in enumerate(stream.routes[stage]) if station == name), None)
+def _index(stream: Stream, stage: str, name: str) -> int:
+    """Where a station stands among a class's of a stage; -1 where it does not."""
+    return next((at for at, (station, _) in enumerate(stream.routes[stage]) if station == name), -1)
 
 
 def _frees(
@@ -255,6 +321,7 @@ def _epoch(
         times,
         replace(station, outages=late),
         chance.of("service", station.name, label),
+        deadlines_s=queue.deadlines_s[own],
         loops=loops,
     )
     ends = served.starts_s + served.services_s

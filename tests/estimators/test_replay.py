@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferplan.estimators.network import Network, Station
+from inferplan.estimators.network import Network, Station, Way
 from inferplan.estimators.simulation import Chance, replicate
 from inferplan.estimators.simulation.replay import Epoch, Fleet, replay
 
@@ -20,8 +21,6 @@ QUIET = settings(max_examples=60, deadline=None)
 
 def fleet(networks: Sequence[Network], same: bool = True) -> Fleet:
     """Networks of one station per stage as plans; `same`: a stage's replicas can stay from one to the next."""
-    from dataclasses import replace
-
     stations, routes, names, identities = {}, {}, [], {}
     for index, network in enumerate(networks):
         own = {}
@@ -123,8 +122,6 @@ def test_without_a_switch_it_is_the_simulation(station: MakeStation, single: Mak
 
 
 def test_a_full_queue_sheds(station: MakeStation, single: Make) -> None:
-    from dataclasses import replace
-
     made = replace(station("s", "s", [(1, 1.0)]), queue_limit=2)
     run = replay(
         fleet([single(made, 1.0)]), [Epoch(0.0, 0, {}), Epoch(2.5, 0, {})], {"c": np.arange(6) * 0.1}, Chance(0, 0)
@@ -132,3 +129,95 @@ def test_a_full_queue_sheds(station: MakeStation, single: Make) -> None:
     # Before a replica looks at it a call is in the queue.
     assert np.isfinite(run.answered_s["c"]).sum() == 3
     assert np.isinf(run.latencies_s["c"]).sum() == 3
+
+
+def mixed(station: MakeStation, chain: Make, shares: tuple[float, ...], job_size: int, order: str = "fifo") -> Network:
+    """Two stages of two stations; so many of the requests go through a1 and b1, the rest through a2 and b2."""
+    made = [
+        replace(station(f"{s}{i}", s, [(1, 0.01 * i), (2, 0.015 * i)], n=i), order=order)
+        for s in ("a", "b")
+        for i in (1, 2)
+    ]
+    plain = chain([made[0], made[2]], [], {"c": 40.0}, limit_s=0.5)
+    total = sum(shares)
+    routes = {s: tuple((f"{s}{i}", shares[i - 1] / total) for i in (1, 2)) for s in ("a", "b")}
+    counts = [None, None] if job_size == 1 else [round(share) for share in shares]
+    ways = tuple(
+        Way(shares[i - 1] / total, {s: f"{s}{i}" for s in ("a", "b")}, counts[i - 1]) for i in (1, 2)
+    )  # fmt: skip
+    stream = replace(plain.streams[0], routes=routes, ways=ways, job_size=job_size)
+    return replace(plain, stations={s.name: s for s in made}, streams=(stream,))
+
+
+def mixed_fleet(networks: Sequence[Network]) -> Fleet:
+    """Networks of `mixed` as plans, whose replicas stay from one to the next."""
+    stations, identities, names, ways = {}, {}, [], []
+    routes: dict[str, list[tuple[str, float]]] = {}
+    for index, network in enumerate(networks):
+        own = {name: f"{index:04d}:{name}" for name in network.stations}
+        for name, unique in own.items():
+            stations[unique] = replace(network.stations[name], name=unique)
+            identities[unique] = (stations[unique].stage, name, "d", "cpu", 1)
+            routes.setdefault(stations[unique].stage, []).append((unique, 1.0))
+        (stream,) = network.streams
+        ways.append({"c": tuple(replace(w, stations={s: own[n] for s, n in w.stations.items()}) for w in stream.ways)})
+        names.append(own)
+    stream = replace(networks[0].streams[0], routes={s: tuple(r) for s, r in routes.items()}, ways=())
+    whole = replace(networks[0], stations=stations, streams=(stream,))
+    plan_of = {name: i for i, own in enumerate(names) for name in own.values()}
+    return Fleet(whole, tuple(names), identities, plan_of, tuple(ways))
+
+
+@pytest.mark.parametrize("order", ["fifo", "edf"])
+@pytest.mark.parametrize(("shares", "job_size"), [((0.3, 0.7), 1), ((3.0, 1.0), 4)])
+def test_ways_and_jobs_are_those_of_the_simulation(
+    station: MakeStation, chain: Make, shares: tuple[float, ...], job_size: int, order: str
+) -> None:
+    network = mixed(station, chain, shares, job_size, order)
+    run = replicate(network, Chance(3, 0), 20.0, 0.0)
+    one = mixed_fleet([network])
+    again = replay(one, [Epoch(0.0, 0, {})], {"c": run.entries_s["c"]}, Chance(3, 0))
+    np.testing.assert_allclose(again.latencies_s["c"], run.latencies_s["c"], atol=1e-9)
+    assert len(again.latencies_s["c"]) == len(run.entries_s["c"]) / job_size
+    cut = replay(one, [Epoch(t, 0, {}) for t in (0.0, 3.3, 7.7)], {"c": run.entries_s["c"]}, Chance(3, 0))
+    np.testing.assert_allclose(cut.latencies_s["c"], run.latencies_s["c"], atol=1e-9)
+
+
+def test_requests_take_the_ways_of_the_plan_that_is_active(station: MakeStation, chain: Make) -> None:
+    """A quarter the first way, then three quarters; those that were on the first way stay on it."""
+    plans = [mixed(station, chain, shares, 1) for shares in ((0.25, 0.75), (0.75, 0.25))]
+    times = np.arange(8000) * 0.05
+    run = replay(mixed_fleet(plans), [Epoch(0.0, 0, {}), Epoch(200.0, 1, {})], {"c": times}, Chance(0, 0))
+    sent = run.calls["c", "a"].station
+    assert np.mean(sent[:4000] == 0) == pytest.approx(0.25, abs=0.03)
+    assert np.mean(sent[4000:] == 2) == pytest.approx(0.75, abs=0.03)
+    assert set(sent[:4000]) == {0, 1}
+    assert set(sent[4000:]) == {2, 3}
+    # Both stages are passed the same way.
+    np.testing.assert_array_equal(sent, run.calls["c", "b"].station)
+
+
+def test_of_a_job_so_many_requests_go_each_way(station: MakeStation, chain: Make) -> None:
+    plans = [mixed(station, chain, shares, 4, "edf") for shares in ((3.0, 1.0), (1.0, 3.0))]
+    times = np.repeat(np.arange(40) * 1.0, 4)
+    run = replay(mixed_fleet(plans), [Epoch(0.0, 0, {}), Epoch(19.5, 1, {})], {"c": times}, Chance(0, 0))
+    sent = run.calls["c", "a"].station.reshape(-1, 4)
+    assert sent[:20].tolist() == [[0, 0, 0, 1]] * 20
+    assert sent[20:].tolist() == [[2, 3, 3, 3]] * 20
+    assert len(run.latencies_s["c"]) == 40
+
+
+def test_the_earliest_deadline_goes_first(station: MakeStation, single: Make) -> None:
+    """A job and a request wait for one replica; the request came later, but is due sooner."""
+    made = replace(station("s", "s", [(1, 1.0)]), order="edf")
+    plain = single(made, 1.0)
+    (job,) = plain.streams
+    streams = (replace(job, limit_s=60.0, job_size=3), replace(job, name="d", limit_s=2.5))
+    run = replay(
+        fleet([replace(plain, streams=streams)]),
+        [Epoch(0.0, 0, {}), Epoch(1.5, 0, {})],
+        {"c": np.zeros(3), "d": np.array([0.5])},
+        Chance(0, 0),
+    )
+    assert run.latencies_s["c"].tolist() == pytest.approx([4.0])
+    assert run.latencies_s["d"].tolist() == pytest.approx([1.5])

@@ -280,3 +280,74 @@ def test_a_day_goes_from_the_lowest_level_to_the_highest() -> None:
     assert day[:10].mean() == pytest.approx(100, rel=0.05)
     assert day[715:725].mean() == pytest.approx(900, rel=0.05)
     assert day.mean() == pytest.approx(500, rel=0.02)
+
+
+# Classes that split, and jobs
+
+
+def split_book(instances: Any, classes: dict[str, Any], loads: tuple[float, float, int], **rest: Any) -> Any:
+    """Levels, book and its replay, where one stage has a fast variant and an accurate one; machines of one core."""
+    loaded = instances.workload(
+        {"a": ["s", "l"]},
+        devices={"cpu": {"price_usd_per_h": 0.1, "count": 12, "cores": 1, "start_s": 20.0}},
+        classes=classes,
+        **rest,
+    )
+    helpers = __import__("sys").modules[type(instances).__module__]
+    rows = [
+        helpers.measurement("a", v, n, 0.005 * slow * (0.5 + 0.5 * n), load_s=4.0)
+        for v, slow in (("s", 1), ("l", 4))
+        for n in (1, 4)
+    ]
+    profile = instances.profile({}, {("a", "s"): 0.8, ("a", "l"): 0.95}, rows=rows)
+    moving = Moving.of(loaded, None)
+    levels = plan_levels(moving, profile, grid(*loads), solving(profile, instances.folder))
+    history = expected_day(loads[0], loads[1], INTERVAL_S, 0)
+    chosen = make_book(moving, profile, levels, history, None, Question(INTERVAL_S, "last", 6), instances.folder)
+    source = Source(Arrivals(process="diurnal", peak_factor=1.6, period_s=240.0), sum(loads[:2]) / 2)
+    traffic = traffic_of(moving, source, 245.0, INTERVAL_S, 0)
+    return moving, profile, levels, chosen, traffic, trials(moving, profile, chosen, traffic, ["max"], history, 0)
+
+
+def test_classes_that_split_have_a_book(instances: Any, tmp_path: Path) -> None:
+    classes = {"web": {"rate_rps": 60.0, "slo": {"latency_s": 0.3}, "accuracy": {"floor": 0.86}}}
+    moving, profile, levels, _, traffic, found = split_book(instances, classes, (40.0, 500.0, 5), splitting=True)
+    for load, cost in zip(levels.loads_rps, levels.least_usd_per_h, strict=True):
+        assert solve(moving.at(load), profile, plan_dir=tmp_path).cost_usd_per_h == pytest.approx(cost)
+    assert any(plan.plan.classes["web"].mixtures for plan in levels.plans)
+    for plan in levels.plans:
+        assert simulate(network_of_plan(plan.plan, moving.at(plan.carries_rps).workload, profile)).verdict == "met"
+        accuracy = plan.plan.classes["web"].predicted.accuracy
+        assert accuracy is not None
+        assert accuracy.value >= 0.86 - 1e-9
+    for trial in found:
+        (web,) = trial.classes
+        assert web.requests == len(traffic.arrivals_s["web"])
+        assert web.unanswered == 0
+    # It carries every interval's load, and switches for nothing.
+    assert found[-1].kept
+
+
+def test_jobs_have_a_book_and_are_late_as_a_whole(instances: Any) -> None:
+    classes = {
+        "album": {
+            "kind": "jobs",
+            "rate_rps": 60.0,
+            "job": {"requests": 4, "deadline_s": 0.6, "mean_accuracy": 0.85},
+        },
+        "web": {"rate_rps": 20.0, "slo": {"latency_s": 0.3}},
+    }
+    _, _, levels, _, traffic, found = split_book(instances, classes, (40.0, 300.0, 4))
+    assert any(plan.plan.classes["album"].mixtures for plan in levels.plans)
+    times = traffic.arrivals_s["album"].reshape(-1, 4)
+    assert (times == times[:, :1]).all()
+    total = sum(len(own) for own in traffic.arrivals_s.values())
+    assert float(traffic.loads @ traffic.hours) * 3600 == pytest.approx(total)
+    assert times.size / total == pytest.approx(0.75, abs=0.03)
+    for trial in found:
+        album, web = trial.classes
+        assert (album.name, web.name) == ("album", "web")
+        assert album.requests == len(times)
+        assert album.late is not None
+        assert web.requests == len(traffic.arrivals_s["web"])
+    assert found[-1].kept
