@@ -22,7 +22,10 @@ from inferplan.solvers.columns import Column, build_columns, pruned
 from inferplan.solvers.milp import Solution
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import column_names
+from inferplan.spec.errors import InfeasibleError
 
+MAX_SPARES = 20
+"""Spares, all device types together, beyond which machines fail too often to be planned with."""
 MAX_LOSSES = 64
 """Sets of lost machines that are simulated of one device type; those that hold most first."""
 
@@ -133,15 +136,14 @@ def cases(problem: Problem, solution: Solution) -> list[Case]:
     for device, lost in sorted(assurance.spares.items()):
         if lost and device in solution.packings:
             found += [
-                Case(f"{device}: {lost} lost ({_text(gone)})", top, {device: lost}, _without(solution, device, gone))
-                for gone in _losses(solution, device, lost)
+                Case(lost_text(device, lost, gone), top, {device: lost}, _without(solution, device, gone))
+                for gone in losses(solution.packings[device].machines, lost)
             ]
     return found
 
 
-def _losses(solution: Solution, device: str, lost: int) -> list[tuple[dict[str, int], ...]]:
-    """Distinct sets of so many machines, those that hold most first."""
-    machines = solution.packings[device].machines
+def losses(machines: Sequence[dict[str, int]], lost: int) -> list[tuple[dict[str, int], ...]]:
+    """Distinct sets of so many machines of one device type, those that hold most first."""
     seen: dict[tuple[tuple[tuple[str, int], ...], ...], tuple[dict[str, int], ...]] = {}
     for gone in combinations(machines, min(lost, len(machines))):
         seen.setdefault(tuple(sorted(tuple(sorted(machine.items())) for machine in gone)), gone)
@@ -169,8 +171,10 @@ def _without(solution: Solution, device: str, gone: Sequence[Mapping[str, int]])
     return replace(solution, columns=columns, packings=packings)
 
 
-def _text(gone: Sequence[Mapping[str, int]]) -> str:
-    return "; ".join(", ".join(f"{count} x {name}" for name, count in sorted(m.items())) for m in gone)
+def lost_text(device: str, lost: int, gone: Sequence[Mapping[str, int]]) -> str:
+    """What is lost, in words."""
+    held = "; ".join(", ".join(f"{count} x {name}" for name, count in sorted(m.items())) for m in gone)
+    return f"{device}: {lost} lost ({held})"
 
 
 def enough_spares(problem: Problem, solution: Solution) -> Mapping[str, int]:
@@ -188,6 +192,14 @@ def enough_spares(problem: Problem, solution: Solution) -> Mapping[str, int]:
         if at_most_gone(len(packing.machines), gone, spares.get(device, 0)) < (wanted or 0.0):
             spares[device] = spares.get(device, 0) + 1
     return spares
+
+
+def too_many_spares(problem: Problem) -> InfeasibleError:
+    """The error where no number of spares that is planned with suffices."""
+    return InfeasibleError(
+        f"robustness.availability ({problem.workload.robustness.availability:g}) needs more than {MAX_SPARES} spares",
+        ["would help: machines that are interrupted less, or start faster"],
+    )
 
 
 def at_most_gone(machines: int, gone: float, most: int) -> float:

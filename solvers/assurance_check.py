@@ -58,7 +58,10 @@ def check_assurance(plan: Plan, workload: Workload) -> Iterator[str]:
         if load > predicted.capacity_rps * (1 - asked.headroom) * (1 + RELATIVE):
             of = f"{load:.9g} calls/s of {predicted.capacity_rps:.9g}"
             yield f"option {name}: {of} leave no headroom of {asked.headroom:g}"
-        yield from _left(name, option, plan, load)
+        if workload.splitting != "devices":
+            yield from _left(name, option, plan, load)
+    if workload.splitting == "devices":
+        yield from _pools_left(plan, workload, top)
     yield from _spares(plan, workload)
     yield from _cases(plan, workload, levels, top)
     if said.plain_cost_usd_per_h is not None:
@@ -81,6 +84,40 @@ def _left(name: str, option: DeployedOption, plan: Plan, load_rps: float) -> Ite
         and left * (option.predicted.capacity_rps or 0.0) * option.predicted.interference <= load_rps * option.replicas
     ):
         yield f"option {name}: {left} of {option.replicas} replicas are left without {lost} machines: too few"
+
+
+def _pools_left(plan: Plan, workload: Workload, top: float) -> Iterator[str]:
+    """Where classes spread, what is left of a choice's options in a tier takes over from one another: after the worst
+    loss of every device type it must carry their load; times as without neighbours at best."""
+    assert plan.assurance is not None
+    pools: dict[tuple[str, str, tuple[str, ...], str], list[str]] = {}
+    for name, option in plan.options.items():
+        if option.replicas:
+            key = (option.stage, option.variant, tuple(sorted(option.modalities)), option.device.split("/")[0])
+            pools.setdefault(key, []).append(name)
+    most = min(workload.max_utilisation, 1 - workload.robustness.headroom)
+    stages: dict[str, float] = {}
+    for option in plan.options.values():
+        stages[option.stage] = stages.get(option.stage, 0.0) + option.predicted.load_rps
+    for names in pools.values():
+        load = top * math.fsum(plan.options[name].predicted.load_rps for name in names)
+        each = {}
+        for name in names:
+            option = plan.options[name]
+            each[name] = (option.predicted.capacity_rps or 0.0) * option.predicted.interference / option.replicas
+        whole = math.fsum(each[name] * plan.options[name].replicas for name in names)
+        for device, lost in plan.assurance.spare_machines.items():
+            held = sorted(
+                (
+                    math.fsum(each[p.option] * p.replicas for p in machine if p.option in each)
+                    for machine in plan.machines[device].packing
+                ),
+                reverse=True,
+            )
+            left = whole - math.fsum(held[:lost])
+            # Shares are told apart to a millionth.
+            if load > left * most * (1 + RELATIVE) + RELATIVE * top * stages[plan.options[names[0]].stage]:
+                yield f"{', '.join(sorted(names))}: {left:.9g} calls/s of {load:.9g} are left without {lost} {device}"
 
 
 def _spares(plan: Plan, workload: Workload) -> Iterator[str]:

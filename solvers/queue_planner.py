@@ -11,7 +11,7 @@ from inferplan.estimators.accuracy import combination_text
 from inferplan.estimators.service import SampleSource
 from inferplan.estimators.simulation import SimulationResult
 from inferplan.solvers.asking import fitted_line, hopes, wanted
-from inferplan.solvers.assurance import enough_spares
+from inferplan.solvers.assurance import MAX_SPARES, enough_spares, too_many_spares
 from inferplan.solvers.document import plan_document
 from inferplan.solvers.explain import Chosen, alternatives, binding
 from inferplan.solvers.infeasible import disturbed, infeasible
@@ -28,9 +28,6 @@ from inferplan.spec.errors import InfeasibleError, UndecidedError
 from inferplan.spec.plan import Plan, Proof
 from inferplan.spec.profile import Profile
 from inferplan.spec.workload import Robustness, Workload
-
-MAX_SPARES = 20
-"""Spares, all device types together, beyond which machines fail too often to be planned with."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +117,7 @@ def _searched_enough(workload: Workload, profile: Profile, limits: Limits) -> De
         if spares == problem.assurance.spares:
             return Decided(search, solution, result, proven)
         problem = replace(problem, assurance=replace(problem.assurance, spares=spares))
-    raise InfeasibleError(
-        f"robustness.availability ({problem.workload.robustness.availability:g}) needs more than {MAX_SPARES} spares",
-        ["would help: machines that are interrupted less, or start faster"],
-    )
+    raise too_many_spares(problem)
 
 
 def _searched(problem: Problem, limits: Limits, deadline: float) -> tuple[Search, bool]:

@@ -136,10 +136,17 @@ def split_instance(problem: Problem) -> SplitInstance:
 
 
 def _most(options: Sequence[Option], instance: SplitInstance) -> dict[str, int]:
-    """Replicas that could carry all of a stage's calls by themselves."""
+    """Replicas that could carry all of a stage's calls by themselves, whatever machines are lost."""
     classes = range(len(instance.problem.classes))
     loads = {o.stage: sum(instance.calls_rps[k, o.stage] for k in classes) for o in options}
-    return {o.name: max(1, math.ceil(loads[o.stage] / instance.useful_rps(o) - 1e-9)) for o in options}
+    spares = instance.problem.assurance.spares
+    lost = {o.name: spares.get(o.device, 0) * _fitting(instance, o) for o in options}
+    return {o.name: max(1, math.ceil(loads[o.stage] / instance.useful_rps(o) - 1e-9)) + lost[o.name] for o in options}
+
+
+def _fitting(instance: SplitInstance, option: Option) -> int:
+    assert option.need is not None
+    return fitting(instance.problem.devices[option.device].capacity, option.need)
 
 
 def _refuse(problem: Problem) -> None:
@@ -206,8 +213,5 @@ def reload_usd_per_h(problem: Problem, option: Option) -> float:
 
 def replicas_that_fit(instance: SplitInstance, option: Option, count: int | None) -> int:
     """Most replicas of an option that are of use and fit on so many machines of its device."""
-    assert option.need is not None
     most = instance.most[option.name]
-    if count is None:
-        return most
-    return min(most, count * fitting(instance.problem.devices[option.device].capacity, option.need))
+    return most if count is None else min(most, count * _fitting(instance, option))

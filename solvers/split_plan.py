@@ -8,13 +8,14 @@ both are found together, from below.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from inferplan.estimators.accuracy import AccuracyEstimate
 from inferplan.estimators.interference import Tenant, tenant_of
 from inferplan.estimators.transport import Crossing, traffic
 from inferplan.solvers.assembly import deployed_option, without_bounds
+from inferplan.solvers.assurance import at_most_gone, losses, lost_text
 from inferplan.solvers.options import Option
 from inferplan.solvers.split_instance import SplitInstance
 from inferplan.solvers.split_program import Split
@@ -81,6 +82,7 @@ def _spread(instance: SplitInstance, split: Split, slower: Mapping[str, tuple[fl
     for (k, stage, tier), share in split.shares.items():
         pool = [o.name for o in instance.pool(stage, split.choices[k, stage], tier) if o.name in capacity]
         total = math.fsum(capacity[name] for name in pool)
+        # Where all of a pool is lost what little was sent there (shares are told apart to 1e-7) goes nowhere.
         for name in pool:
             shares[k, name] = share * capacity[name] / total
             loads[name] += level * instance.calls_rps[k, stage] * shares[k, name]
@@ -110,6 +112,64 @@ def overloaded(instance: SplitInstance, split: Split, loads: Loads) -> dict[str,
         for name in split.replicas
         if loads.utilisation(name) > instance.max_utilisation * (1 + 1e-6)
     }
+
+
+def without(split: Split, device: str, gone: Sequence[Mapping[str, int]]) -> Split:
+    """What is left of a plan without some machines of a device type."""
+    packings, missing = {}, [dict(machine) for machine in gone]
+    for key, packing in split.packings.items():
+        left = []
+        for machine in packing.machines:
+            if key[0] == device and machine in missing:
+                missing.remove(machine)
+            else:
+                left.append(machine)
+        packings[key] = replace(packing, machines=tuple(left))
+    replicas: dict[str, int] = {}
+    for packing in packings.values():
+        for machine in packing.machines:
+            for name, count in machine.items():
+                replicas[name] = replicas.get(name, 0) + count
+    return replace(split, packings=packings, replicas=replicas)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Machines of one device type that are lost, and what is left of the plan."""
+
+    name: str
+    device: str
+    machines: int
+    left: Split
+
+
+def losses_of(instance: SplitInstance, split: Split) -> list[Loss]:
+    """Every distinct loss of machines that the plan must withstand (at most `MAX_LOSSES` of a type)."""
+    found = []
+    for device, lost in sorted(instance.problem.assurance.spares.items()):
+        machines = _machines_by_device(split).get(device, [])
+        for gone in losses(machines, lost) if lost and machines else ():
+            found.append(Loss(lost_text(device, lost, gone), device, lost, without(split, device, gone)))
+    return found
+
+
+def _machines_by_device(split: Split) -> dict[str, list[dict[str, int]]]:
+    found: dict[str, list[dict[str, int]]] = {}
+    for (device, _), packing in sorted(split.packings.items()):
+        found.setdefault(device, []).extend(packing.machines)
+    return found
+
+
+def enough_spares(instance: SplitInstance, split: Split) -> dict[str, int]:
+    """As `assurance.enough_spares`: one more spare where more machines than that are gone too often."""
+    problem = instance.problem
+    wanted, spares = problem.workload.robustness.availability, dict(problem.assurance.spares)
+    for device, machines in _machines_by_device(split).items() if wanted is not None else ():
+        own = [o.load_s or 0.0 for o in instance.options if o.device == device and o.name in split.replicas]
+        gone = problem.devices[device].tariff.lost_share(max(own, default=0.0))
+        if at_most_gone(len(machines), gone, spares.get(device, 0)) < (wanted or 0.0):
+            spares[device] = spares.get(device, 0) + 1
+    return spares
 
 
 def option_plans(instance: SplitInstance, split: Split, loads: Loads) -> dict[str, DeployedOption]:
@@ -193,19 +253,28 @@ def _machines(instance: SplitInstance, split: Split, device: str, packing: list[
 
 def assurance(instance: SplitInstance, split: Split, plain_usd_per_h: float | None) -> Assurance | None:
     """What the plan withstands; None where nothing was asked. Queues that keep up at the highest level do so at every
-    one. `plain_usd_per_h`: the cost of the plan without it."""
+    one; with machines lost they were looked at before. `plain_usd_per_h`: the cost of the plan without it."""
     problem = instance.problem
     asked, levels = problem.workload.robustness, [level for level in problem.assurance.levels if level != 1.0]
     if not asked.asked:
         return None
     deployed = [o for o in instance.options if o.name in split.replicas]
+    top = max(problem.assurance.levels)
+    cases = [AssuredCase(name=f"load x {level:g}", rate_scale=level, verdict="met", classes={}) for level in levels]
+    cases += [
+        AssuredCase(name=loss.name, rate_scale=top, lost={loss.device: loss.machines}, verdict="met", classes={})
+        for loss in losses_of(instance, split)
+    ]
+    bought = _machines_by_device(split)
     return Assurance(
         confidence=asked.confidence,
         load_levels=levels,
+        spare_machines={d: lost for d, lost in sorted(problem.assurance.spares.items()) if lost and d in bought},
+        availability=asked.availability,
         headroom=asked.headroom,
         plain_cost_usd_per_h=plain_usd_per_h,
         extra_usd_per_h=None if plain_usd_per_h is None else split.cost_usd_per_h - plain_usd_per_h,
-        cases=[AssuredCase(name=f"load x {level:g}", rate_scale=level, verdict="met", classes={}) for level in levels],
+        cases=cases,
         without_bounds=[] if asked.confidence is None else without_bounds(problem, deployed),
     )
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from inferplan.solvers import assembly, split_explain, split_plan
+from inferplan.solvers.assurance import MAX_SPARES, too_many_spares
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.split_explain import Explained
 from inferplan.solvers.split_instance import Question, SplitInstance, split_instance
@@ -55,9 +56,24 @@ def solve_split(
     plain_usd_per_h = None
     if plain is not None:
         plain_usd_per_h = _decide(split_instance(plain), question, deadline, gap)[1].split.cost_usd_per_h
-    search, found, loads, story = _decide(split_instance(problem), question, deadline, gap)
+    search, found, loads, story = _assured(problem, question, deadline, gap)
     plan = Explained(search, question, found, deadline, gap)
     return _plan(plan, loads, story, loaded, profile, plan_dir, seed, plain_usd_per_h)
+
+
+def _assured(
+    problem: Problem, question: Question, deadline: float, gap: float
+) -> tuple[SplitSearch, Found, Loads, list[str]]:
+    """The best plan with enough spares for the share of time asked: as long as it has more machines than they suffice
+    for, it is made again with one spare more."""
+    for _ in range(MAX_SPARES):
+        instance = split_instance(problem)
+        found = _decide(instance, question, deadline, gap)
+        spares = split_plan.enough_spares(instance, found[1].split)
+        if spares == problem.assurance.spares:
+            return found
+        problem = replace(problem, assurance=replace(problem.assurance, spares=spares))
+    raise too_many_spares(problem)
 
 
 def _decide(
@@ -73,8 +89,7 @@ def _decide(
             raise UndecidedError("the time limit left no plan: give more time with --time-limit")
         if found is None:
             raise split_explain.infeasible(search, question, [*story, *instance.problem.table.excluded], deadline)
-        busiest = split_plan.loads_of(instance, found.split, instance.level)
-        slower = split_plan.overloaded(instance, found.split, busiest)
+        slower = _overloaded(instance, found.split)
         says = split_plan.describe(instance, found.split)
         if not slower:
             story.append(f"{number}. proposed: {says}: accepted: no queue gets more than it can serve")
@@ -86,6 +101,17 @@ def _decide(
         if time.monotonic() >= deadline:
             break
     raise UndecidedError("neighbours slow replicas down too much, and no plan that allows for it was found", story)
+
+
+def _overloaded(instance: SplitInstance, split: Split) -> dict[str, float]:
+    """Options that get more than they can serve at the highest level, with all machines or without some, and how much
+    slower they are then."""
+    slower: dict[str, float] = {}
+    for left in (split, *(loss.left for loss in split_plan.losses_of(instance, split))):
+        loads = split_plan.loads_of(instance, left, instance.level)
+        for name, factor in split_plan.overloaded(instance, left, loads).items():
+            slower[name] = max(factor, slower.get(name, 1.0))
+    return slower
 
 
 def _plan(

@@ -13,6 +13,7 @@ Variables
 Constraints
     (one)       Σ_v z_ksv = 1,   Σ_t X_ksvt = z_ksv
     (capacity)  Σ_k Λ_ks X_ksvt <= ρ Σ_{o: s,v,t} μ_o n_o,   X_ksvt <= Σ_{o: s,v,t} min(1, ρ μ_o / Λ_ks) n_o
+    (left)      the same for what is left of n_o when machines of d are lost, for every d with spares (`split_layouts`)
     (machines)  Σ_{o on d} r_o n_o <= R_d m_d per resource, Σ_s m_ds <= M_d; and replicas that really fit (below)
     (flows)     Σ_t' F_kevtt' = X_ksvt at the sender,  Σ_{v,t} F_kevtt' = Σ_v X_ks'vt' at the receiver,
                 no F where there is no link;  h Σ Λ b F <= bandwidth of every link
@@ -26,9 +27,7 @@ Objective
 Within a tier a choice's calls are spread over its options as they have capacity, so every queue of it is loaded alike:
 that is feasible wherever (capacity) is.
 
-*Packing.* After each solve the replicas are packed exactly. Where they need u machines of d and fewer were bought, m_d
->= u - Σ_o Σ_{j <= n*_o} (1 - g_oj) is added, g_oj ∈ {0,1} and g_oj = 1 where n_o >= j: taking one replica away saves no
-more than the machine it could have had to itself.
+Which replicas stand on which machine, and what is left of them when machines are lost: `split_layouts`.
 """
 
 from __future__ import annotations
@@ -43,11 +42,10 @@ from inferplan.estimators.cost import machines_used, shares
 from inferplan.estimators.transport import Leg
 from inferplan.solvers.combinations import Encoding, encoding, require_listed
 from inferplan.solvers.highs import branch_alone, new_model, optimize
-from inferplan.solvers.options import Option
-from inferplan.solvers.packing import Item, Packing, pack
-from inferplan.solvers.placing import most_together, strangers
+from inferplan.solvers.packing import Packing
 from inferplan.solvers.split_flows import NOTHING, Box, SplitFlows, present
 from inferplan.solvers.split_instance import Question, SplitInstance, reload_usd_per_h, replicas_that_fit
+from inferplan.solvers.split_layouts import Laid
 
 Objective = tuple[Literal["cost", "accuracy", "machines"], str]
 COST: Objective = ("cost", "")
@@ -100,7 +98,6 @@ class SplitProgram:
         self.timed_out = False
         self._asked: list[Any] = []
         self._boxed: list[Any] = []
-        self._steps: dict[tuple[str, int], Any] = {}
         self._floors: dict[int, float | None] = {}
         self.scale = _scale(device.price_usd_per_h for device in instance.problem.devices.values())
         self._add_choices()
@@ -134,10 +131,9 @@ class SplitProgram:
         import mip
 
         instance, model = self.instance, self.model
-        self._n: dict[str, Any] = {}
+        self._laid = Laid(instance, model)
+        self._n = self._laid.replicas
         self._m: dict[tuple[str, str], Any] = {}
-        for option in instance.options:
-            self._n[option.name] = model.add_var(var_type=mip.INTEGER, lb=0, ub=instance.most[option.name])
         for name, device in instance.problem.devices.items():
             for stage in instance.problem.stages if name in instance.exclusive else ("",):
                 own = [o for o in instance.options if o.device == name and stage in ("", o.stage)]
@@ -153,9 +149,7 @@ class SplitProgram:
                         model += mip.xsum(need / room * n for n, need in needs) - machines <= 0
                         for few in sorted({room // need for _, need in needs}):
                             model += mip.xsum(n for n, need in needs if room // need <= few) - few * machines <= 0
-                for option in own:
-                    if (most := most_together(option)) is not None:
-                        model += self._n[option.name] - most * machines <= 0
+                self._laid.spread(own, machines)
         self._bought = {
             name: mip.xsum(m for (device, _), m in self._m.items() if device == name)
             for name in instance.problem.devices
@@ -204,6 +198,11 @@ class SplitProgram:
                     pool = instance.pool(stage, choice, tier)
                     room = [instance.useful_rps(o) / total * self._n[o.name] for o in pool]
                     model += mip.xsum(load) - mip.xsum(room) <= 0
+                    for device in dict.fromkeys(o.device for o in pool):
+                        if instance.problem.assurance.spares.get(device, 0):
+                            own = [o for o in pool if o.device == device]
+                            gone = [instance.useful_rps(o) / total * self._laid.gone[o.name] for o in own]
+                            model += mip.xsum(load) - mip.xsum(room) + mip.xsum(gone) <= 0
                     for k in classes:
                         # A replica that could carry more than a class's calls is worth no more than all of them.
                         most = instance.calls_rps[k, stage] or 1.0
@@ -220,7 +219,7 @@ class SplitProgram:
         model.remove(self._asked) if self._asked else None
         self._asked = []
         for option in instance.options:
-            self._n[option.name].ub = replicas_that_fit(instance, option, question.counts[option.device])
+            self._laid.limit(option, replicas_that_fit(instance, option, question.counts[option.device]))
         for name, count in question.counts.items():
             if count is not None:
                 self._asked.append(model.add_constr(self._bought[name] <= count))
@@ -286,55 +285,14 @@ class SplitProgram:
             if outcome not in (status.OPTIMAL, status.FEASIBLE):
                 self.timed_out = outcome == status.NO_SOLUTION_FOUND
                 return None
-            packings = self._packings()
-            if not self._cut(packings):
+            packings = self._laid.packings()
+            if not self._laid.cut(packings, self._m):
                 best = outcome == status.OPTIMAL
                 bound = min(float(model.objective_bound), float(model.objective_value))
                 return Node(float(model.objective_value), bound, self.flows.relaxed(), self._split(packings), best)
             if time.monotonic() >= deadline:
                 self.timed_out = True
                 return None
-
-    def _packings(self) -> dict[tuple[str, str], Packing]:
-        items: dict[tuple[str, str], list[Item]] = {}
-        for option in self.instance.options:
-            count = round(self._n[option.name].x)
-            if count:
-                stage = option.stage if option.device in self.instance.exclusive else ""
-                assert option.need is not None
-                item = Item(option.name, option.need, count, most_together(option))
-                items.setdefault((option.device, stage), []).append(item)
-        devices = self.instance.problem.devices
-        apart = strangers({o.name: o for o in self.instance.options})
-        return {key: pack(found, devices[key[0]].capacity, apart) for key, found in sorted(items.items())}
-
-    def _cut(self, packings: Mapping[tuple[str, str], Packing]) -> bool:
-        """Add a cut wherever replicas need more machines than were bought."""
-        import mip
-
-        cut = False
-        for (device, stage), packing in packings.items():
-            needed = len(packing.machines)
-            if needed <= round(self._m[device, stage].x):
-                continue
-            cut = True
-            missing = [
-                1 - self._step(option, j)
-                for option in self.instance.options
-                if option.device == device and stage in ("", option.stage)
-                for j in range(1, round(self._n[option.name].x) + 1)
-            ]
-            self.model += self._m[device, stage] + mip.xsum(missing) >= needed
-        return cut
-
-    def _step(self, option: Option, j: int) -> Any:
-        """A binary that is 1 where there are j replicas or more."""
-        import mip
-
-        if (option.name, j) not in self._steps:
-            step = self._steps[option.name, j] = self.model.add_var(var_type=mip.BINARY)
-            self.model += self._n[option.name] - (j - 1) <= max(self.instance.most[option.name] - j + 1, 1) * step
-        return self._steps[option.name, j]
 
     def _split(self, packings: Mapping[tuple[str, str], Packing]) -> Split:
         """The plan behind a solution, its flows recomputed from its shares where routing is proportional."""
@@ -347,7 +305,7 @@ class SplitProgram:
                 if choices[k, stage] == choice and x.x > NOTHING
             }
         )
-        replicas = {o.name: round(self._n[o.name].x) for o in instance.options if round(self._n[o.name].x)}
+        replicas = {name: count for name, _, count in self._laid.used()}
         flows = self.flows.products(shares) if instance.proportional else present(self.flows.relaxed())
         devices = instance.problem.devices
         billed = {device: self._paid(device, replicas, packings) for device, _ in packings}

@@ -57,12 +57,6 @@ def _with_splitting(workload: Workload) -> Iterator[tuple[Path_, str]]:
             ("objective",),
             "other objectives are not honoured yet with splitting; minimize: cost, or maximize: accuracy",
         )
-    for what in ("spare_machines", "availability"):
-        if getattr(workload.robustness, what):
-            yield (
-                ("robustness", what),
-                f"{what} is not honoured yet with splitting: devices; ask for headroom, or levels",
-            )
     for tier, places in workload.tiers.items():
         if places.energy_price_usd_per_kwh > 0:
             yield (

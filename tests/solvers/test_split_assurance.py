@@ -141,3 +141,96 @@ def test_the_checker_finds_a_headroom_that_is_not_there(instances: Any) -> None:
     with pytest.raises(CheckFailedError) as error:
         check_plan(broken, loaded.workload, profile)
     assert any("leave no headroom of 0.3" in line for line in error.value.details)
+
+
+# Lost machines
+
+
+def withstanding(rate: float, spares: int, level: float) -> float:
+    """Of all numbers of replicas on the two devices and all limits of replicas on one machine: the least cost at which
+    what is left carries the load, whatever machines of one type are lost."""
+    each = [max(batch / seconds for batch, seconds in points.items()) * 0.98 / level for points in TIMES.values()]
+    layouts: list[dict[int, tuple[int, int]]] = []
+    for _ in PRICES:
+        # By replicas that are left: (replicas, machines), the fewest machines for each.
+        found: dict[int, tuple[int, int]] = {}
+        for n, most in itertools.product(range(30), range(1, 5)):
+            machines = -(-n // most)
+            left = max(n - spares * most, 0)
+            if left not in found or machines < found[left][1] or (machines == found[left][1] and n > found[left][0]):
+                found[left] = (n, machines)
+        layouts.append(found)
+    best = math.inf
+    every = [[(left, *rest) for left, rest in found.items()] for found in layouts]
+    for (left_x, x, machines_x), (left_y, y, machines_y) in itertools.product(*every):
+        carried = [left_x * each[0] + y * each[1], x * each[0] + left_y * each[1]]
+        lost = [carried[i] for i, machines in enumerate((machines_x, machines_y)) if machines]
+        if lost and min(lost) >= rate - 1e-9:
+            cost = machines_x * PRICES["edge/x"] + machines_y * PRICES["edge/y"]
+            best = min(best, cost)
+    return best
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    rate=st.sampled_from([20.0, 75.0, 180.0, 333.0]),
+    spares=st.sampled_from([1, 2]),
+    level=st.sampled_from([1.0, 1.4]),
+)
+def test_with_machines_lost_the_cost_is_that_of_enumeration(
+    module_instances: Any, rate: float, spares: int, level: float
+) -> None:
+    robustness = {"spare_machines": spares, "load_levels": [] if level == 1 else [level]}
+    plan = plan_of(module_instances, robustness, rate, count=16)
+    assert plan.proof.status == "optimal"
+    assert plan.cost_usd_per_h == pytest.approx(withstanding(rate, spares, level), rel=1e-6)
+    assert plan.assurance is not None
+    assert set(plan.assurance.spare_machines) == set(plan.machines)
+    assert {dict(case.lost).get(name) for case in plan.assurance.cases for name in case.lost} == {spares}
+
+
+def test_what_is_left_carries_the_load_whatever_machines_are_lost(instances: Any) -> None:
+    """Two stages share machines; every set of machines of a type is taken away by hand."""
+    devices = {d.split("/")[1]: {"price_usd_per_h": p, "cores": 4, "count": 20} for d, p in PRICES.items()}
+    loaded = instances.workload(
+        {"a": ["s"], "b": ["s"]}, classes={"web": {"rate_rps": 90.0}}, devices=devices, splitting="devices",
+        edges=[{"from": "a", "to": "b"}], robustness={"spare_machines": 2},
+    )  # fmt: skip
+    rows = [
+        instances.measurement(stage, "s", batch, mean * slower, device=device)
+        for stage, slower in (("a", 1.0), ("b", 0.4))
+        for device, points in TIMES.items()
+        for batch, mean in points.items()
+    ]
+    profile = instances.profile({}, {("a", "s"): 0.9, ("b", "s"): 0.9}, rows=rows)
+    plan = solve(loaded, profile, plan_dir=instances.folder)
+    check_plan(plan, loaded.workload, profile)
+    each = {n: (o.predicted.capacity_rps or 0.0) / o.replicas for n, o in plan.options.items()}
+    for device, bought in plan.machines.items():
+        for gone in itertools.combinations(range(bought.count), min(2, bought.count)):
+            left = {name: option.replicas for name, option in plan.options.items()}
+            for placement in (p for i in gone for p in plan.machines[device].packing[i]):
+                left[placement.option] -= placement.replicas
+            for stage in ("a", "b"):
+                carried = sum(n * each[name] for name, n in left.items() if plan.options[name].stage == stage)
+                assert carried * 0.98 >= 90.0 * (1 - 1e-6)
+
+
+def test_spares_for_a_share_of_time_rise_until_they_suffice(instances: Any) -> None:
+    plan = plan_of(instances, {"availability": 0.999}, 333.0, count=20, interruptions_per_h=1.0, start_s=600.0)
+    assert plan.assurance is not None
+    for device, bought in plan.machines.items():
+        gone, spares = bought.lost_share or 0.0, plan.assurance.spare_machines[device]
+        fine = sum(math.comb(bought.count, k) * gone**k * (1 - gone) ** (bought.count - k) for k in range(spares + 1))
+        assert fine >= 0.999
+    assert plan.cost_usd_per_h > plan_of(instances, {}, 333.0, count=20).cost_usd_per_h
+
+
+def test_the_checker_finds_too_little_left(instances: Any) -> None:
+    loaded, profile = inputs(instances, {"spare_machines": 1}, 180.0, count=16)
+    plan = solve(loaded, profile, plan_dir=instances.folder)
+    assert plan.assurance is not None
+    more = plan.assurance.model_copy(update={"spare_machines": dict.fromkeys(plan.machines, 3)})
+    with pytest.raises(CheckFailedError) as error:
+        check_plan(plan.model_copy(update={"assurance": more}), loaded.workload, profile)
+    assert any("are left without 3" in line for line in error.value.details)

@@ -85,7 +85,6 @@ def test_one_wrong_thing_is_named(write_workload: Write, old: str, new: str, exp
 @pytest.mark.parametrize(
     ("old", "new", "field"),
     [
-        ("name: shop", "name: shop\nsplitting: devices\nrobustness: {spare_machines: 1}", "robustness.spare_machines"),
         ("name: shop", "name: shop\nsplitting: devices\nobjective: {minimize: energy}", "objective"),
     ],
 )
