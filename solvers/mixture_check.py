@@ -37,7 +37,8 @@ def check_mixtures(plan: Plan, workload: Workload, profile: Profile) -> Iterator
             yield f"class {name}: jobs of {traffic.job_requests} requests are not the workload's"
         if not traffic.mixtures:
             continue
-        if workload.splitting is not True and job is None:
+        asked = workload.classes[name].level_of is not None
+        if (workload.splitting is not True and job is None) or asked:
             yield f"class {name}: its requests go different ways, which the workload does not allow"
         if abs(math.fsum(mixture.share for mixture in traffic.mixtures) - 1) > RELATIVE:
             yield f"class {name}: the shares of its ways do not add up to 1"

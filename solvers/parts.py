@@ -38,10 +38,13 @@ Pattern = tuple[tuple[float, ...], ...]
 
 
 def splits(problem: Problem) -> list[str]:
-    """Names of the classes that may be split."""
+    """Names of the classes that may be split. What a request of a class with `asks` names is promised to it alone,
+    which no mean keeps: such classes go one way."""
     workload = problem.workload
-    names = dict.fromkeys(need.name for need in problem.classes)
-    return [name for name in names if workload.splitting is True or workload.classes[name].kind == "jobs"]
+    classes = {name: workload.classes[name] for name in dict.fromkeys(need.name for need in problem.classes)}
+    alone = {name for name, traffic in classes.items() if traffic.level_of is not None}
+    wanted = [name for name in classes if workload.splitting is True and name not in alone]
+    return [name for name in classes if name in wanted or classes[name].kind == "jobs"]
 
 
 def parted(problem: Problem) -> Problem:

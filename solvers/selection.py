@@ -30,7 +30,7 @@ from inferplan.estimators.simulation import SimulationResult, StreamResult, simu
 from inferplan.estimators.transport import legs_of, tier_of
 from inferplan.solvers.columns import Column
 from inferplan.solvers.judge import SEARCH, Judge, network_of
-from inferplan.solvers.milp import Solution
+from inferplan.solvers.milp import Solution, instance
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import column_names
 from inferplan.solvers.tier_flows import home
@@ -59,6 +59,7 @@ class Table:
 
 def table(problem: Problem, solution: Solution, judge: Judge, seen: SimulationResult) -> Table:
     """The table of a plan that was simulated (`seen`); none where no class has asks."""
+    problem = instance(problem, solution)
     levels = [k for k, need in enumerate(problem.classes) if _level(problem, need.name)]
     if not levels:
         return Table(None)
@@ -173,8 +174,17 @@ class _Ways:
             accuracy=None if known is None else known.value,
             latency_s=tail,
             cost_usd_per_request=self.cost_usd(way),
-            classes=[need.name for k, need in enumerate(problem.classes) if self.of_class(k) == way],
+            classes=[name for name, ways in self._planned().items() if ways == [way]],
         )
+
+    def _planned(self) -> dict[str, list[Way]]:
+        """By class, the different ways that its requests go."""
+        found: dict[str, list[Way]] = {}
+        for k, need in enumerate(self.problem.classes):
+            known, way = found.setdefault(need.name, []), self.of_class(k)
+            if need.share > 0 and way not in known:
+                known.append(way)
+        return found
 
     def cost_usd(self, way: Way) -> float:
         """Price of the capacity that a request takes up, and of its traffic; replicas that neighbours slow down cost
@@ -270,9 +280,10 @@ def _probing(ways: _Ways, network: Network, probes: Mapping[str, Way], rates: Se
     grown = workload.model_copy(update={"classes": {**workload.classes, **classes}}).at(workload.root)
     routes: dict[str, Mapping[str, Sequence[tuple[str, float]]]] = {s.name: s.routes for s in network.streams}
     routes |= {name: {stage: [(option, 1.0)] for stage, option in way.items()} for name, way in probes.items()}
+    split = {stream.name: stream.ways for stream in network.streams}
     stations = list(network.stations.values())
     standing = [*stations_of(problem, ways.deployed), *_standing(ways, probes)]
-    return delayed(build_network(grown, problem.laws, stations, routes), grown, problem.payloads, standing)
+    return delayed(build_network(grown, problem.laws, stations, routes, split), grown, problem.payloads, standing)
 
 
 def _standing(ways: _Ways, probes: Mapping[str, Way]) -> Iterator[tuple[str, str, str, str, str]]:

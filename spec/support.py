@@ -26,9 +26,7 @@ def unsupported(workload: Workload) -> Iterator[tuple[Path_, str]]:
 
 def _asks(workload: Workload, traffic: TrafficClass, at: Path_) -> Iterator[tuple[Path_, str]]:
     """What is not honoured of classes whose requests name accuracy and latency alone."""
-    if workload.splitting is True:
-        yield (*at, "asks"), "what a request names is promised to it alone, which no mean keeps: splitting: false"
-    elif workload.splitting:
+    if workload.splitting == "devices":
         yield (*at, "asks"), "classes that spread over devices have no latency promise, as asks are: splitting: false"
     if traffic.trace is not None:
         yield (*at, "trace"), f"traces are not honoured yet for a class with asks; {_INDEPENDENT}"

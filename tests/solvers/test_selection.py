@@ -371,3 +371,30 @@ def test_a_stage_that_may_be_skipped_and_a_day_that_goes_up_and_down(instances: 
     assert plan.selection is not None
     assert plan.selection.percentile == 90.0
     assert [row.accuracy for row in plan.selection.rows] == [pytest.approx(0.45), pytest.approx(0.81)]
+
+
+def test_beside_classes_that_split_each_request_keeps_what_it_names(instances: Any) -> None:
+    """The mean of a class may be kept by a mixture; what a request names is kept by its own way."""
+    mix = [{"accuracy": 0.8, "latency_s": 0.4}, {"accuracy": 0.6, "latency_s": 0.4}]
+    classes = {
+        "web": {"rate_rps": 260.0, "slo": {"latency_s": 0.4}, "accuracy": {"floor": 0.8}},
+        "album": {"kind": "jobs", "rate_rps": 20.0, "job": {"requests": 4, "deadline_s": 1.0, "mean_accuracy": 0.8}},
+    }
+    plan, loaded, profile = planned(instances, 1, mix, 60.0, classes=classes, splitting=True)
+    whole, _, _ = planned(instances, 1, mix, 60.0, classes={"web": classes["web"]}, splitting=False)
+    assert plan.classes["web"].mixtures
+    for name in ("app-1", "app-2"):
+        assert not plan.classes[name].mixtures
+        accuracy = plan.classes[name].predicted.accuracy
+        assert accuracy is not None
+        assert accuracy.value >= loaded.workload.classes[name].accuracy.floor
+    assert plan.selection is not None
+    assert whole.selection is not None
+    assert {name for row in plan.selection.rows for name in row.classes} >= {"app-1"}
+    # A class of several ways goes none of them as a whole.
+    assert not any("web" in row.classes for row in plan.selection.rows)
+    mixed = plan.classes["app-1"].model_copy(update={"mixtures": plan.classes["web"].mixtures})
+    wrong = plan.model_copy(update={"classes": {**plan.classes, "app-1": mixed}})
+    with pytest.raises(CheckFailedError) as caught:
+        check_plan(wrong, loaded.workload, profile)
+    assert any("app-1: its requests go different ways" in line for line in caught.value.details)

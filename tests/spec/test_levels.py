@@ -107,10 +107,6 @@ TIERS = ("tiers:\n  edge:", "tiers:\n  far: {devices: {box: {price_usd_per_h: 1,
             "classes.web.asks: classes that spread over devices have no latency promise",
         ),
         (
-            [asking(), ("apiVersion", "splitting: true\napiVersion")],
-            "classes.web.asks: what a request names is promised to it alone",
-        ),
-        (
             [asking("[{accuracy: 95}]"), ("accuracy:\n  metric: {name: top1}", "accuracy:\n  metric: {name: acc}")],
             "classes.web.asks.mix[0].accuracy: accuracies are fractions: write 0.95 for 95 %",
         ),
