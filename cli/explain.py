@@ -65,7 +65,7 @@ def _show(name: str, found: Explanation) -> None:
         show(steps_table(found.steps), indent=2)
     for stage in dict.fromkeys(rival.stage for rival in found.rivals):
         say()
-        heading(f"What else could serve {stage}")
+        heading(f"What else could serve {stage}" if stage else "How else requests could be shared out")
         show(rivals_table([rival for rival in found.rivals if rival.stage == stage]), indent=2)
     for line in found.left_out:
         say(f"left out: {line}")

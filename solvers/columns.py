@@ -21,7 +21,7 @@ stays. Columns that limit how many of them a machine holds are compared with tho
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, product
 
@@ -73,10 +73,13 @@ class Column:
         return self.replicas * (self.option.need.cores if self.option.need else 0)
 
 
-def build_columns(problem: Problem, lifted: bool = False, prune: bool = True) -> list[Column]:
-    """All columns of an instance. `lifted`: as if there were as many machines of every device as wanted."""
+def build_columns(
+    problem: Problem, lifted: bool = False, prune: bool = True, stages: Sequence[str] | None = None
+) -> list[Column]:
+    """All columns of an instance, or of some of its `stages`. `lifted`: as if there were as many machines of every
+    device as wanted."""
     columns: list[Column] = []
-    for stage in problem.stages:
+    for stage in problem.stages if stages is None else stages:
         contexts = [
             (classes, context)
             for classes in _subsets(len(problem.classes))
@@ -247,6 +250,16 @@ def pruned(problem: Problem, stage: str, columns: Sequence[Column]) -> list[Colu
     for column in columns:
         # Skip variants take no machine: they compete among themselves.
         key = (column.classes, column.context, column.most, *_kind(column.option, told_apart))
+        groups.setdefault(key, []).append(column)
+    return [column for group in groups.values() for column in _best_columns(problem, group)]
+
+
+def best_of_kinds(problem: Problem, columns: Sequence[Column], kind: Callable[[Option], object]) -> list[Column]:
+    """Columns that no other one of the same kind, classes and context dominates; what a machine costs is part of the
+    kind."""
+    groups: dict[tuple[object, ...], list[Column]] = {}
+    for column in columns:
+        key = (column.stage, column.classes, column.context, column.most, kind(column.option))
         groups.setdefault(key, []).append(column)
     return [column for group in groups.values() for column in _best_columns(problem, group)]
 

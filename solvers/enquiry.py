@@ -17,9 +17,11 @@ from inferplan.solvers.columns import Column
 from inferplan.solvers.explain import Chosen
 from inferplan.solvers.judge import SEARCH, Judge
 from inferplan.solvers.milp import Solution, Solver
+from inferplan.solvers.mixtures import MixtureSolver
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import RATIO, Ask
 from inferplan.solvers.search import Search
+from inferplan.solvers.shares import refine
 
 GOALS = 2
 """Goals that deciding again looks at: what it is about, and what breaks most ties."""
@@ -77,10 +79,18 @@ class Enquiry:
             self.left_out.append(f"{about}: the simulation certified none of the {TRIES} best plans")
         return None
 
-    def decide(self, about: str, ask: Ask, problem: Problem | None = None) -> Answer | None:
-        """What would be decided under the promises of a question, for another `problem`: by the search, from the
-        beginning, but without its look near rejected plans, and with ties broken by the second goal alone. None where
-        there is no plan, or time ran out (noted)."""
+    def decide(
+        self,
+        about: str,
+        ask: Ask,
+        problem: Problem | None = None,
+        program: Solver | None = None,
+        finer: bool = True,
+    ) -> Answer | None:
+        """What would be decided under the promises of a question, for another `problem`, or by another `program`: by
+        the search, from the beginning, but without its look near rejected plans, and with ties broken by the second
+        goal alone. `finer`: where classes are split, with shares between the tabulated ones. None where there is no
+        plan, or time ran out (noted)."""
         plan = self.plan
         if self.seconds_left <= 0:
             self.left_out.append(f"{about}: out of time")
@@ -88,11 +98,13 @@ class Enquiry:
         # Limits are looked for where they just are kept, or just not: what stays undecided there is no plan.
         judge = plan.judge if problem is None else Judge(problem, plan.judge.seed, final=SEARCH)
         asked = _promising(problem or plan.problem, ask)
-        program = Solver(asked, self._columns(asked))
+        program = program or self._program(asked)
         question = replace(ask, goals=ask.goals[:GOALS], rejected=())
         # Many questions are asked: a look near every rejected plan, by simulation alone, would take too long.
         search = Search(asked, program, judge, question, plan.gap, plan.deadline, repairs=False)
         search.run()
+        if finer:
+            refine(search)
         if search.incumbent is not None:
             return Answer(search.incumbent, judge.certain(search.incumbent))
         if self.seconds_left <= 0 or program.timed_out:
@@ -115,6 +127,11 @@ class Enquiry:
         search = Search(plan.problem, program, plan.judge, question, plan.gap, plan.deadline, quick=True, scales=scales)
         search.run()
         return None if search.incumbent is None else Answer(search.incumbent, plan.judge.certain(search.incumbent))
+
+    def _program(self, asked: Problem) -> Solver:
+        if isinstance(self.plan.program, MixtureSolver):
+            return self.plan.program.promising(asked)
+        return Solver(asked, self._columns(asked))
 
     def _columns(self, asked: Problem) -> list[Column]:
         """Columns of an instance; what they are does not depend on limits and floors."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from inferplan.estimators.service import SampleSource
 from inferplan.solvers.assurance import assured_columns
+from inferplan.solvers.columns import Column
 from inferplan.solvers.enquiry import Enquiry
 from inferplan.solvers.explain import Chosen, binding
-from inferplan.solvers.milp import Solver
+from inferplan.solvers.milp import Solver, instance
+from inferplan.solvers.mixture_rivals import rivals as mixture_rivals
+from inferplan.solvers.mixtures import MixtureSolver
+from inferplan.solvers.parts import is_parted, pattern_of, patterns, promise, whole, with_pattern
+from inferplan.solvers.parts import ways as ways_of
 from inferplan.solvers.program import column_names
 from inferplan.solvers.queue_planner import Decided, decided
 from inferplan.solvers.rivals import Rival, rivals
 from inferplan.solvers.steps import Step, steps
 from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.errors import InputError
-from inferplan.spec.levels import promise_path
 from inferplan.spec.plan import Plan
 from inferplan.spec.profile import Profile
 
@@ -66,10 +70,10 @@ def explain(
 
     Raises InputError for plans of classes that spread, else as `solve` does.
     """
-    if loaded.workload.splitting or any(traffic.kind == "jobs" for traffic in loaded.workload.classes.values()):
+    if loaded.workload.splitting == "devices":
         raise InputError(
-            "plans of classes that split, spread over devices, or have jobs are not explained step by step:"
-            " what holds them and what else was considered stands in the plan (binding, alternatives)"
+            "plans of classes that spread over devices are not explained step by step: what holds them and what else"
+            " was considered stands in the plan (binding, alternatives)"
         )
     found = decided(loaded, profile, time_limit_s=time_limit_s, gap=gap, seed=seed, samples=samples)
     deadline = time.monotonic() + time_limit_s
@@ -80,7 +84,7 @@ def explain(
     enquiry = Enquiry(replace(free, deadline=deadline - time_limit_s / 2))
     values = tuple(steps(enquiry))
     enquiry = Enquiry(free, enquiry.left_out)
-    instead = tuple(rivals(enquiry))
+    instead = tuple(mixture_rivals(enquiry) if is_parted(chosen.problem) else rivals(enquiry))
     return Explanation(
         cost_usd_per_h=chosen.solution.cost_usd_per_h,
         objective=plan.objective,
@@ -93,7 +97,12 @@ def explain(
 
 
 def _free(plan: Chosen) -> Solver:
-    """The program with as many machines of every device as wanted: questions say how many there are."""
+    """The program with as many machines of every device as wanted: questions say how many there are. Of classes that
+    are split: over the tabulated shares, and the plan's."""
+    if is_parted(plan.problem):
+        tabulated = [with_pattern(plan.problem, pattern) for pattern in patterns(plan.problem)]
+        own = with_pattern(plan.problem, pattern_of(instance(plan.problem, plan.solution)))
+        return MixtureSolver(plan.problem, lifted=True, instances=[*tabulated, own])
     if all(device.count is None for device in plan.problem.devices.values()):
         return plan.program
     return Solver(plan.problem, assured_columns(plan.problem, lifted=True))
@@ -102,13 +111,13 @@ def _free(plan: Chosen) -> Solver:
 def _slacks(found: Decided, binds: set[str]) -> Iterator[Slack]:
     plan, problem = found.chosen, found.search.problem
     accuracies = plan.accuracies(plan.solution)
-    for need in problem.classes:
+    for need in whole(problem):
         if need.limit_s is not None:
-            path = promise_path(problem.workload, need.name, "slo.latency_s")
+            path = promise(problem, need.name, "latency")
             yield Slack(path, found.tails_s[need.name], need.limit_s, "s", path in binds)
         accuracy = accuracies[need.name]
         if need.floor is not None and accuracy is not None and problem.accuracy is not None:
-            path = promise_path(problem.workload, need.name, "accuracy.floor")
+            path = promise(problem, need.name, "accuracy")
             yield Slack(path, accuracy.value, need.floor, problem.accuracy.metric, path in binds)
     for name, device in problem.devices.items():
         if device.count is not None:
@@ -124,21 +133,26 @@ def _slacks(found: Decided, binds: set[str]) -> Iterator[Slack]:
 def _difference(plan: Plan, chosen: Chosen) -> str:
     """What deciding again found that is not in the file; empty where it is the same."""
     own = {
-        (o.stage, o.choice, o.device, o.threads, o.max_batch, o.max_queue_delay_s): o.replicas
-        for o in plan.options.values()
+        name: (o.stage, o.choice, o.device, o.threads, o.max_batch, o.max_queue_delay_s, o.order or "", o.replicas)
+        for name, o in plan.options.items()
     }
-    now: Mapping[tuple[str, str, str, int, int, float], int] = {
-        (
-            c.stage,
-            c.option.variant,
-            c.option.device,
-            c.option.threads,
-            c.option.max_batch,
-            c.option.max_queue_delay_s,
-        ): (c.replicas if c.option.need is not None else 0)
-        for c in column_names(chosen.solution.columns).values()
+    named = column_names(chosen.solution.columns)
+    now = {name: _deployed(column) for name, column in named.items()}
+    split = instance(chosen.problem, chosen.solution)
+    ways = {
+        (name, way.share, stage): own[option]
+        for name, traffic in plan.classes.items()
+        for way in traffic.mixtures
+        for stage, option in way.routes.items()
     }
-    if _shape(own) == _shape(now) and all(option.order is None for option in plan.options.values()):
+    going = {
+        (name, way.share, stage): now[station]
+        for name, found in ways_of(split, named).items()
+        for way in found
+        for stage, station in way.stations.items()
+        if len(found) > 1
+    }
+    if _shape(own.values()) == _shape(now.values()) and _routes(ways) == _routes(going):
         return ""
     return (
         f"the file's plan costs {plan.cost_usd_per_h:.6g} USD/h and deploys otherwise; deciding again gives"
@@ -146,14 +160,31 @@ def _difference(plan: Plan, chosen: Chosen) -> str:
     )
 
 
-def _shape(
-    options: Mapping[tuple[str, str, str, int, int, float], int],
-) -> set[tuple[str, str, str, int, int, float, int]]:
+_Deployed = tuple[str, str, str, int, int, float, str, int]
+"""Stage, choice, device, threads, batch, delay, order, replicas."""
+
+
+def _deployed(column: Column) -> _Deployed:
+    option = column.option
+    return (
+        option.stage, option.variant, option.device, option.threads, option.max_batch, option.max_queue_delay_s,
+        "edf" if option.order == "edf" else "", column.replicas if option.need is not None else 0,
+    )  # fmt: skip
+
+
+def _shape(options: Iterable[_Deployed]) -> list[_Deployed]:
     """Options with their replicas; what takes no machine stands anywhere."""
-    found = set()
-    for (stage, choice, device, threads, batch, delay_s), replicas in options.items():
+    found: list[_Deployed] = []
+    for stage, choice, device, threads, batch, delay_s, order, replicas in options:
         if replicas:
-            found.add((stage, choice, device, threads, batch, round(delay_s, 9), replicas))
+            found.append((stage, choice, device, threads, batch, round(delay_s, 9), order, replicas))
         else:
-            found.add((stage, choice, "", 0, 0, 0.0, 0))
-    return found
+            found.append((stage, choice, "", 0, 0, 0.0, "", 0))
+    return sorted(found)
+
+
+def _routes(ways: Mapping[tuple[str, float, str], _Deployed]) -> list[tuple[str, float, _Deployed]]:
+    """Which way so many requests of a class go."""
+    return sorted(
+        (name, round(share, 9), deployed) for (name, share, _), one in ways.items() for deployed in _shape([one])
+    )

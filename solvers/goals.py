@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,6 +26,10 @@ LATENCY_TIE = 1e-6
 BETTER = 1e-5
 """What counts as better than another plan, relative."""
 GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+Pick = Callable[[Problem, Column], bool]
+"""Whether a column of an instance is meant."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,10 @@ class Ask:
     """By class: accuracy that better ones count as (in the user's direction)."""
     limits: tuple[tuple[Goal, float], ...] = ()
     """Goals that must stay at or below a value: what earlier goals of a lexicographic objective reached."""
+    some: tuple[Pick, ...] = ()
+    """Of each of these, some column must be chosen."""
+    none: tuple[Pick, ...] = ()
+    """Of these, none may be."""
 
     @property
     def needs_accuracy(self) -> bool:

@@ -20,8 +20,8 @@ exact arithmetic is cut off and the program solved again.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from inferplan.estimators.accuracy import AccuracyModel
@@ -30,9 +30,9 @@ from inferplan.solvers.columns import Column
 from inferplan.solvers.combinations import TOO_MANY, Additive, Encoding
 from inferplan.solvers.milp import TIE_GAPS, Solution, Solver, scenarios, within
 from inferplan.solvers.packing import Packing
-from inferplan.solvers.parts import is_parted, members, patterns, whole, with_pattern
-from inferplan.solvers.problem import Problem
-from inferplan.solvers.program import Ask, Goal, Program
+from inferplan.solvers.parts import is_parted, members, pattern_of, patterns, whole, with_pattern
+from inferplan.solvers.problem import ClassNeed, Problem
+from inferplan.solvers.program import CORES, NAMES, RATIO, Ask, Goal, Program
 from inferplan.spec.errors import InputError
 
 
@@ -41,9 +41,45 @@ def solver_of(problem: Problem, lifted: bool = False) -> Solver:
     return MixtureSolver(problem, lifted) if is_parted(problem) else Solver(problem, assured_columns(problem, lifted))
 
 
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """One pattern: the instance split so, its columns, and its programs (a branch per scenario)."""
+
+    split: Problem
+    columns: frozenset[Column]
+    programs: tuple[Program, ...]
+
+
+Wider = Callable[[Problem], Sequence[Column]]
+
+
+class Shapes:
+    """Shapes of an instance, each made once: they depend on its loads. What is promised is asked of them, latencies in
+    units of the limits they were made with. `wider`: columns besides those that are worthwhile."""
+
+    def __init__(self, problem: Problem, lifted: bool = False, wider: Wider | None = None) -> None:
+        self.lifted = lifted
+        self.limits_s = {need.name: need.limit_s for need in problem.classes}
+        self._wider = wider
+        self._made: dict[object, Shape] = {}
+
+    def of(self, split: Problem) -> Shape:
+        """The shape of an instance that is split."""
+        key = tuple((need.name, need.rate_rps, need.share, need.burst, need.uneven.scv) for need in split.classes)
+        if key not in self._made:
+            classes = tuple(replace(need, limit_s=self.limits_s[need.name]) for need in split.classes)
+            split = replace(split, classes=classes)
+            columns = assured_columns(split, self.lifted)
+            if self._wider is not None:
+                columns = list(dict.fromkeys([*columns, *self._wider(split)]))
+            programs = tuple(MixtureProgram(split, within(one, columns)) for one in scenarios(split, columns))
+            self._made[key] = Shape(split, frozenset(columns), programs)
+        return self._made[key]
+
+
 class MixtureSolver(Solver):
     """The exact programs of an instance whose classes may be split, one for every pattern; or of the `instances` given,
-    which are split already."""
+    which are split already. `shapes`: of this instance, or of one that promises something else."""
 
     def __init__(
         self,
@@ -51,24 +87,38 @@ class MixtureSolver(Solver):
         lifted: bool = False,
         tie_gaps: Mapping[Goal, float] = TIE_GAPS,
         instances: Sequence[Problem] | None = None,
+        shapes: Shapes | None = None,
     ) -> None:
         super().__init__(problem, (), tie_gaps, method="program")
-        self._patterns: list[tuple[Problem, frozenset[Column]]] = []
-        self._programs: list[Program] = []
-        for split in instances or [with_pattern(problem, pattern) for pattern in patterns(problem)]:
-            columns = assured_columns(split, lifted)
-            self._patterns.append((split, frozenset(columns)))
-            self._programs += [MixtureProgram(split, within(one, columns)) for one in scenarios(split, columns)]
+        self.shapes = shapes or Shapes(problem, lifted)
+        tabulated = instances or [with_pattern(problem, pattern) for pattern in patterns(problem)]
+        self._own = list(dict.fromkeys(self.shapes.of(split) for split in tabulated))
 
     def add(self, other: MixtureSolver) -> None:
         """Answer over the patterns of another one, too."""
-        self._patterns += other._patterns
-        self._programs += other._programs
+        self._own += [shape for shape in other._own if shape not in self._own]
+
+    def of(self, instances: Sequence[Problem]) -> MixtureSolver:
+        """The same for other patterns."""
+        return MixtureSolver(self.problem, tie_gaps=self.tie_gaps, instances=instances, shapes=self.shapes)
+
+    def promising(self, problem: Problem) -> MixtureSolver:
+        """The same patterns of an instance that promises something else, or has other loads."""
+        instances = [with_pattern(problem, pattern_of(shape.split)) for shape in self._own]
+        return MixtureSolver(problem, tie_gaps=self.tie_gaps, instances=instances, shapes=self.shapes)
+
+    def widened(self, wider: Wider, also: Sequence[ClassNeed] = ()) -> MixtureSolver:
+        """The tabulated patterns, and that of some classes, with more columns, as many machines of every device as
+        wanted."""
+        tabulated = [with_pattern(self.problem, pattern) for pattern in patterns(self.problem)]
+        more = [replace(self.problem, classes=tuple(also))] if also else []
+        shapes = Shapes(self.problem, lifted=True, wider=wider)
+        return MixtureSolver(self.problem, tie_gaps=self.tie_gaps, instances=[*tabulated, *more], shapes=shapes)
 
     @property
     def branches(self) -> list[Program]:
         """The programs of every pattern."""
-        return self._programs
+        return [program for shape in self._own for program in shape.programs]
 
     def ask(
         self,
@@ -80,12 +130,77 @@ class MixtureSolver(Solver):
         settle: bool = True,
         hurry: bool = False,
     ) -> Solution | None:
-        found = super().ask(ask, time_limit_s, gap, known=known, settle=settle, hurry=hurry)
+        scales = {name: None if scale is None else scale * self._stretch(name) for name, scale in ask.scales.items()}
+        asked = replace(ask, scales=scales)
+        found = super().ask(asked, time_limit_s, gap, known=known, settle=settle, hurry=hurry)
         if found is None:
             return None
         # A plan whose parts all share their queues is the same in every pattern: the first has nothing split.
-        split = next(split for split, columns in self._patterns if columns.issuperset(found.columns))
-        return replace(found, classes=split.classes)
+        split = next(shape.split for shape in self._own if shape.columns.issuperset(found.columns))
+        limits = {need.name: need.limit_s for need in self.problem.classes}
+        return replace(found, classes=tuple(replace(need, limit_s=limits[need.name]) for need in split.classes))
+
+    def _by_program(self, ask: Ask, deadline: float, gap: float) -> Solution | None:
+        """One pattern after the other: each has to be better than the best so far, in the first of the goals in which
+        they differ. Latency, cores and names (unless asked for first) tell plans of one pattern apart; of patterns that
+        are as good in all else the first counts, which has fewest ways."""
+        leading = [goal for i, goal in enumerate(ask.goals) if i == 0 or goal not in (RATIO, CORES, NAMES)]
+        best: Solution | None = None
+        bound, complete, short = math.inf, True, False
+        for shape in self._own:
+            try:
+                for program in shape.programs:
+                    program.begin(ask)
+                found, late = self._better(shape, ask, leading, best, deadline, gap)
+            finally:
+                for program in shape.programs:
+                    program.end()
+            short |= late
+            complete &= not late
+            bound = -math.inf if late else bound
+            if found is not None:
+                best, bound, complete = found, min(bound, found.bound), complete and found.proven
+        self.timed_out = short
+        return None if best is None else replace(best, bound=min(bound, best.objective), proven=complete)
+
+    def _better(
+        self,
+        shape: Shape,
+        ask: Ask,
+        leading: Sequence[Goal],
+        best: Solution | None,
+        deadline: float,
+        gap: float,
+    ) -> tuple[Solution | None, bool]:
+        """The best plan of a pattern, if it is better than another one; and whether there was no time to tell."""
+        programs = [program for program in shape.programs if program.feasible]
+        if best is None or not programs:
+            self.timed_out = False
+            found = self._lexicographic(ask, programs, deadline, gap) if programs else None
+            return found, self.timed_out
+        late = False
+        for i, goal in enumerate(leading):
+            if goal not in best.values:
+                continue
+            rows = [(program, program.beat(goal, best.values[goal])) for program in programs]
+            self.timed_out = False
+            found = self._lexicographic(replace(ask, goals=ask.goals[ask.goals.index(goal) :]), programs, deadline, gap)
+            late |= self.timed_out
+            if found is not None:
+                before = {earlier: best.values[earlier] for earlier in leading[:i] if earlier in best.values}
+                if before:
+                    # As good in the first goal, whose objective and bound stand.
+                    found = replace(found, objective=best.objective, bound=best.bound, proven=best.proven)
+                return replace(found, values={**before, **found.values}), late
+            for program, row in rows:
+                program.drop(row)
+                program.keep(goal, best.values[goal])
+        return None, late
+
+    def _stretch(self, name: str) -> float:
+        """A class's limit over the one that the shapes were made with."""
+        limit_s, made_s = (next(n.limit_s for n in self.problem.classes if n.name == name), self.shapes.limits_s[name])
+        return 1.0 if limit_s is None or made_s is None else limit_s / made_s
 
 
 def mean_keeps(

@@ -66,16 +66,6 @@ def parted(problem: Problem) -> Problem:
     return with_pattern(problem, patterns(problem)[0])
 
 
-def refuse(problem: Problem, verb: str) -> None:
-    """Raise InputError where classes may be split, for what does not know how."""
-    names = splits(problem)
-    if names:
-        raise InputError(
-            f"{verb} does not split classes yet ({', '.join(names)}): set splitting: false, and leave out classes of"
-            " jobs"
-        )
-
-
 def patterns(problem: Problem) -> list[Pattern]:
     """How the classes of an instance may be split, nothing split first."""
     names = splits(problem)
@@ -99,6 +89,15 @@ def with_pattern(problem: Problem, pattern: Pattern) -> Problem:
     for need, weights in zip(whole(problem), pattern, strict=True):
         classes += [_part(need, weight / math.fsum(weights)) for weight in weights]
     return replace(problem, classes=tuple(classes))
+
+
+def pattern_of(problem: Problem) -> Pattern:
+    """How the classes of an instance are split."""
+    found: dict[str, list[float]] = {}
+    for need in problem.classes:
+        weight = float(need.burst if need.share > 0 else 0) if need.burst_of > 1 else need.share
+        found.setdefault(need.name, []).append(weight)
+    return tuple(tuple(weights) for weights in found.values())
 
 
 def _part(need: ClassNeed, share: float) -> ClassNeed:

@@ -20,17 +20,19 @@ from typing import Literal
 from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.columns import Column, build_columns
 from inferplan.solvers.enquiry import Enquiry
-from inferplan.solvers.explain import TIED, verdict, worst_accuracy
+from inferplan.solvers.explain import TIED, Chosen, verdict, worst_accuracy
 from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.options import Option
 from inferplan.solvers.program import BETTER, COST, Ask
 
-Aspect = Literal["variant", "device", "batch", "replicas"]
+Aspect = Literal["ways", "shares", "variant", "device", "batch", "replicas"]
+"""Ways and shares: where classes are split (`mixture_rivals`)."""
 
 
 @dataclass(frozen=True)
 class Rival:
-    """What could stand in a class's stage instead of what does. Without cost: no plan has it, `reason` says why."""
+    """What could stand in a class's stage (empty: in all of them) instead of what does. Without cost: no plan has it,
+    `reason` says why."""
 
     traffic: str
     stage: str
@@ -160,12 +162,12 @@ class _Question:
         if kept is None and (enquiry.seconds_left <= 0 or self._program.timed_out):
             return None
         self.answered = True
-        whatever = _whatever(plan.ask)
-        found = kept.solution if kept else self._program.ask(whatever, max(enquiry.seconds_left, 0.05), plan.gap)
+        free = whatever(plan.ask)
+        found = kept.solution if kept else self._program.ask(free, max(enquiry.seconds_left, 0.05), plan.gap)
         if found is None:
             return self._rival(self._other, None, "not with the machines there are") if self._other else None
         said = verdict(plan, found, None if kept is None else kept.result)
-        reason = "; ".join(said.reasons) or self._tied(said.accuracy)
+        reason = "; ".join(said.reasons) or tied(plan, said.accuracy)
         return self._rival(self._said(found), found, reason, said.accuracy, said.latency_s, kept is not None)
 
     def at_least(self) -> Rival | None:
@@ -204,12 +206,13 @@ class _Question:
         column = found.chosen()[self._spot.k, self.stage]
         return str(column.replicas) if self._aspect == "replicas" else batch_text(column.option)
 
-    def _tied(self, accuracy: float | None) -> str:
-        plan = self._spot.enquiry.plan
-        own = worst_accuracy(plan.problem, plan.accuracies(plan.solution))
-        if accuracy is not None and own is not None and abs(accuracy - own) > 1e-9:
-            return "no better, and less accurate"
-        return TIED
+
+def tied(plan: Chosen, accuracy: float | None) -> str:
+    """Why a plan that is no worse was not chosen."""
+    own = worst_accuracy(plan.problem, plan.accuracies(plan.solution))
+    if accuracy is not None and own is not None and abs(accuracy - own) > 1e-9:
+        return "no better, and less accurate"
+    return TIED
 
 
 def batch_text(option: Option) -> str:
@@ -225,7 +228,7 @@ def _every_column(enquiry: Enquiry) -> Sequence[Column]:
     return assured_columns(problem) if problem.assurance.shapes_columns else build_columns(problem, prune=False)
 
 
-def _whatever(ask: Ask) -> Ask:
+def whatever(ask: Ask) -> Ask:
     """The question without latency limits, floors and budget: the cheapest plan there is."""
     return replace(
         ask, goals=(COST,), scales=dict.fromkeys(ask.scales), floors=dict.fromkeys(ask.floors), budget_usd_per_h=None,

@@ -44,14 +44,14 @@ def refine(search: Search) -> None:
     until = time.monotonic() + TIME * (search.deadline - time.monotonic())
     looked = 0
     while cells and search.closed and time.monotonic() < until:
-        cells = [cell for cell in cells if _open(search, cell, until)]
+        cells = [cell for cell in cells if _open(search, solver, cell, until)]
         wide = [cell for cell in cells if cell[1] - cell[0] > 1]
         if not wide:
             break
         middles = [_middle(cell) for cell in wide]
         new = [w / FINEST for w in middles if w % TABULATED]
         if new:
-            finer = MixtureSolver(problem, instances=[with_pattern(problem, ((1 - w, w),)) for w in new])
+            finer = solver.of([with_pattern(problem, ((1 - w, w),)) for w in new])
             looked += len(new)
             better = _asked(search, finer, until)
             solver.add(finer)
@@ -69,12 +69,12 @@ def _middle(cell: Cell) -> int:
     return middle - middle % TABULATED if high - low > TABULATED else middle
 
 
-def _open(search: Search, cell: Cell, until: float) -> bool:
+def _open(search: Search, solver: MixtureSolver, cell: Cell, until: float) -> bool:
     """Whether a share in a cell could be better, as far as is known; one for which there was no time could."""
     (need,) = whole(search.problem)
     low, high = (end / FINEST for end in cell)
     relaxed = [_relaxed(search.problem, need, low, high, end) for end in (low, high)]
-    return time.monotonic() >= until or _asked(search, MixtureSolver(search.problem, instances=relaxed), until)
+    return time.monotonic() >= until or _asked(search, solver.of(relaxed), until)
 
 
 def _asked(search: Search, solver: MixtureSolver, until: float) -> bool:

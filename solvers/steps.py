@@ -23,9 +23,9 @@ from inferplan.solvers.assurance import Case, at_level
 from inferplan.solvers.columns import MAX_UTILISATION
 from inferplan.solvers.enquiry import Answer, Enquiry, promised_s
 from inferplan.solvers.explain import worst_accuracy
+from inferplan.solvers.parts import promise, whole
 from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import ACCURACY, COST, Goal
-from inferplan.spec.levels import promise_path
 
 BARELY = 1e-3
 """How much less than what a plan costs a budget is, to see what lies below it."""
@@ -63,7 +63,7 @@ class Step:
 
 def steps(enquiry: Enquiry) -> Iterator[Step]:
     """The steps of every promise: latency limits, accuracy floors, machines, budget, rates."""
-    for need in enquiry.plan.problem.classes:
+    for need in whole(enquiry.plan.problem):
         if need.limit_s is not None:
             yield from _of_limit(enquiry, need)
         yield from _of_floor(enquiry, need)
@@ -74,7 +74,7 @@ def steps(enquiry: Enquiry) -> Iterator[Step]:
 
 
 def _of_limit(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
-    plan, path = enquiry.plan, promise_path(enquiry.plan.problem.workload, need.name, "slo.latency_s")
+    plan, path = enquiry.plan, promise(enquiry.plan.problem, need.name, "latency")
     least: Goal = ("latency", need.name)
     assert need.limit_s is not None
     ask = plan.ask
@@ -102,7 +102,7 @@ def _of_limit(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
 
 def _higher_limit(enquiry: Enquiry, need: ClassNeed, found: Answer | None) -> Iterator[Step]:
     """What a higher limit would gain: what the plan that was `found` takes, or any; then lower ones, while they do."""
-    plan, path = enquiry.plan, promise_path(enquiry.plan.problem.workload, need.name, "slo.latency_s")
+    plan, path = enquiry.plan, promise(enquiry.plan.problem, need.name, "latency")
     assert need.limit_s is not None
     limit_s = math.inf if found is None else promised_s(found.result, need.name)
     if limit_s <= need.limit_s or math.isinf(limit_s):
@@ -125,12 +125,15 @@ def _limited(problem: Problem, need: ClassNeed, limit_s: float) -> Problem:
     """The same instance with another latency limit of a class."""
     workload = problem.workload
     traffic = workload.classes[need.name]
-    assert traffic.slo is not None
-    promised = traffic.model_copy(update={"slo": traffic.slo.model_copy(update={"latency_s": limit_s})})
+    if traffic.job is not None:
+        promised = traffic.model_copy(update={"job": traffic.job.model_copy(update={"deadline_s": limit_s})})
+    else:
+        assert traffic.slo is not None
+        promised = traffic.model_copy(update={"slo": traffic.slo.model_copy(update={"latency_s": limit_s})})
     return replace(
         problem,
         workload=workload.model_copy(update={"classes": {**workload.classes, need.name: promised}}).at(workload.root),
-        classes=tuple(replace(one, limit_s=limit_s) if one == need else one for one in problem.classes),
+        classes=tuple(replace(one, limit_s=limit_s) if one.name == need.name else one for one in problem.classes),
     )
 
 
@@ -140,17 +143,31 @@ def _of_floor(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
     if own is None or plan.problem.accuracy is None:
         return
     metric, turn = plan.problem.accuracy.metric, plan.problem.accuracy.turn
-    path = promise_path(plan.problem.workload, need.name, "accuracy.floor")
+    path = promise(plan.problem, need.name, "accuracy")
     if need.floor is not None:
         yield from _lower_floor(enquiry, need, own.value)
-        if turn.keeps(own.value, need.floor) and own.value != need.floor:
-            same = Answer(plan.solution, plan.judge.certain(plan.solution))
-            yield _step(enquiry, path, "as it is", own.value, metric, same)
     if ask.objective == ACCURACY:
+        if need.floor is not None and turn.keeps(own.value, need.floor) and own.value != need.floor:
+            yield _kept(enquiry, path, own.value, metric)
         return
-    beyond = _above(enquiry, need, own.value)
+    beyond, best = _above(enquiry, need, own.value), None
+    # Where classes are split, a share in between may reach more for nothing.
+    for _ in range(ROUNDS):
+        if beyond is None or _loses(enquiry, beyond[0]) or _gains(enquiry, beyond[0]):
+            break
+        best, beyond = beyond, _above(enquiry, need, beyond[1])
+    if best is not None and need.floor is not None:
+        yield _step(enquiry, path, "as it is", best[1], metric, best[0])
+    elif need.floor is not None and turn.keeps(own.value, need.floor) and own.value != need.floor:
+        yield _kept(enquiry, path, own.value, metric)
     if beyond is not None:
         yield _step(enquiry, path, "tighter", beyond[1], metric, beyond[0])
+
+
+def _kept(enquiry: Enquiry, path: str, value: float, metric: str) -> Step:
+    """What the plan itself reaches."""
+    plan = enquiry.plan
+    return _step(enquiry, path, "as it is", value, metric, Answer(plan.solution, plan.judge.certain(plan.solution)))
 
 
 def _lower_floor(enquiry: Enquiry, need: ClassNeed, own: float) -> Iterator[Step]:
@@ -159,7 +176,7 @@ def _lower_floor(enquiry: Enquiry, need: ClassNeed, own: float) -> Iterator[Step
     Found by the program; then it is decided what would be with a floor just above it, until nothing is gained."""
     plan, ask = enquiry.plan, enquiry.plan.ask
     assert plan.problem.accuracy is not None
-    path = promise_path(plan.problem.workload, need.name, "accuracy.floor")
+    path = promise(plan.problem, need.name, "accuracy")
     goal: Goal = ("accuracy", need.name)
     free = replace(ask, floors={**ask.floors, need.name: None}, goals=(goal, *ask.goals[:1]))
     found = enquiry.answer(f"{path}, looser", enquiry.better(free))
@@ -195,7 +212,7 @@ def _above(enquiry: Enquiry, need: ClassNeed, value: float) -> tuple[Answer, flo
     """What would be decided with a floor just above an accuracy (below, where lower is better), and what it reaches."""
     plan, ask = enquiry.plan, enquiry.plan.ask
     assert plan.problem.accuracy is not None
-    turn, path = plan.problem.accuracy.turn, promise_path(plan.problem.workload, need.name, "accuracy.floor")
+    turn, path = plan.problem.accuracy.turn, promise(plan.problem, need.name, "accuracy")
     sign = 1.0 if turn.direction == "maximize" else -1.0
     for finer in FINER:
         floor = value + sign * finer * max(abs(value), 1e-6)
