@@ -9,6 +9,17 @@ of a job's b requests whole numbers, all of them where b <= steps, else every ce
 are split have fewer steps each (`STEPS`), as every pattern is a program of its own. A part's arrivals are those of the
 class, each kept with probability w: the gaps' squared coefficient of variation is 1 + w (c² - 1), exactly so for
 renewal processes. A job's part arrives as a group. Parts in one queue are the class, as it is, in that queue.
+
+*Why two parts.* Were replicas and machines divisible, and a way c cost κ_c per request per second, the cheapest shares
+of a class would be
+
+    min Σ_c κ_c w_c   such that   Σ_c w_c = 1,   Σ_c a_c w_c >= A,   w >= 0
+
+a linear program of two rows, which has an optimum with at most two shares above 0. So two ways are enough as far as
+cost is linear in load and the mean accuracy is what ties ways together. They need not be where it is not: a third way
+may use up what whole replicas or machines leave over; every limit that several ways share (a count of machines, a
+budget, a link's bandwidth) is a row more, which may be worth a way more; and a latency limit is one of the whole
+class, not linear in shares at all.
 """
 
 from __future__ import annotations

@@ -233,7 +233,8 @@ def test_steps_are_what_deciding_again_gives(instances: Any, classes: Any, floor
     else:
         assert (this.cost(f"{limit}={slower.value}") or math.inf) <= slower.cost_usd_per_h * (1 + 1e-6) < own
     if faster is not None:
-        assert this.cost(f"{limit}={faster.value}") == pytest.approx(own)
+        # Likewise.
+        assert (this.cost(f"{limit}={faster.value}") or math.inf) >= own * (1 - 1e-9)
     more = step(found, "classes.*.rate_rps", "tighter")
     assert more is not None
     assert more.cost_usd_per_h >= own

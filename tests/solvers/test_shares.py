@@ -92,3 +92,72 @@ def test_finer_shares_keep_the_latency_limit(instances: Any) -> None:
     assert plan.certificate.verdict == "met"
     assert plan.classes["web"].predicted.accuracy is not None
     assert plan.classes["web"].predicted.accuracy.value >= 0.85 - 1e-9
+
+
+# Jobs, and several classes
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    requests=st.sampled_from([33, 64, 90]),
+    rate=st.floats(15.0, 120.0),
+    seconds=st.lists(st.floats(0.008, 0.06), min_size=2, max_size=2),
+    part=st.floats(0.05, 0.95),
+)
+def test_of_large_jobs_no_number_of_requests_is_missed(
+    module_instances: Any, requests: int, rate: float, seconds: list[float], part: float
+) -> None:
+    """The table has every second to fifth number; without a deadline the cost is that of enumeration."""
+    slow, worth = dict(zip("xy", seconds, strict=True)), {"x": 0.7, "y": 0.9}
+    mean = 0.7 + part * 0.2
+    job = {"requests": requests, "deadline_s": 36000.0, "mean_accuracy": mean}
+    loaded = module_instances.workload(
+        {"a": ["x", "y"]}, classes={"album": {"kind": "jobs", "rate_rps": rate, "job": job}},
+        devices={"cpu": {"price_usd_per_h": 0.1, "cores": 1}},
+    )  # fmt: skip
+    store = module_instances.profile(
+        {("a", v): {1: one} for v, one in slow.items()}, {("a", v): value for v, value in worth.items()}
+    )
+    plan = solve(loaded, store, plan_dir=module_instances.folder)
+    check_plan(plan, loaded.workload, store)
+    costs = []
+    for few in range(requests + 1):
+        if 0.7 + 0.2 * few / requests >= mean - 1e-9:
+            loads = {"x": rate * (1 - few / requests), "y": rate * few / requests}
+            costs.append(sum(math.ceil(load * slow[v] / 0.98 - 1e-9) for v, load in loads.items() if load > 1e-9))
+    assert round(plan.cost_usd_per_h / 0.1) == min(costs)
+    assert plan.proof.status == "optimal"
+
+
+@pytest.mark.parametrize(("rates", "floors"), [((50.0, 70.0), (0.84, 0.88)), ((33.0, 90.0), (0.861, 0.823))])
+def test_two_classes_miss_only_what_needs_shares_to_a_160th(
+    instances: Any, rates: tuple[float, float], floors: tuple[float, float]
+) -> None:
+    slow, worth = {"s": 0.0142, "l": 0.03}, {"s": 0.8, "l": 0.96}
+    names = ("app", "web")
+    classes = {
+        name: {"rate_rps": rate, "accuracy": {"floor": floor}}
+        for name, rate, floor in zip(names, rates, floors, strict=True)
+    }
+    loaded = instances.workload(
+        {"a": ["s", "l"]}, classes=classes, splitting=True, devices={"cpu": {"price_usd_per_h": 0.1, "cores": 1}}
+    )
+    store = instances.profile(
+        {("a", v): {1: one} for v, one in slow.items()}, {("a", v): value for v, value in worth.items()}
+    )
+    plan = solve(loaded, store, plan_dir=instances.folder)
+    check_plan(plan, loaded.workload, store)
+    # Both classes share the queues. Shares of l of each, such that all shares up to two 160ths more would do as well.
+    best, step = math.inf, 1 / 640
+    least = [max(0.0, (floor - 0.8) / 0.16) for floor in floors]
+    for few in itertools.product(range(641), repeat=2):
+        low = [w * step for w in few]
+        if any(w < at - 1e-9 for w, at in zip(low, least, strict=True)):
+            continue
+        high = [min(w + 2 / 160, 1.0) for w in low]
+        accurate = sum(rate * w for rate, w in zip(rates, high, strict=True))
+        cheap = sum(rate * (1 - w) for rate, w in zip(rates, low, strict=True))
+        loads = ((accurate, "l"), (cheap, "s"))
+        best = min(best, sum(math.ceil(load * slow[v] / 0.98 - 1e-9) for load, v in loads if load > 1e-9))
+    assert round(plan.cost_usd_per_h / 0.1) <= best
+    assert any(line.startswith("shares between the tabulated ones") for line in plan.story)
