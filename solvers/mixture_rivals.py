@@ -29,7 +29,8 @@ def rivals(enquiry: Enquiry) -> Iterator[Rival]:
     """Shares first, then stage by stage what else could serve each class."""
     plan = enquiry.plan
     assert isinstance(plan.program, MixtureSolver)
-    own, late = whole(plan.problem), list[str]()
+    own = whole(plan.problem)
+    late: list[str] = []
     for need in own:
         if need.name in splits(plan.problem):
             yield from _Sharing(enquiry, plan.program, need).rivals()

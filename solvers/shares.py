@@ -169,7 +169,8 @@ class _Refining:
         """The instance with all parts as small as they are in a box, and the accuracies weighed as at these ends."""
         split = with_pattern(self.problem, self._pattern(ends, BARELY))
         ranges = {grid.need.name: (grid, *box[i]) for i, grid in enumerate(self.grids)}
-        classes, seen = [], set[str]()
+        classes: list[ClassNeed] = []
+        seen: set[str] = set()
         for part in split.classes:
             if part.name in ranges:
                 part = _least(part, *ranges[part.name], second=part.name in seen)

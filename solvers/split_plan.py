@@ -17,6 +17,7 @@ from inferplan.estimators.transport import Crossing, traffic
 from inferplan.solvers.assembly import deployed_option, without_bounds
 from inferplan.solvers.assurance import at_most_gone, losses, lost_text
 from inferplan.solvers.options import Option
+from inferplan.solvers.packing import Packing
 from inferplan.solvers.split_instance import SplitInstance
 from inferplan.solvers.split_program import Split
 from inferplan.spec.plan import (
@@ -116,7 +117,8 @@ def overloaded(instance: SplitInstance, split: Split, loads: Loads) -> dict[str,
 
 def without(split: Split, device: str, gone: Sequence[Mapping[str, int]]) -> Split:
     """What is left of a plan without some machines of a device type."""
-    packings, missing = {}, [dict(machine) for machine in gone]
+    packings: dict[tuple[str, str], Packing] = {}
+    missing = [dict(machine) for machine in gone]
     for key, packing in split.packings.items():
         left = []
         for machine in packing.machines:

@@ -150,7 +150,8 @@ def _of_floor(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
         if need.floor is not None and turn.keeps(own.value, need.floor) and own.value != need.floor:
             yield _kept(enquiry, path, own.value, metric)
         return
-    beyond, best = _above(enquiry, need, own.value), None
+    beyond = _above(enquiry, need, own.value)
+    best: tuple[Answer, float] | None = None
     # Where classes are split, a share in between may reach more for nothing.
     for _ in range(ROUNDS):
         if beyond is None or _loses(enquiry, beyond[0]) or _gains(enquiry, beyond[0]):
