@@ -57,9 +57,9 @@ class Ask:
     limits: tuple[tuple[Goal, float], ...] = ()
     """Goals that must stay at or below a value: what earlier goals of a lexicographic objective reached."""
     some: tuple[Pick, ...] = ()
-    """Of each of these, some column must be chosen."""
+    """Where classes are split: of each of these, some column must be chosen."""
     none: tuple[Pick, ...] = ()
-    """Of these, none may be."""
+    """Likewise: of these, none may be."""
 
     @property
     def needs_accuracy(self) -> bool:

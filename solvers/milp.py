@@ -206,7 +206,7 @@ class Solver:
         """
         deadline = time.monotonic() + time_limit_s
         self.timed_out = False
-        if self._chain is None or ask.some or ask.none:
+        if self._chain is None:
             return self._by_program(ask, deadline, gap)
         try:
             found = self._by_labels(self._chain, ask, deadline, gap, known, hurry)

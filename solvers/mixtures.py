@@ -28,11 +28,12 @@ from inferplan.estimators.accuracy import AccuracyModel
 from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.columns import Column
 from inferplan.solvers.combinations import TOO_MANY, Additive, Encoding
+from inferplan.solvers.goals import Pick
 from inferplan.solvers.milp import TIE_GAPS, Solution, Solver, scenarios, within
 from inferplan.solvers.packing import Packing
 from inferplan.solvers.parts import is_parted, members, pattern_of, patterns, whole, with_pattern
 from inferplan.solvers.problem import ClassNeed, Problem
-from inferplan.solvers.program import CORES, NAMES, RATIO, Ask, Goal, Program
+from inferplan.solvers.program import BETTER, CORES, NAMES, RATIO, TELLING, Ask, Goal, Program
 from inferplan.spec.errors import InputError
 
 
@@ -281,8 +282,28 @@ class MixtureProgram(Program):
         return mip.xsum(terms)
 
     def begin(self, ask: Ask) -> None:
+        import mip
+
         super().begin(ask)
         self._asked_floors = ask.floors
+        for pick in ask.some if self.feasible else ():
+            picked = self._picked(pick)
+            # Nothing to choose from: no binary is 2.
+            self._added.append(self.model.add_constr(mip.xsum(picked) >= 1 if picked else self._y[0] >= 2))
+        for pick in ask.none if self.feasible else ():
+            if picked := self._picked(pick):
+                self._added.append(self.model.add_constr(mip.xsum(picked) <= 0))
+
+    def _picked(self, pick: Pick) -> list[Any]:
+        return [y for y, column in zip(self._y, self.columns, strict=True) if pick(self.problem, column)]
+
+    def beat(self, goal: Goal, value: float) -> Any:
+        """Ask that a goal is better than a value; the row can be dropped again."""
+        unit = self._stretch(goal)
+        least = max((BETTER if goal[0] == "cost" else TELLING) * abs(unit * value), TELLING)
+        row = self.model.add_constr(unit * self.expression(goal) <= unit * value - least)
+        self._added.append(row)
+        return row
 
     def _cut(self, columns: Sequence[Column], packings: Mapping[str, Packing]) -> bool:
         packed = super()._cut(columns, packings)

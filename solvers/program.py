@@ -23,7 +23,7 @@ from inferplan.solvers.goals import TIE as TIE
 from inferplan.solvers.goals import WEIGHTED as WEIGHTED
 from inferplan.solvers.goals import Ask as Ask
 from inferplan.solvers.goals import Goal as Goal
-from inferplan.solvers.goals import Pick, geometric_mean, name_weights, price_scale
+from inferplan.solvers.goals import geometric_mean, name_weights, price_scale
 from inferplan.solvers.highs import new_model, optimize
 from inferplan.solvers.packing import Item, Packing, pack
 from inferplan.solvers.placing import dimensions, most_together, strangers
@@ -236,14 +236,6 @@ class Program:
         self._added.append(row)
         return row
 
-    def beat(self, goal: Goal, value: float) -> Any:
-        """Ask that a goal is better than a value; the row can be dropped again."""
-        unit = self._stretch(goal)
-        least = max((BETTER if goal[0] == "cost" else TELLING) * abs(unit * value), TELLING)
-        row = self.model.add_constr(unit * self.expression(goal) <= unit * value - least)
-        self._added.append(row)
-        return row
-
     def _stretch(self, goal: Goal) -> float:
         """By what a goal is multiplied to tell its values apart: a ratio to a limit that is stretched is told apart as
         the latency over the limit is, as the program knows differences of 1e-6."""
@@ -354,22 +346,12 @@ class Program:
         for chosen in ask.forbidden:
             together = mip.xsum(self._choice[key] for key in sorted(chosen))
             added.append(model.add_constr(together <= len(chosen) - 1))
-        for pick in ask.some:
-            picked = self._picked(pick)
-            # Nothing to choose from: no binary is 2.
-            added.append(model.add_constr(mip.xsum(picked) >= 1 if picked else self._y[0] >= 2))
-        for pick in ask.none:
-            if picked := self._picked(pick):
-                added.append(model.add_constr(mip.xsum(picked) <= 0))
         position = {column: index for index, column in enumerate(self.columns)} if ask.rejected else {}
         for plan in ask.rejected:
             if all(column in position for column in plan):
                 same = mip.xsum(self._y[position[column]] for column in plan)
                 added.append(model.add_constr(same <= len(plan) - 1))
         return added
-
-    def _picked(self, pick: Pick) -> list[Any]:
-        return [y for y, column in zip(self._y, self.columns, strict=True) if pick(self.problem, column)]
 
     def _cut(self, columns: Sequence[Column], packings: Mapping[str, Packing]) -> bool:
         """Add a cut for every device whose replicas need more machines than were bought."""

@@ -23,7 +23,7 @@ from inferplan.solvers.assurance import Case, at_level
 from inferplan.solvers.columns import MAX_UTILISATION
 from inferplan.solvers.enquiry import Answer, Enquiry, promised_s
 from inferplan.solvers.explain import worst_accuracy
-from inferplan.solvers.parts import promise, whole
+from inferplan.solvers.parts import is_parted, promise, whole
 from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import ACCURACY, COST, Goal
 
@@ -153,7 +153,7 @@ def _of_floor(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
     beyond = _above(enquiry, need, own.value)
     best: tuple[Answer, float] | None = None
     # Where classes are split, a share in between may reach more for nothing.
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if is_parted(plan.problem) else 0):
         if beyond is None or _loses(enquiry, beyond[0]) or _gains(enquiry, beyond[0]):
             break
         best, beyond = beyond, _above(enquiry, need, beyond[1])
