@@ -21,8 +21,6 @@ from inferplan.spec.plan import Estimate, Verdict
 Floats = NDArray[np.float64]
 UNKNOWN = Estimate(value=math.inf)
 """Latency of a class of which no request was answered."""
-SHOWN = (50.0, 90.0, 99.0)
-"""Percentiles."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +229,7 @@ def judge(stream: Stream, runs: Sequence[Digest], confidence: float) -> StreamRe
     latencies = _latencies(stream, runs, confidence)
     answered = latencies.answered()
     known = answered.requests > 0
-    percentiles = {level: answered.percentile_s(level) if known else UNKNOWN for level in SHOWN}
+    percentiles = {level: answered.percentile_s(level) if known else UNKNOWN for level in (50.0, 90.0, 99.0)}
     verdict: Verdict | None = None
     at_slo = late = decide = None
     if stream.percentile is not None and stream.limit_s is not None:
@@ -245,7 +243,9 @@ def judge(stream: Stream, runs: Sequence[Digest], confidence: float) -> StreamRe
         verdict,
         latencies.requests,
         answered.mean_s() if known else UNKNOWN,
-        *percentiles.values(),
+        percentiles[50.0],
+        percentiles[90.0],
+        percentiles[99.0],
         at_slo,
         latencies.requests - answered.requests,
         late,
