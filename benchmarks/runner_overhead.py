@@ -153,7 +153,7 @@ def routed(loaded: LoadedPlan, seconds: float, clients: int) -> Row:
     item = dump({"x": np.random.default_rng(0).standard_normal(WIDTHS[0]).astype(np.float32)})
 
     async def main() -> Row:
-        placing = place_replicas(loaded.plan, available_cores(), oversubscribe=True)
+        placing = place_replicas(loaded, available_cores(), oversubscribe=True)
         async with Fleet(loaded, placing, seed=0, restart=False, start_limit_s=60, on_event=ignore) as fleet:
             loop = asyncio.get_running_loop()
             start = loop.time() + WARMUP_S
