@@ -250,7 +250,7 @@ class Solver:
             for branch in self.branches:
                 branch.end()
 
-    def _lexicographic(self, ask: Ask, alive: list[Program], deadline: float, gap: float) -> Solution | None:
+    def _lexicographic(self, ask: Ask, alive: Sequence[Program], deadline: float, gap: float) -> Solution | None:
         """One goal after the other, each keeping what the earlier ones reached, in the branches that reached it."""
         best: Solution | None = None
         values: dict[Goal, float] = {}
@@ -286,7 +286,7 @@ class Solver:
         return best
 
     def _best_branch(
-        self, goal: Goal, alive: list[Program], deadline: float, gap: float
+        self, goal: Goal, alive: Sequence[Program], deadline: float, gap: float
     ) -> tuple[list[tuple[Program, Found]], float, bool]:
         """Optimise every branch, each only as far as it may still tie with the best so far.
 

@@ -48,7 +48,7 @@ class Shape:
 
     split: Problem
     columns: frozenset[Column]
-    programs: tuple[Program, ...]
+    programs: tuple[MixtureProgram, ...]
 
 
 Wider = Callable[[Problem], Sequence[Column]]
