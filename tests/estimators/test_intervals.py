@@ -92,6 +92,18 @@ def test_verdict_is_where_the_interval_ends() -> None:
     assert seen.verdict(95.0, interval.value) == "undecided"
 
 
+def test_what_is_met_or_missed_is_so_by_the_interval_of_the_percentile() -> None:
+    """The share's ends need not fall as the limit rises: their spread is looked at of other requests at every limit."""
+    rng = np.random.default_rng(2)
+    for _ in range(40):
+        seen = clumped(rng)
+        interval = seen.percentile_s(95.0)
+        for limit in seen.replications[0][-60:].tolist():
+            verdict = seen.verdict(95.0, limit)
+            assert verdict != "met" or (interval.upper is not None and interval.upper <= limit)
+            assert verdict != "missed" or (interval.lower is not None and interval.lower > limit)
+
+
 def test_empty_replications_are_left_out() -> None:
     seen = Latencies.of([np.zeros(0), np.array([1.0, 2.0])])
     assert seen.requests == 2
