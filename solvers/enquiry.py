@@ -112,8 +112,8 @@ class Enquiry:
         return None
 
     def first_of(self, program: Solver) -> Solution | None:
-        """The plan that the program thinks best, of those it knows; its bound is of all of them. None where there is
-        none, or none was found soon (`timed_out`)."""
+        """The plan that the program thinks best, of those it knows. None where there is none, or none was found soon
+        (`timed_out`)."""
         question = replace(self.plan.ask, goals=self.plan.ask.goals[:1], rejected=())
         return program.ask(question, max(self.seconds_left, 0.05), self.plan.gap, settle=False, hurry=True)
 

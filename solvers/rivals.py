@@ -5,9 +5,9 @@ the best plan that has it and keeps every promise. Where there is none, for the 
 promises: what the simulation says of that one is the reason.
 
 There may be hundreds of them. So the program is asked about all of them first, which is quick; then they are certified
-one after the other, those first that might be as good as what there is, as long as there is time. Of the others the
-program's bound says what they cost at least, which is reason enough where that is more. Where it is not, it stays open
-whether they keep their promises, and they are named as left out.
+one after the other, those first that might be as good as what there is, as long as there is time. Of the others there
+is what the program says, believing its latencies as far as the plan's simulation showed. Another plan's may be better
+or worse than that, so it is an estimate and no bound, and those rivals are named as not simulated.
 """
 
 from __future__ import annotations
@@ -65,13 +65,15 @@ def rivals(enquiry: Enquiry) -> Iterator[Rival]:
             answers[index] = found
     late: dict[str, list[bool]] = {}
     for index, question in enumerate(questions):
-        answer = answers.get(index) or question.at_least()
+        answer = answers.get(index) or question.estimate()
         late.setdefault(question.stage, []).append(not question.answered)
         if answer is not None:
             yield answer
     for stage, missing in late.items():
         if any(missing):
-            enquiry.left_out.append(f"{stage}: {sum(missing)} of {len(missing)} other choices: out of time")
+            enquiry.left_out.append(
+                f"{stage}: {sum(missing)} of {len(missing)} other choices were not simulated: out of time"
+            )
 
 
 def _questions(enquiry: Enquiry) -> Iterator[_Question]:
@@ -129,7 +131,7 @@ class _Spot:
 class _Question:
     """What the best plan with one of some columns would be; without `other` that plan says what it has.
 
-    `worth` is how good it is at best, as far as the program was asked; `answered` whether nothing is left open.
+    `worth` is how good it is by estimate, as far as the program was asked; `answered` whether nothing is left open.
     """
 
     def __init__(
@@ -147,7 +149,7 @@ class _Question:
         if self._columns:
             self._program = Solver(self._spot.enquiry.plan.problem, [*self._spot.fixed, *self._columns])
             self._first = self._spot.enquiry.first_of(self._program)
-            self.worth = math.inf if self._first is None else self._first.bound
+            self.worth = math.inf if self._first is None else self._first.worth(self._spot.enquiry.plan.ask)
 
     def answer(self) -> Rival | None:
         """What is certified; None where there is no plan that says what it has, or no time is left."""
@@ -170,20 +172,16 @@ class _Question:
         reason = "; ".join(said.reasons) or tied(plan, said.accuracy)
         return self._rival(self._said(found), found, reason, said.accuracy, said.latency_s, kept is not None)
 
-    def at_least(self) -> Rival | None:
-        """What the program's bound says; None where that is nothing, or something else was said. That it costs more is
-        reason enough; that it costs no less leaves open whether it keeps its promises."""
+    def estimate(self) -> Rival | None:
+        """What the program says of a rival that was not certified; None where that is nothing."""
         plan, first = self._spot.enquiry.plan, self._first
         if self.answered or first is None or plan.ask.objective != COST:
             return None
-        own = plan.solution.cost_usd_per_h
-        more, least = first.bound - own, BETTER * own
-        if more < -least:
-            return None
-        self.answered = more > least
-        says = f"costs at least {more:.4g} USD/h more" if self.answered else "costs no less"
+        more = first.cost_usd_per_h - plan.solution.cost_usd_per_h
+        dearer = more > BETTER * plan.solution.cost_usd_per_h
+        says = f"costs {more:.4g} USD/h more" if dearer else "no cheaper"
         accuracy = worst_accuracy(plan.problem, plan.accuracies(first))
-        return self._rival(self._said(first), first, f"{says} (not simulated)", accuracy)
+        return self._rival(self._said(first), first, f"{says} by estimate (not simulated)", accuracy)
 
     def _rival(
         self,

@@ -159,25 +159,23 @@ def test_rivals_are_what_deciding_without_the_others_gives(name: str, instances:
         assert rival.cost_usd_per_h == pytest.approx(alone.plan.cost_usd_per_h)
 
 
-def test_what_is_not_certified_in_time_is_answered_by_a_bound(instances: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_certified_in_time_is_estimated_and_said_to_be(
+    instances: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     this = Case(instances, **CASES["tight"])
-    certified = {(r.stage, r.aspect, r.other): r for r in this.explained().rivals}
+    certified = {(r.stage, r.other): r for r in this.explained().rivals if r.aspect == "variant"}
     monkeypatch.setattr(rivals._Question, "answer", lambda self: None)
     found = explain(this.plan, this.loaded, this.store, time_limit_s=300.0)
-    bounded = {(r.stage, r.aspect, r.other): r for r in found.rivals}
-    assert bounded
-    for key, rival in bounded.items():
+    estimated = {(r.stage, r.other): r for r in found.rivals if r.aspect == "variant"}
+    assert estimated
+    assert set(estimated) <= set(certified)
+    for rival in found.rivals:
         assert (rival.keeps, rival.latency_s) == (False, None)
+        assert rival.reason.endswith("by estimate (not simulated)")
         assert rival.cost_usd_per_h is not None
         assert rival.cost_usd_per_h >= found.cost_usd_per_h * (1 - 1e-6)
-        if key in certified and certified[key].keeps:
-            dearer = certified[key].extra_usd_per_h
-            said = float(rival.reason.split()[3]) if "at least" in rival.reason else 0.0
-            assert dearer is not None
-            assert said <= dearer + 1e-6
-    # What may cost no less stays open, and is said to.
-    open_ones = [r for r in bounded.values() if "costs no less" in r.reason]
-    assert bool(open_ones) <= bool(found.left_out)
+    left = [line for line in found.left_out if "were not simulated" in line]
+    assert len(left) == len(STAGES)
 
 
 def test_the_load_it_carries_is_simulated_and_the_next_plan_carries_more(instances: Any) -> None:
