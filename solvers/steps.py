@@ -21,9 +21,9 @@ from typing import Literal
 
 from inferplan.solvers.assurance import Case, at_level
 from inferplan.solvers.columns import MAX_UTILISATION
-from inferplan.solvers.enquiry import Answer, Enquiry, promised_s
+from inferplan.solvers.enquiry import PRECISION, Answer, Enquiry, limited, promised_s
 from inferplan.solvers.explain import worst_accuracy
-from inferplan.solvers.problem import ClassNeed, Problem
+from inferplan.solvers.problem import ClassNeed
 from inferplan.solvers.program import ACCURACY, COST, Goal
 from inferplan.spec.levels import promise_path
 
@@ -35,8 +35,6 @@ ROUNDS = 12
 NEAREST = 6
 UNLIMITED = 1000.0
 """A limit that many times as high is none."""
-PRECISION = 0.01
-"""How exactly loads and limits that a plan keeps are found, relative."""
 RATES, TIMES = "classes.*.rate_rps", "times"
 
 Way = Literal["as it is", "looser", "tighter"]
@@ -90,7 +88,7 @@ def _of_limit(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
     for _ in range(NEAREST):
         # Whether a promise is met is decided by the share of late requests, a little before the interval says so.
         limit_s = min(reached, limit_s) * (1 - PRECISION)
-        beyond = enquiry.decide(f"{path}, tighter", ask, _limited(plan.problem, need, limit_s))
+        beyond = enquiry.decide(f"{path}, tighter", ask, limited(plan.problem, need, limit_s))
         if beyond is None or _loses(enquiry, beyond):
             break
         fastest, reached = beyond, min(promised_s(beyond.result, need.name), limit_s)
@@ -110,7 +108,7 @@ def _higher_limit(enquiry: Enquiry, need: ClassNeed, found: Answer | None) -> It
     best: Answer | None = None
     reached = limit_s
     for _ in range(NEAREST):
-        then = enquiry.decide(f"{path}, looser", plan.ask, _limited(plan.problem, need, limit_s))
+        then = enquiry.decide(f"{path}, looser", plan.ask, limited(plan.problem, need, limit_s))
         if then is None or not _gains(enquiry, then):
             break
         best, reached = then, min(promised_s(then.result, need.name), limit_s)
@@ -119,19 +117,6 @@ def _higher_limit(enquiry: Enquiry, need: ClassNeed, found: Answer | None) -> It
             break
     if best is not None and reached > need.limit_s:
         yield _step(enquiry, path, "looser", reached, "s", best)
-
-
-def _limited(problem: Problem, need: ClassNeed, limit_s: float) -> Problem:
-    """The same instance with another latency limit of a class."""
-    workload = problem.workload
-    traffic = workload.classes[need.name]
-    assert traffic.slo is not None
-    promised = traffic.model_copy(update={"slo": traffic.slo.model_copy(update={"latency_s": limit_s})})
-    return replace(
-        problem,
-        workload=workload.model_copy(update={"classes": {**workload.classes, need.name: promised}}).at(workload.root),
-        classes=tuple(replace(one, limit_s=limit_s) if one == need else one for one in problem.classes),
-    )
 
 
 def _of_floor(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
