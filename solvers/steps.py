@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from inferplan.estimators.accuracy import Turn
 from inferplan.solvers.assurance import Case, at_level
 from inferplan.solvers.columns import MAX_UTILISATION
 from inferplan.solvers.enquiry import PRECISION, Answer, Enquiry, limited, promised_s
@@ -128,14 +129,20 @@ def _of_floor(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
     path = promise_path(plan.problem.workload, need.name, "accuracy.floor")
     if need.floor is not None:
         yield from _lower_floor(enquiry, need, own.value)
-        if turn.keeps(own.value, need.floor) and own.value != need.floor:
+        kept = _up_to_goal(turn, need, own.value)
+        if turn.keeps(kept, need.floor) and kept != need.floor:
             same = Answer(plan.solution, plan.judge.certain(plan.solution))
-            yield _step(enquiry, path, "as it is", own.value, metric, same)
-    if ask.objective == ACCURACY:
+            yield _step(enquiry, path, "as it is", kept, metric, same)
+    if ask.objective == ACCURACY or (need.goal is not None and turn.keeps(own.value, need.goal)):
         return
     beyond = _above(enquiry, need, own.value)
     if beyond is not None:
-        yield _step(enquiry, path, "tighter", beyond[1], metric, beyond[0])
+        yield _step(enquiry, path, "tighter", _up_to_goal(turn, need, beyond[1]), metric, beyond[0])
+
+
+def _up_to_goal(turn: Turn, need: ClassNeed, value: float) -> float:
+    """An accuracy, or the class's goal where that is not as far: no floor lies beyond it."""
+    return value if need.goal is None or not turn.keeps(value, need.goal) else need.goal
 
 
 def _lower_floor(enquiry: Enquiry, need: ClassNeed, own: float) -> Iterator[Step]:
