@@ -5,6 +5,7 @@ Every export target is a rendering of this one graph.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from inferplan.spec.plan import DeployedOption, Plan
 from inferplan.spec.stage import TensorSpec, Variant
 from inferplan.spec.workload import Device, Workload
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_MOST_CHARACTERS = 128
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_MOST_CHARACTERS - 1}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +132,6 @@ def build_deployment(plan: Plan, workload: Workload) -> Deployment:
     Raises InputError where plan and workload do not belong together, a model file is not the one that was
     planned with, or something cannot be exported.
     """
-    import hashlib
-
     from inferplan.spec.plan import dump_plan
 
     models = {
@@ -189,8 +189,18 @@ def _unlisted(plan: Plan) -> list[str]:
 def _safe(name: str) -> str:
     """A name that is safe as a file name, a YAML scalar, a protobuf string and a shell word."""
     if not _NAME.fullmatch(name):
-        raise InputError(f"{name!r} is not a name: letters, digits, '-' and '_' only, at most 128 of them")
+        raise InputError(
+            f"{name!r} is not a name: letters, digits, '-' and '_' only, at most {_MOST_CHARACTERS} of them"
+        )
     return name
+
+
+def short_name(name: str) -> str:
+    """A name made of others, cut to what a name may have; its end then tells it from others that begin alike."""
+    if len(name) <= _MOST_CHARACTERS:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: _MOST_CHARACTERS - 9]}-{digest}"
 
 
 def _model(name: str, option: DeployedOption, workload: Workload) -> Model:
@@ -291,7 +301,7 @@ def _machines(plan: Plan, workload: Workload) -> tuple[Machine, ...]:
                 replicas[option] = replicas.get(option, 0) + 1
                 if gpu is not None:
                     gpus[option] = (*gpus.get(option, ()), gpu)
-            name = _safe(f"{device.replace('/', '-').lower()}-{index}")
+            name = _safe(short_name(f"{device.replace('/', '-').lower()}-{index}"))
             if any(machine.name == name for machine in machines):
                 raise InputError(f"two machines would be called {name}: rename a tier or a device")
             machines.append(Machine(name, device, spec, dict(sorted(replicas.items())), gpus))
@@ -335,9 +345,9 @@ def _routes(plan: Plan, workload: Workload, models: Mapping[str, Model]) -> tupl
     taken = {name.lower() for name in models}
     routes = []
     for classes, choices in ways.values():
-        name = workload.name if len(ways) == 1 else f"{workload.name}-{classes[0]}"
+        name = workload.name if len(ways) == 1 else short_name(f"{workload.name}-{classes[0]}")
         while name.lower() in taken:
-            name += "-pipeline"
+            name = short_name(f"{name}-pipeline")
         taken.add(name.lower())
         routes.append(Route(_safe(name), tuple(classes), choices))
     return tuple(routes)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from inferplan.exporters import pipeline_model
-from inferplan.exporters.deployment import Deployment, Machine, Model, Route, build_deployment
+from inferplan.exporters.deployment import Deployment, Machine, Model, Route, build_deployment, short_name
 from inferplan.exporters.publishing import copy_checked, published, written_files
 from inferplan.exporters.stage_files import StageFiles, stage_files
 from inferplan.exporters.triton_config import ensemble_config, model_config, pipeline_config, warm_shapes
@@ -92,6 +92,17 @@ def _machine_configs(deployment: Deployment, machine: Machine, folder: Path) -> 
         (configs / f"{machine.name}.pbtxt").write_text(config, "utf-8")
 
 
+def _no_interface(deployment: Deployment) -> str:
+    """Why the tensors of a served request cannot be read off the models."""
+    if has_code(deployment):
+        return "the workload has code of its own"
+    if deployment.inputs or deployment.outputs:
+        return "one side of a served request is declared without the other"
+    if sum(not stage.parents for stage in deployment.stages) > 1 or sum(not s.children for s in deployment.stages) > 1:
+        return "the workload's pipeline begins or ends in several stages"
+    return "the tensors of the workload's first or last stage cannot be told from its models"
+
+
 def _write_route(deployment: Deployment, route: Route, folder: Path, targets: Targets, instances: int) -> list[str]:
     """Write the pipeline model, the ensemble, or both, of a route."""
     notes = []
@@ -99,7 +110,7 @@ def _write_route(deployment: Deployment, route: Route, folder: Path, targets: Ta
     local = all(places and all(endpoint is None for endpoint, _ in places) for places in targets.values())
     code = has_code(deployment)
     if steps and local:
-        name = f"{route.name}-ensemble" if code else route.name
+        name = short_name(f"{route.name}-ensemble") if code else route.name
         _claim(folder / name)
         _write_ensemble(name, steps, folder / name)
         if code:
@@ -109,7 +120,7 @@ def _write_route(deployment: Deployment, route: Route, folder: Path, targets: Ta
     tensors = interface(deployment, route)
     if tensors is None:
         notes.append(
-            f"There is no pipeline model `{route.name}`: the workload's stages have code, and its `pipeline` does not"
+            f"There is no pipeline model `{route.name}`: {_no_interface(deployment)}, and its `pipeline` does not"
             " declare the `inputs` and `outputs` of a served request. The models are served one by one."
         )
         return notes

@@ -18,7 +18,7 @@ from inferplan.solvers.explain import Chosen
 from inferplan.solvers.judge import SEARCH, Judge
 from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.mixtures import MixtureSolver
-from inferplan.solvers.problem import Problem
+from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import RATIO, Ask
 from inferplan.solvers.search import Search
 from inferplan.solvers.shares import refine
@@ -28,6 +28,8 @@ GOALS = 2
 TRIES = 6
 """Plans that are tried for one question, before it counts as not answered."""
 FIGURES = 3
+PRECISION = 0.01
+"""How exactly loads and limits that a plan keeps are found, relative."""
 
 
 @dataclass(frozen=True)
@@ -168,3 +170,43 @@ def promised_s(result: SimulationResult, name: str) -> float:
     reached = latency.upper if latency.upper is not None else latency.value
     digits = 10.0 ** (math.floor(math.log10(reached)) - FIGURES + 1)
     return math.ceil(reached / digits - 1e-9) * digits
+
+
+def limited(problem: Problem, need: ClassNeed, limit_s: float) -> Problem:
+    """The same instance with another latency limit of a class; of jobs, another deadline."""
+    workload = problem.workload
+    traffic = workload.classes[need.name]
+    if traffic.job is not None:
+        changed: dict[str, object] = {"job": traffic.job.model_copy(update={"deadline_s": limit_s})}
+    else:
+        assert traffic.slo is not None
+        changed = {"slo": traffic.slo.model_copy(update={"latency_s": limit_s})}
+    promised = traffic.model_copy(update=changed)
+    return replace(
+        problem,
+        workload=workload.model_copy(update={"classes": {**workload.classes, need.name: promised}}).at(workload.root),
+        classes=tuple(replace(one, limit_s=limit_s) if one.name == need.name else one for one in problem.classes),
+    )
+
+
+def kept_limit_s(judge: Judge, solution: Solution, name: str, deadline: float) -> float | None:
+    """The least limit of a class, rounded up, that a plan is certified with; None where there is none, or none was
+    found in `TRIES`, and where the plan misses another promise.
+
+    A simulation ends as soon as it is sure that a limit is missed, and then knows little of the tail: the plan is
+    judged again under every limit that it seems to keep, until it does. After the `deadline` what it seems to keep
+    counts.
+    """
+    need, limit_s = next(one for one in judge.problem.classes if one.name == name), 0.0
+    for _ in range(TRIES):
+        result = judge.certain(solution)
+        if result.unstable or any(one.verdict == "missed" for who, one in result.streams.items() if who != name):
+            return None
+        if limit_s and result.streams[name].verdict == "met":
+            return limit_s
+        limit_s = promised_s(result, name) if not limit_s else max(promised_s(result, name), limit_s * (1 + PRECISION))
+        if math.isinf(limit_s) or time.monotonic() >= deadline:
+            return limit_s if math.isfinite(limit_s) else None
+        judge = Judge(limited(judge.problem, need, limit_s), judge.seed, judge.final)
+        need = replace(need, limit_s=limit_s)
+    return None

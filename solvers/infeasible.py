@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from inferplan.solvers import parts
 from inferplan.solvers.concession import certified
-from inferplan.solvers.enquiry import promised_s
+from inferplan.solvers.enquiry import kept_limit_s
 from inferplan.solvers.judge import Judge
 from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.mixtures import solver_of
@@ -147,11 +147,10 @@ def _relaxation(asked: _Asked, promise: Promise) -> str | None:
     best = _possible(asked.program, _without(asked.believed, [promise]), (goals[promise.kind], COST))
     if best is None:
         return None
-    name = _name(problem, promise)
+    name, deadline = _name(problem, promise), min(time.monotonic() + TIME_S, asked.deadline)
     if promise.kind == "latency":
-        latency = _latency(asked.judge, best, promise.who)
-        return None if latency is None else f"{name}: at least {latency}, at {best.cost_usd_per_h:.6g} USD/h"
-    deadline = min(time.monotonic() + TIME_S, asked.deadline)
+        limit_s = kept_limit_s(asked.judge, best, promise.who, deadline)
+        return None if limit_s is None else f"{name}: at least {duration(limit_s)}, at {best.cost_usd_per_h:.6g} USD/h"
     relaxation = Relaxation(problem, asked.program, asked.judge, asked.promised, promise.kind, promise.who, deadline)
     found = relaxation.nearest(relaxation.reached(best), best)
     if found is None:
@@ -163,15 +162,6 @@ def _relaxation(asked: _Asked, promise: Promise) -> str | None:
     if promise.kind == "count":
         return f"{name}: at least {value:g}, {cost}"
     return f"{name}: at least {kept_figures(value, math.ceil)}"
-
-
-def _latency(judge: Judge, best: Solution, name: str) -> str | None:
-    """The tail that the fastest plan reaches in simulation, rounded up to three figures; None where its queues grow
-    without bound, or another class misses."""
-    result = judge.certain(best)
-    if result.unstable or any(one.verdict == "missed" for other, one in result.streams.items() if other != name):
-        return None
-    return duration(promised_s(result, name))
 
 
 def _accuracy(problem: Problem, reached: float) -> str:

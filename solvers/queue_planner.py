@@ -29,6 +29,9 @@ from inferplan.spec.plan import Plan, Proof
 from inferplan.spec.profile import Profile
 from inferplan.spec.workload import Robustness, Workload
 
+PLAIN = 0.5
+"""Of the time that is left: explaining the plan takes some, too."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -90,10 +93,12 @@ def decided(
 
 def solve_queues(loaded: LoadedWorkload, profile: Profile, plan_dir: Path, limits: Limits) -> Plan:
     """The plan that withstands what is asked; beside it, the cost of one that need not. Raises as `planner.solve`."""
+    # First what is asked: where there is no such plan, what would help is about it.
+    found = _searched_enough(loaded.workload, profile, limits)
     plain = None
     if loaded.workload.robustness.asked:
-        plain = _plain_cost(loaded.workload, profile, limits)
-    return _plan(_searched_enough(loaded.workload, profile, limits), loaded, profile, plan_dir, plain)
+        plain = _plain_cost(loaded.workload, profile, limits, found.search.deadline)
+    return _plan(found, loaded, profile, plan_dir, plain)
 
 
 def _searched_enough(workload: Workload, profile: Profile, limits: Limits) -> Decided:
@@ -128,15 +133,12 @@ def _searched(problem: Problem, limits: Limits, deadline: float) -> tuple[Search
     return search, decide(search, problem)
 
 
-def _plain_cost(workload: Workload, profile: Profile, limits: Limits) -> float | None:
-    """Cost of the certified plan that need not withstand anything; None where none was found.
-
-    Raises InfeasibleError where not even that exists.
-    """
+def _plain_cost(workload: Workload, profile: Profile, limits: Limits, deadline: float) -> float | None:
+    """Cost of the certified plan that need not withstand anything; None where none was found in its share of the time
+    that is left."""
     plain = workload.model_copy(update={"robustness": Robustness()}).at(workload.root)
     problem = parted(read_problem(plain, profile, limits.samples))
-    search, _ = _searched(problem, limits, time.monotonic() + limits.time_s)
-    _outcome(search)
+    search, _ = _searched(problem, limits, time.monotonic() + PLAIN * max(deadline - time.monotonic(), 0.0))
     return None if search.incumbent is None else search.incumbent.cost_usd_per_h
 
 

@@ -203,7 +203,7 @@ def _capacity(option: Option) -> float:
 
 def _size(option: Option) -> tuple[int, ...]:
     need = option.need
-    return (need.cores, need.memory_bytes or 0, need.gpus) if need else ()
+    return (need.cores, need.memory_bytes or 0, need.gpus, need.gpu_memory_bytes or 0) if need else ()
 
 
 def reload_usd_per_h(problem: Problem, option: Option) -> float:

@@ -19,12 +19,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from inferplan.estimators.accuracy import Turn
 from inferplan.solvers.assurance import Case, at_level
 from inferplan.solvers.columns import MAX_UTILISATION
-from inferplan.solvers.enquiry import Answer, Enquiry, promised_s
+from inferplan.solvers.enquiry import PRECISION, Answer, Enquiry, limited, promised_s
 from inferplan.solvers.explain import worst_accuracy
 from inferplan.solvers.parts import is_parted, promise, whole
-from inferplan.solvers.problem import ClassNeed, Problem
+from inferplan.solvers.problem import ClassNeed
 from inferplan.solvers.program import ACCURACY, COST, Goal
 
 BARELY = 1e-3
@@ -35,8 +36,6 @@ ROUNDS = 12
 NEAREST = 6
 UNLIMITED = 1000.0
 """A limit that many times as high is none."""
-PRECISION = 0.01
-"""How exactly loads and limits that a plan keeps are found, relative."""
 RATES, TIMES = "classes.*.rate_rps", "times"
 
 Way = Literal["as it is", "looser", "tighter"]
@@ -90,7 +89,7 @@ def _of_limit(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
     for _ in range(NEAREST):
         # Whether a promise is met is decided by the share of late requests, a little before the interval says so.
         limit_s = min(reached, limit_s) * (1 - PRECISION)
-        beyond = enquiry.decide(f"{path}, tighter", ask, _limited(plan.problem, need, limit_s))
+        beyond = enquiry.decide(f"{path}, tighter", ask, limited(plan.problem, need, limit_s))
         if beyond is None or _loses(enquiry, beyond):
             break
         fastest, reached = beyond, min(promised_s(beyond.result, need.name), limit_s)
@@ -110,7 +109,7 @@ def _higher_limit(enquiry: Enquiry, need: ClassNeed, found: Answer | None) -> It
     best: Answer | None = None
     reached = limit_s
     for _ in range(NEAREST):
-        then = enquiry.decide(f"{path}, looser", plan.ask, _limited(plan.problem, need, limit_s))
+        then = enquiry.decide(f"{path}, looser", plan.ask, limited(plan.problem, need, limit_s))
         if then is None or not _gains(enquiry, then):
             break
         best, reached = then, min(promised_s(then.result, need.name), limit_s)
@@ -119,22 +118,6 @@ def _higher_limit(enquiry: Enquiry, need: ClassNeed, found: Answer | None) -> It
             break
     if best is not None and reached > need.limit_s:
         yield _step(enquiry, path, "looser", reached, "s", best)
-
-
-def _limited(problem: Problem, need: ClassNeed, limit_s: float) -> Problem:
-    """The same instance with another latency limit of a class."""
-    workload = problem.workload
-    traffic = workload.classes[need.name]
-    if traffic.job is not None:
-        promised = traffic.model_copy(update={"job": traffic.job.model_copy(update={"deadline_s": limit_s})})
-    else:
-        assert traffic.slo is not None
-        promised = traffic.model_copy(update={"slo": traffic.slo.model_copy(update={"latency_s": limit_s})})
-    return replace(
-        problem,
-        workload=workload.model_copy(update={"classes": {**workload.classes, need.name: promised}}).at(workload.root),
-        classes=tuple(replace(one, limit_s=limit_s) if one.name == need.name else one for one in problem.classes),
-    )
 
 
 def _of_floor(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
@@ -146,9 +129,10 @@ def _of_floor(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
     path = promise(plan.problem, need.name, "accuracy")
     if need.floor is not None:
         yield from _lower_floor(enquiry, need, own.value)
-    if ask.objective == ACCURACY:
-        if need.floor is not None and turn.keeps(own.value, need.floor) and own.value != need.floor:
-            yield _kept(enquiry, path, own.value, metric)
+    kept = _up_to_goal(turn, need, own.value)
+    if ask.objective == ACCURACY or (need.goal is not None and turn.keeps(own.value, need.goal)):
+        if need.floor is not None and turn.keeps(kept, need.floor) and kept != need.floor:
+            yield _kept(enquiry, path, kept, metric)
         return
     beyond = _above(enquiry, need, own.value)
     best: tuple[Answer, float] | None = None
@@ -158,11 +142,16 @@ def _of_floor(enquiry: Enquiry, need: ClassNeed) -> Iterator[Step]:
             break
         best, beyond = beyond, _above(enquiry, need, beyond[1])
     if best is not None and need.floor is not None:
-        yield _step(enquiry, path, "as it is", best[1], metric, best[0])
+        yield _step(enquiry, path, "as it is", _up_to_goal(turn, need, best[1]), metric, best[0])
     elif need.floor is not None and turn.keeps(own.value, need.floor) and own.value != need.floor:
         yield _kept(enquiry, path, own.value, metric)
     if beyond is not None:
-        yield _step(enquiry, path, "tighter", beyond[1], metric, beyond[0])
+        yield _step(enquiry, path, "tighter", _up_to_goal(turn, need, beyond[1]), metric, beyond[0])
+
+
+def _up_to_goal(turn: Turn, need: ClassNeed, value: float) -> float:
+    """An accuracy, or the class's goal where that is not as far: no floor lies beyond it."""
+    return value if need.goal is None or not turn.keeps(value, need.goal) else need.goal
 
 
 def _kept(enquiry: Enquiry, path: str, value: float, metric: str) -> Step:

@@ -48,6 +48,19 @@ def test_classes_with_the_same_way_share_a_name_and_others_do_not(digits: Any, m
     assert [(route.name, route.classes) for route in found] == [("digits-a", ("a", "c")), ("digits-b", ("b",))]
 
 
+def test_long_names_make_names_that_fit_and_differ(digits: Any, make_plan: Callable[..., Any]) -> None:
+    """The workload's name and a class's, each as long as may be, are more than a model's name may have."""
+    device = {"device": "edge/small-cpu"}
+    options = {f"read-{variant}": {"stage": "read", "variant": variant, **device} for variant in ("linear", "cnn-s")}
+    loaded = digits.model_copy(update={"name": "w" * 64}).at(digits.root)
+    ways = {"a" * 63 + "x": "read-linear", "a" * 63 + "y": "read-cnn-s"}
+    routes = {name: {"read": {option: 1.0}} for name, option in ways.items()}
+    plan = make_plan(loaded, options, {"edge/small-cpu": [dict.fromkeys(options, 1)]}, routes)
+    names = [route.name for route in build_deployment(plan, loaded).routes]
+    assert len(set(names)) == 2
+    assert all(len(name) <= 128 and name.startswith("w" * 64 + "-aaa") for name in names)
+
+
 def test_a_table_of_choices_is_said_not_to_be_exported(
     digits: Any, make_plan: Callable[..., Any], tmp_path: Path
 ) -> None:

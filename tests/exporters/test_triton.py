@@ -128,7 +128,25 @@ def test_code_without_declared_tensors_gets_no_pipeline_and_a_note(
     silent = fan.model_copy(update={"pipeline": fan.pipeline.model_copy(update={"inputs": [], "outputs": []})})
     export_triton(plan, silent.at(fan.root), tmp_path / "out")
     assert lint_repository(tmp_path / "out").models == ("read-only", "split-only")
-    assert "There is no pipeline model `fan`" in (tmp_path / "out/README.md").read_text()
+    said = (tmp_path / "out/README.md").read_text()
+    assert "There is no pipeline model `fan`: the workload has code of its own" in said
+
+
+def test_a_fork_without_code_gets_no_pipeline_for_its_ends(
+    tmp_path: Path, make_model: Callable[..., Path], make_workload: Callable[..., Any], make_plan: Callable[..., Any]
+) -> None:
+    relu = [("Relu", ["x"], ["y"], {})]
+    make_model(tmp_path / "m.onnx", {"x": ("FLOAT", ["n", 4])}, {"y": ("FLOAT", ["n", 4])}, relu)
+    stages = {name: {"variants": {"v": {"model": "m.onnx"}}} for name in ("a", "b", "c")}
+    edges = [{"from": "a", "to": "b"}, {"from": "a", "to": "c"}]
+    workload = make_workload(tmp_path, {"stages": stages, "edges": edges})
+    plan = make_plan(
+        workload, {n: {"stage": n, "variant": "v"} for n in stages}, {"edge/cpu": [dict.fromkeys(stages, 1)]}
+    )
+    export_triton(plan, workload, tmp_path / "out")
+    said = (tmp_path / "out/README.md").read_text()
+    assert "There is no pipeline model `shop`: the workload's pipeline begins or ends in several stages" in said
+    assert "code" not in said.split("There is no pipeline model")[1].split(". ")[0]
 
 
 def test_weights_in_files_beside_the_model_travel_with_it(

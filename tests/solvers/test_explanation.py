@@ -236,3 +236,31 @@ def test_spread_classes_are_refused_by_name(instances: Any) -> None:
     plan = solve(loaded, store, plan_dir=instances.folder)
     with pytest.raises(InputError, match="spread"):
         explain(plan, loaded, store)
+
+
+@pytest.mark.parametrize(
+    ("goal", "tighter"),
+    [
+        pytest.param(0.62, None, id="below what the plan reaches"),
+        pytest.param(0.7, 0.7, id="between two plans"),
+        pytest.param(0.9, 0.8, id="out of the way"),
+    ],
+)
+def test_no_floor_is_named_beyond_the_goal(goal: float, tighter: float | None, instances: Any) -> None:
+    """A floor above the goal is refused; up to it, what is named is what deciding again gives."""
+    traffic = {"rate_rps": 10.0, "slo": {"latency_s": 0.5}, "accuracy": {"floor": 0.6, "goal": goal}}
+    one = {"stages": {"a": ["s", "m"]}, "edges": [], "objective": {"minimize": "cost"}}
+    devices = {"cpu": {"price_usd_per_h": 0.1, "cores": 2}}
+    times = {("a", "s"): {1: 0.01}, ("a", "m"): {1: 0.3}}
+    case = Case(instances, times, classes={"web": traffic}, devices=devices, **one)
+    found = case.explained()
+    path = "classes.web.accuracy.floor"
+    same, beyond = step(found, path, "as it is"), step(found, path, "tighter")
+    assert same is not None
+    assert same.value == pytest.approx(min(goal, 0.7))
+    assert case.cost(f"{path}={same.value!r}") == pytest.approx(case.plan.cost_usd_per_h)
+    if tighter is None or goal <= 0.7:
+        assert beyond is None
+        return
+    assert beyond is not None
+    assert case.cost(f"{path}={beyond.value!r}") == pytest.approx(beyond.cost_usd_per_h)

@@ -338,6 +338,30 @@ def test_what_would_help_is_certified(instances: Any, monkeypatch: pytest.Monkey
         assert plan.certificate.verdict == "met"
 
 
+@pytest.mark.parametrize(
+    ("rate", "limit_s", "arrivals", "robustness"),
+    [
+        (40.0, 0.012, None, {"load_levels": [1.5]}),
+        (60.0, 0.03, {"process": "gamma", "cv": 2}, {}),
+        (75.0, 0.02, {"process": "gamma", "cv": 3}, {}),
+    ],
+)
+def test_a_latency_that_would_help_is_kept(
+    rate: float, limit_s: float, arrivals: dict[str, Any] | None, robustness: dict[str, Any], instances: Any
+) -> None:
+    """A simulation ends early where the limit is missed by far, and looks at no other load then."""
+    devices = {"cpu": {"price_usd_per_h": 0.1, "cores": 2, "count": 1}}
+    rest = {} if arrivals is None else {"arrivals": arrivals}
+    asked: dict[str, Any] = {"devices": devices, "robustness": robustness}
+    with pytest.raises(InfeasibleError) as caught:
+        plan_of(instances, classes=web(rate, limit_s, **rest), **asked)
+    (line,) = (line for line in caught.value.details if line.startswith("would help: classes.web.slo"))
+    value, unit = line.split("at least ")[1].split(",")[0].split()
+    plan = plan_of(instances, classes=web(rate, float(value) * {"s": 1.0, "ms": 1e-3}[unit], **rest), **asked)
+    assert plan.certificate is not None
+    assert plan.certificate.verdict == "met"
+
+
 def test_a_budget_that_would_help_is_enough(instances: Any) -> None:
     devices = {"cpu": {"price_usd_per_h": 0.1234564, "cores": 4}}
     objective = {"minimize": "cost", "budget_usd_per_h": 0.01}

@@ -149,3 +149,22 @@ def test_sharing_that_was_not_measured_is_found_out(instances: Any) -> None:
     with pytest.raises(CheckFailedError) as caught:
         check_plan(Plan.model_validate(data), loaded.workload, profile)
     assert any("bytes of GPU memory" in line for line in caught.value.details)
+
+
+def test_a_larger_batch_does_not_stand_in_for_a_smaller_one_of_which_more_fit(instances: Any) -> None:
+    """Spread over devices: two replicas of batch 1 share a GPU and serve more than the one of batch 4 that fits."""
+    helpers = __import__("sys").modules[type(instances).__module__]
+    loaded = instances.workload(
+        {"a": ["v"]}, classes={"web": {"rate_rps": 150.0}}, devices={"gpu": {**GPU, "count": 1}}, splitting="devices"
+    )
+    on_gpu = {"device": "edge/gpu", "provider": "cuda"}
+    rows = [
+        helpers.measurement("a", "v", batch, mean_s, **on_gpu, peak_gpu_bytes=peak * GIB)
+        for batch, mean_s, peak in ((1, 0.01, 6), (4, 0.032, 12))
+    ]
+    beside = [helpers.interference("a", "v", [("a", "v")], 1.05, **on_gpu)]
+    profile = instances.profile({}, {("a", "v"): 0.9}, rows=rows, beside=beside)
+    plan = solve(loaded, profile, plan_dir=instances.folder)
+    check_plan(plan, loaded.workload, profile)
+    assert plan.machines["edge/gpu"].count == 1
+    assert [(option.max_batch, option.replicas) for option in plan.options.values()] == [(1, 2)]
