@@ -92,14 +92,26 @@ def test_verdict_is_where_the_interval_ends() -> None:
     assert seen.verdict(95.0, interval.value) == "undecided"
 
 
+def in_long_clumps(rng: np.random.Generator) -> Latencies:
+    """Short stretches that are slow together, and long ones that are slower."""
+    runs = []
+    for _ in range(10):
+        seen = rng.uniform(0, 1, 400)
+        for count, level, end in ((6, 1.0, 0.25), (3, 2.0, 0.02)):
+            for _ in range(rng.poisson(count)):
+                size, at = rng.geometric(end), rng.integers(0, 400)
+                seen[at : at + size] = level + 0.3 * rng.exponential()
+        runs.append(seen)
+    return Latencies.of(runs)
+
+
 def test_what_is_met_or_missed_is_so_by_the_interval_of_the_percentile() -> None:
     """The share's ends need not fall as the limit rises: their spread is looked at of other requests at every limit."""
-    rng = np.random.default_rng(2)
-    for _ in range(40):
-        seen = clumped(rng)
-        interval = seen.percentile_s(95.0)
-        for limit in seen.replications[0][-60:].tolist():
-            verdict = seen.verdict(95.0, limit)
+    for seed in range(15, 20):
+        seen = in_long_clumps(np.random.default_rng(seed))
+        interval = seen.percentile_s(99.0)
+        for limit in np.quantile(np.concatenate(seen.replications), np.linspace(0.85, 0.9995, 60)).tolist():
+            verdict = seen.verdict(99.0, limit)
             assert verdict != "met" or (interval.upper is not None and interval.upper <= limit)
             assert verdict != "missed" or (interval.lower is not None and interval.lower > limit)
 
