@@ -25,7 +25,7 @@ from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import COST, Ask, Goal
 from inferplan.solvers.relaxation import TIME_S, Relaxation
 from inferplan.solvers.story import duration, floor_text, kept_figures
-from inferplan.spec.errors import InfeasibleError
+from inferplan.spec.errors import InfeasibleError, UndecidedError
 
 PER_SOLVE_S = 20.0
 GAP = 1e-6
@@ -42,7 +42,11 @@ class Promise:
 def infeasible(problem: Problem, judge: Judge, promised: Ask, ask: Ask, deadline: float) -> InfeasibleError:
     """The error that explains why no plan keeps every promise of the question, as it was `promised`, and with limits
     as the simulation showed them to the program. What takes long is tried until the `deadline`."""
-    program = solver_of(problem, lifted=True)
+    try:
+        program = solver_of(problem, lifted=True, deadline=deadline)
+    except UndecidedError:
+        helps = ["more time, with --time-limit, to say which promises conflict and what would help"]
+        return InfeasibleError("no plan keeps every promise", [*helps, *_excluded(problem.table)])
     promises = list(_promises(ask))
     conflict = _conflict(program, ask, promises)
     helps = [

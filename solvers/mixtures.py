@@ -20,6 +20,7 @@ exact arithmetic is cut off and the program solved again.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,12 +35,19 @@ from inferplan.solvers.packing import Packing
 from inferplan.solvers.parts import is_parted, members, pattern_of, patterns, whole, with_pattern
 from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import BETTER, CORES, NAMES, RATIO, TELLING, Ask, Goal, Program
-from inferplan.spec.errors import InputError
+from inferplan.spec.errors import InputError, UndecidedError
 
 
-def solver_of(problem: Problem, lifted: bool = False) -> Solver:
-    """The exact program of an instance. `lifted`: as if there were as many machines of every device as wanted."""
-    return MixtureSolver(problem, lifted) if is_parted(problem) else Solver(problem, assured_columns(problem, lifted))
+def solver_of(problem: Problem, lifted: bool = False, deadline: float = math.inf) -> Solver:
+    """The exact program of an instance. `lifted`: as if there were as many machines of every device as wanted.
+
+    Raises UndecidedError where the programs of split classes are not built by the `deadline`.
+    """
+    return (
+        MixtureSolver(problem, lifted, deadline=deadline)
+        if is_parted(problem)
+        else Solver(problem, assured_columns(problem, lifted))
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +97,19 @@ class MixtureSolver(Solver):
         tie_gaps: Mapping[Goal, float] = TIE_GAPS,
         instances: Sequence[Problem] | None = None,
         shapes: Shapes | None = None,
+        deadline: float = math.inf,
     ) -> None:
         super().__init__(problem, (), tie_gaps, method="program")
         self.shapes = shapes or Shapes(problem, lifted)
-        tabulated = instances or [with_pattern(problem, pattern) for pattern in patterns(problem)]
-        self._own = list(dict.fromkeys(self.shapes.of(split) for split in tabulated))
+        made: dict[Shape, None] = {}
+        for split in instances or [with_pattern(problem, pattern) for pattern in patterns(problem)]:
+            if time.monotonic() >= deadline:
+                raise UndecidedError(
+                    "the time limit was over before every way to split the classes was tabulated: give more time with"
+                    " --time-limit, or split fewer classes"
+                )
+            made[self.shapes.of(split)] = None
+        self._own = list(made)
 
     def add(self, other: MixtureSolver) -> None:
         """Answer over the patterns of another one, too."""

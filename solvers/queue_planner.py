@@ -127,7 +127,7 @@ def _searched_enough(workload: Workload, profile: Profile, limits: Limits) -> De
 
 def _searched(problem: Problem, limits: Limits, deadline: float) -> tuple[Search, bool]:
     """The search for the best plan of an instance, run, and whether all goals but the last were proven."""
-    program = solver_of(problem)
+    program = solver_of(problem, deadline=deadline)
     ask = normalised(program, promises(problem), limits.time_s, limits.gap)
     search = Search(problem, program, Judge(problem, limits.seed), ask, limits.gap, deadline)
     return search, decide(search, problem)
@@ -138,7 +138,10 @@ def _plain_cost(workload: Workload, profile: Profile, limits: Limits, deadline: 
     that is left."""
     plain = workload.model_copy(update={"robustness": Robustness()}).at(workload.root)
     problem = parted(read_problem(plain, profile, limits.samples))
-    search, _ = _searched(problem, limits, time.monotonic() + PLAIN * max(deadline - time.monotonic(), 0.0))
+    try:
+        search, _ = _searched(problem, limits, time.monotonic() + PLAIN * max(deadline - time.monotonic(), 0.0))
+    except UndecidedError:
+        return None
     return None if search.incumbent is None else search.incumbent.cost_usd_per_h
 
 

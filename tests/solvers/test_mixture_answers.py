@@ -12,10 +12,14 @@ from hypothesis import strategies as st
 
 from inferplan.solvers.checker import check_plan
 from inferplan.solvers.contest import Entry, compare, plan_of
+from inferplan.solvers.infeasible import infeasible
+from inferplan.solvers.judge import Judge
+from inferplan.solvers.milp import promises
 from inferplan.solvers.pareto import frontier
+from inferplan.solvers.parts import parted
 from inferplan.solvers.planner import solve
 from inferplan.solvers.problem import Problem, read_problem
-from inferplan.spec.errors import CheckFailedError, InputError
+from inferplan.spec.errors import CheckFailedError, InputError, UndecidedError
 from inferplan.spec.plan import Plan
 
 ONE_CORE = {"cpu": {"price_usd_per_h": 0.1, "cores": 1}}
@@ -207,3 +211,17 @@ def test_what_spreads_over_devices_is_not_compared(instances: Any) -> None:
     for ask in (lambda: frontier(problem, ("cost", "accuracy")), lambda: compare(problem, ["optimal"])):
         with pytest.raises(InputError, match="splitting: devices"):
             ask()
+
+
+def test_programs_that_are_not_built_in_time_are_no_answer(instances: Any) -> None:
+    """With two split classes there are many ways to split: tabulating them is within the time limit, too."""
+    traffic = {"rate_rps": 20.0, "slo": {"latency_s": 0.5}, "accuracy": {"floor": 0.9}}
+    loaded = instances.workload({"a": ["s", "l"]}, classes={"k0": traffic, "k1": traffic}, splitting=True)
+    times = {("a", "s"): {1: 0.01}, ("a", "l"): {1: 0.02}}
+    store = instances.profile(times, {("a", "s"): 0.8, ("a", "l"): 0.95})
+    with pytest.raises(UndecidedError, match="every way to split the classes was tabulated: give more time"):
+        solve(loaded, store, plan_dir=instances.folder, time_limit_s=0.0)
+    problem = parted(read_problem(loaded.workload, store))
+    judge, ask = Judge(problem, 0), promises(problem)
+    late = infeasible(problem, judge, ask, ask, 0.0)
+    assert late.details[0].startswith("more time, with --time-limit")
