@@ -7,7 +7,8 @@ queues of a plan are changed, and the simulation alone decides which change is f
 - the same variant with another largest batch, queue delay, number of threads or device of the same tier, with as many
   replicas as before, or as many as there is room for;
 - as many replicas as there is room for on machines that are paid for anyway, or one less (neighbours disturb);
-- queues of the same variant, of different classes, made one.
+- queues of the same variant, of different classes, made one;
+- where none of these gains, a replica of one queue given up for one of another.
 
 Where a queue has many changes, `estimators.simulation.rehearsal` tells which of them to simulate: it serves that stage
 anew and leaves the others as they were.
@@ -50,6 +51,9 @@ UNSURE = 1.1
 SEEMS = 1.02
 """Up to this ratio of latency to limit a short simulation does not rule a plan out."""
 
+ALIKE = 3
+"""Plans certified at most because they seem as good as one that was not."""
+
 Admissible = Callable[[Solution], bool]
 """Whether a plan may be bought, and is better than the best one known."""
 
@@ -71,7 +75,7 @@ class Vicinity:
         if any(self.problem.assurance.spares.values()):
             return None
         # A glance is short, so that full queues look shorter than they are: as soon as that is known, it counts.
-        ratio, bias = self._ratio(plan), 1.0
+        ratio, bias, alike = self._ratio(plan), 1.0, ALIKE
         gained = True
         while gained and self.glances < MAX_GLANCES:
             gained, before = False, ratio
@@ -83,6 +87,11 @@ class Vicinity:
                     continue
                 found, other = min(tried, key=lambda item: (max(bias * item[0], 1.0), item[1].cost_usd_per_h, item[0]))
                 if found >= ratio * (1 - GAIN) and not (bias * found <= 1 and not admissible(plan)):
+                    # Of two that seem to keep the limits alike, the one may be certified where the other was not.
+                    if bias * found <= SEEMS and alike > 0:
+                        alike -= 1
+                        if self.judge.certain(other).verdict == "met":
+                            return other
                     continue
                 plan, ratio, gained = other, found, True
                 if bias * ratio <= SEEMS:
@@ -90,10 +99,35 @@ class Vicinity:
                     if result.verdict == "met":
                         return plan
                     bias = max(bias, self._worst(result) / ratio) if ratio > 0 else bias
-            if bias * (ratio - (before - ratio)) > SEEMS:
-                # Once every queue has had its best change, going round again gains no more than the last time.
+            # Once every queue has had its best change, going round again gains no more than the last time.
+            if gained and bias * (ratio - (before - ratio)) <= SEEMS:
+                continue
+            seen = [(self._ratio(other), other) for other in self._traded(plan, admissible)]
+            found, other = min(seen, key=lambda item: item[0], default=(math.inf, plan))
+            if found >= ratio * (1 - GAIN):
                 return None
+            plan, ratio, gained = other, found, True
+            if bias * ratio <= SEEMS and self.judge.certain(plan).verdict == "met":
+                return plan
         return None
+
+    def _traded(self, plan: Solution, admissible: Admissible) -> Iterator[Solution]:
+        """One replica of a queue given up for one of another."""
+        queues = [one for one in plan.columns if one.option.need is not None]
+        for less in queues:
+            for more in queues:
+                if less is more or not _spares_one(less) or self.glances >= MAX_GLANCES:
+                    continue
+                new = [self._resized(plan, less, -1), self._resized(plan, more, 1)]
+                rest = [one for one in plan.columns if one is not less and one is not more]
+                changed = replace(solution_of(self.problem, (*rest, *new)), values=plan.values)
+                if admissible(changed):
+                    yield arranged(self.problem, changed)
+
+    def _resized(self, plan: Solution, column: Column, by: int) -> Column:
+        """A queue with more replicas, or fewer."""
+        self._estimate(plan, column.classes, [(column.option, (column.replicas + by,))])
+        return self._column(plan, column.classes, column.option, column.replicas + by)
 
     def _worst(self, result: SimulationResult) -> float:
         """Latency over limit of the class that is worst off."""
@@ -245,6 +279,13 @@ class Vicinity:
     def _variants(self, plan: Solution, classes: tuple[int, ...]) -> list[dict[str, str]]:
         chosen = plan.chosen()
         return [{stage: chosen[k, stage].option.variant for stage in self.problem.stages} for k in classes]
+
+
+def _spares_one(column: Column) -> bool:
+    """Whether a queue's load can be carried by one replica less."""
+    assert column.option.service is not None
+    capacity_rps = column.option.service.capacity_per_s(column.option.max_batch)
+    return column.replicas > 1 and column.load_rps <= MAX_UTILISATION * capacity_rps * (column.replicas - 1)
 
 
 def _names(variants: Sequence[dict[str, str]]) -> tuple[tuple[str, ...], ...]:
