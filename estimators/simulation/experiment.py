@@ -17,6 +17,7 @@ the last of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +38,7 @@ from inferplan.estimators.simulation.rarity import Denser, denser
 from inferplan.estimators.simulation.replication import Chance, Replication, replicate
 from inferplan.estimators.unevenness import BurstLoad
 from inferplan.spec.arrivals import Bursts
+from inferplan.spec.processes import Arrivals
 
 RELAXATIONS = 5.0
 """Warm-up in relaxation times of the busiest station, which grow as 1 / (1 - utilisation)², and with bursts."""
@@ -74,6 +76,8 @@ class _Plan:
     notes: tuple[str, ...] = ()
     rare: Denser | None = None
     """Where some classes are simulated at higher rates."""
+    seldom: tuple[str, ...] = ()
+    """Classes whose bursts come less often than a replication is long."""
 
 
 def simulate(
@@ -95,6 +99,8 @@ def simulate(
     streams = {stream.name: judge(stream, runs, confidence) for stream in network.streams}
     if plan.rare is not None:
         streams = _confirmed(network, plan.rare, streams, effort, seed)
+    if plan.seldom:
+        streams = _through_bursts(network, plan.seldom, streams, effort, seed)
     stations = {name: summary(asked, station, runs) for name, station in asked.stations.items()}
     return SimulationResult(seed, len(runs), streams, stations, (), plan.counted_s, plan.warmup_s, plan.notes)
 
@@ -133,6 +139,30 @@ def _confirmed(
     return found
 
 
+def _through_bursts(
+    network: Network, seldom: Collection[str], streams: dict[str, StreamResult], effort: Effort, seed: int
+) -> dict[str, StreamResult]:
+    """Replications that hardly see a burst, and two at once next to never, prove nothing of them: what they find met
+    has to be met in bursts that do not end, too, or it is not decided."""
+    if all(stream.verdict != "met" for stream in streams.values()):
+        return streams
+    lasting = replace(network, streams=tuple(_in_burst(s) if s.name in seldom else s for s in network.streams))
+    met: set[str] = set()
+    if not lasting.unstable():
+        lasting, plan = _planned(lasting, effort)
+        runs, confidence = _decided(lasting, plan, seed, detail=False)
+        met = {stream.name for stream in lasting.streams if verdict_of(stream, runs, confidence) == "met"}
+    return {
+        name: replace(one, verdict="undecided") if one.verdict == "met" and name not in met else one
+        for name, one in streams.items()
+    }
+
+
+def _in_burst(stream: Stream) -> Stream:
+    """A class whose burst does not end."""
+    return replace(stream, arrivals=Arrivals(), rate_rps=stream.rate_rps * Bursts.of(stream.arrivals).high)
+
+
 def recorded(network: Network, seed: int, effort: Effort, most: int) -> tuple[tuple[Chance, Replication], ...]:
     """The first replications that `simulate` runs of a network whose queues are stable, at most so many, whole."""
     network, plan = _planned(network, effort)
@@ -164,6 +194,7 @@ def _planned(network: Network, effort: Effort, rare: Denser | None = None) -> tu
     counted = max(counted, 2 * _last_event_s(network))
     cycles = {stream.name: stream.source.cycle_s for stream in network.streams if stream.source.cycle_s is not None}
     anywhere, notes = None, []
+    seldom: list[str] = []
     if effort.counted_s is not None:
         counted = effort.counted_s
     elif cycles and (cycle := max(cycles.values())) <= longest - warmup:
@@ -182,7 +213,9 @@ def _planned(network: Network, effort: Effort, rare: Denser | None = None) -> tu
     notes += [*faster, *([rare.note] if rare is not None else [])]
     affordable = max(int(effort.calls / (rate * (warmup + counted))), FEWEST)
     seen = looks(affordable, effort.part)
-    return network, _Plan(warmup, counted, seen, rate * (warmup + counted), anywhere, bool(faster), tuple(notes), rare)
+    return network, _Plan(
+        warmup, counted, seen, rate * (warmup + counted), anywhere, bool(faster), tuple(notes), rare, tuple(seldom)
+    )
 
 
 def _needed_s(stream: Stream, effort: Effort) -> float:
