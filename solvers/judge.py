@@ -49,6 +49,12 @@ def network_of(problem: Problem, columns: tuple[Column, ...], slowdowns: Slowdow
     return delayed(network, problem.workload, problem.payloads, stations_of(problem, named))
 
 
+def certified(network: Network, seed: int) -> SimulationResult:
+    """What the simulation says of a network: with the search's effort, and with more where that does not decide."""
+    result = simulate(network, seed, SEARCH)
+    return simulate(network, seed, FINAL) if result.verdict == "undecided" else result
+
+
 def believed(problem: Problem, solution: Solution) -> dict[str, float]:
     """Latency over limit that the program tabulates for each class with an SLO."""
     return latency_ratios(problem, solution.columns)

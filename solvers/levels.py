@@ -17,8 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from inferplan.estimators.network import network_of_plan
-from inferplan.estimators.simulation import simulate
-from inferplan.solvers.judge import FINAL, SEARCH
+from inferplan.solvers.judge import certified
 from inferplan.spec.document import LoadedWorkload, load_workload
 from inferplan.spec.errors import InfeasibleError, InputError, UndecidedError
 from inferplan.spec.levels import written_as
@@ -160,10 +159,7 @@ class _Levelling:
         key = (level, load_rps)
         if key not in self._met:
             network = network_of_plan(self.plan(level), self.moving.at(load_rps).workload, self.profile)
-            result = simulate(network, self.seed, SEARCH)
-            if result.verdict == "undecided":
-                result = simulate(network, self.seed, FINAL)
-            self._met[key] = result.verdict == "met"
+            self._met[key] = certified(network, self.seed).verdict == "met"
         return self._met[key]
 
     def within_reach(self) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from inferplan.estimators.network import network_of_plan
-from inferplan.estimators.simulation import simulate
 from inferplan.solvers.book import Chosen, Question, cheapest, expected_day, make_book
+from inferplan.solvers.judge import certified
 from inferplan.solvers.levels import Levels, Moving, grid, plan_levels
 from inferplan.solvers.planner import solve
 from inferplan.solvers.trial import BOOK, FIXED, ORACLE, Trial, traffic_of, trials
@@ -89,7 +89,7 @@ def test_a_plan_carries_what_is_said(made: Any) -> None:
         for load in {*(x for x in levels.loads_rps if plan.least_rps <= x <= plan.carries_rps), plan.carries_rps}:
             workload = moving.at(load).workload
             assert sum(c.rate_rps for c in workload.classes.values()) == pytest.approx(load, rel=1e-5)
-            assert simulate(network_of_plan(plan.plan, workload, profile)).verdict == "met"
+            assert certified(network_of_plan(plan.plan, workload, profile), 0).verdict == "met"
     carried = [plan.carries_rps for plan in levels.plans]
     assert carried == sorted(carried)
     assert carried[-1] == LEVELS[-1]
@@ -316,7 +316,7 @@ def test_classes_that_split_have_a_book(instances: Any, tmp_path: Path) -> None:
         assert solve(moving.at(load), profile, plan_dir=tmp_path).cost_usd_per_h == pytest.approx(cost)
     assert any(plan.plan.classes["web"].mixtures for plan in levels.plans)
     for plan in levels.plans:
-        assert simulate(network_of_plan(plan.plan, moving.at(plan.carries_rps).workload, profile)).verdict == "met"
+        assert certified(network_of_plan(plan.plan, moving.at(plan.carries_rps).workload, profile), 0).verdict == "met"
         accuracy = plan.plan.classes["web"].predicted.accuracy
         assert accuracy is not None
         assert accuracy.value >= 0.86 - 1e-9
