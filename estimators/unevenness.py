@@ -49,9 +49,8 @@ class Course:
     @classmethod
     def of(cls, trace: Trace) -> Course:
         """That of a trace."""
-        times = trace.arrivals_s(np.random.default_rng(0))
-        each = math.ceil(len(times) / COURSE_POINTS)
-        return cls(times[::each], each, trace.rate_rps)
+        each = math.ceil(trace.requests / COURSE_POINTS)
+        return cls(trace.some_s(each, np.random.default_rng(0)), each, trace.rate_rps)
 
     def waits_s(self, load: float, left: float) -> Floats:
         """Waits of its arrivals at a server that does `left` calls per second for it, of which it brings `load`."""

@@ -194,5 +194,7 @@ def _replayed(trace: Trace, end_s: float, rng: np.random.Generator, clock_s: flo
     """A trace from the time that the clock shows, over and over."""
     start = clock_s % trace.span_s
     passes = math.ceil((start + end_s) / trace.span_s)
-    times = np.concatenate([trace.arrivals_s(rng) + index * trace.span_s for index in range(passes)]) - start
+    passed_s = [index * trace.span_s for index in range(passes)]
+    found = [trace.arrivals_s(rng, max(start - p, 0.0), start + end_s - p) + p for p in passed_s]
+    times = np.concatenate(found) - start
     return times[(times >= 0) & (times < end_s)]

@@ -62,13 +62,42 @@ class Trace:
         """Mean rate."""
         return self.requests / self.span_s
 
-    def arrivals_s(self, rng: np.random.Generator) -> Floats:
-        """Arrival times of one pass, rising; those of counts are drawn."""
+    def arrivals_s(self, rng: np.random.Generator, begin_s: float = 0.0, end_s: float = math.inf) -> Floats:
+        """Arrival times of one pass in [begin, end), rising; those of counts are drawn. Of an interval that reaches
+        beyond, as many as chance has within."""
         if len(self.times_s):
-            return self.times_s
-        widths = np.repeat(np.diff(self.edges_s), self.counts)
-        drawn = np.repeat(self.edges_s[:-1], self.counts) + rng.random(int(self.counts.sum())) * widths
-        return np.minimum(np.sort(drawn), np.nextafter(self.span_s, 0.0))
+            first, last = np.searchsorted(self.times_s, [begin_s, end_s])
+            return self.times_s[first:last]
+        edges = np.clip(self.edges_s, begin_s, end_s)
+        widths, counts = np.diff(edges), self.counts
+        shares = widths / np.diff(self.edges_s)
+        if np.any(shares < 1):
+            counts = np.where(shares < 1, rng.binomial(self.counts, np.minimum(shares, 1.0)), self.counts)
+        drawn = np.repeat(edges[:-1], counts) + rng.random(int(counts.sum())) * np.repeat(widths, counts)
+        return np.minimum(np.sort(drawn), np.nextafter(min(self.span_s, end_s), 0.0))
+
+    def some_s(self, each: int, rng: np.random.Generator) -> Floats:
+        """The first arrival of one pass, and every `each`-th after it, without drawing the others.
+
+        Sorted uniform numbers are sums of exponential ones over the sum of them all; of those in between only the sum
+        is drawn, which has a gamma law.
+        """
+        if len(self.times_s) or each == 1:
+            return self.arrivals_s(rng)[::each]
+        ends = np.cumsum(self.counts)
+        places = np.arange(0, self.requests, each)
+        interval = np.searchsorted(ends, places, side="right")
+        rank = places - (ends - self.counts)[interval] + 1
+        first = np.append(True, np.diff(interval) > 0)
+        last = np.append(first[1:], True)
+        sums = np.cumsum(rng.standard_gamma(np.where(first, rank, each)))
+        # From the beginning of its interval.
+        before = np.append(0.0, sums)[:-1][first]
+        group = np.cumsum(first) - 1
+        sums -= before[group]
+        whole = sums[last] + rng.standard_gamma(self.counts[interval[last]] + 1 - rank[last])
+        times: Floats = self.edges_s[interval] + np.diff(self.edges_s)[interval] * (sums / whole[group])
+        return np.minimum(times, np.nextafter(self.span_s, 0.0))
 
     def scaled(self, factor: float) -> Trace:
         """The same arrivals, `factor` times as fast."""

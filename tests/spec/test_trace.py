@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +43,59 @@ def test_counts_are_spread_within_their_intervals(write: Write) -> None:
     assert np.histogram(times, [0, 60, 90, 150])[0].tolist() == [300, 0, 120]
     assert (np.diff(times) >= 0).all()
     assert times[:300].mean() == pytest.approx(30, abs=5)
+
+
+class Counted:
+    """Chance that remembers how many numbers were drawn at a time."""
+
+    def __init__(self) -> None:
+        self.rng, self.most = np.random.default_rng(3), 0
+
+    def __getattr__(self, name: str) -> Any:
+        def drawing(*arguments: Any) -> Any:
+            found = getattr(self.rng, name)(*arguments)
+            self.most = max(self.most, np.size(found))
+            return found
+
+        return drawing
+
+
+def test_of_a_long_fast_trace_only_what_is_asked_for_is_drawn(write: Write) -> None:
+    """An hour at 20 000 requests/s, of which a replication sees some seconds, and estimates some thousand arrivals."""
+    trace = read_trace(write("interval_s,count\n1800,36000000\n1800,36000000\n"))
+    chance: Any = Counted()
+    times = trace.arrivals_s(chance, 1799.5, 1801.0)
+    assert chance.most < 40_000
+    assert len(times) == pytest.approx(30_000, rel=0.05)
+    assert 1799.5 <= times[0] < times[-1] < 1801.0
+    some = trace.some_s(5000, chance)
+    assert chance.most < 40_000
+    assert len(some) == 72_000_000 / 5000
+    assert (np.diff(some) > 0).all()
+    np.testing.assert_allclose(np.diff(some).mean(), 0.25, rtol=1e-3)
+
+
+def test_a_window_sees_its_share_of_every_interval(write: Write) -> None:
+    trace = read_trace(write("interval_s,count\n10,40\n10,0\n10,400\n"))
+    rng = np.random.default_rng(1)
+    seen = np.array([np.histogram(trace.arrivals_s(rng, 5.0, 25.0), [0, 5, 10, 20, 25, 30])[0] for _ in range(400)])
+    np.testing.assert_allclose(seen.mean(axis=0), [0, 20, 0, 200, 0], atol=2.5)
+    assert len(trace.arrivals_s(rng, 10.0, 20.0)) == len(trace.arrivals_s(rng, 31.0, 40.0)) == 0
+    assert len(trace.arrivals_s(rng, -5.0, 40.0)) == 440
+    times = read_trace(write("time_s\n0\n1\n2\n3\n"))
+    assert times.arrivals_s(rng, 1.0, 3.0).tolist() == [1.0, 2.0]
+
+
+def test_every_so_many_arrivals_have_the_law_they_have_among_all(write: Write) -> None:
+    trace = read_trace(write("interval_s,count\n4,9\n1,1\n2,0\n3,30\n"))
+    rng = np.random.default_rng(2)
+    drawn = np.array([trace.some_s(7, rng) for _ in range(4000)])
+    among = np.array([trace.arrivals_s(rng)[::7] for _ in range(4000)])
+    assert drawn.shape == among.shape == (4000, 6)
+    np.testing.assert_allclose(drawn.mean(axis=0), among.mean(axis=0), atol=0.05)
+    np.testing.assert_allclose(drawn.std(axis=0), among.std(axis=0), rtol=0.08)
+    gaps = np.diff(drawn, axis=1), np.diff(among, axis=1)
+    np.testing.assert_allclose(gaps[0].std(axis=0), gaps[1].std(axis=0), rtol=0.08)
 
 
 @pytest.mark.parametrize(
