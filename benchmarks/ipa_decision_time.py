@@ -99,7 +99,8 @@ def main() -> None:
                 plan = solve(loaded, profile, plan_dir=Path(folder), time_limit_s=LIMIT_S, gap=gap)
                 seconds = time.perf_counter() - start
                 verdict = "no promise" if plan.certificate is None else plan.certificate.verdict
-                line += f" {seconds:10.3f}  {verdict}, {plan.proof.status}, gap {plan.proof.gap:.1%}"
+                gap_text = "unknown" if plan.proof.gap is None else f"{plan.proof.gap:.1%}"
+                line += f" {seconds:10.3f}  {verdict}, {plan.proof.status}, gap {gap_text}"
             print(line, flush=True)
 
 

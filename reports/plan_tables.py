@@ -290,9 +290,9 @@ def binding_lines(plan: Plan) -> list[str]:
 def proof_line(plan: Plan) -> str:
     """How sure it is."""
     proof = plan.proof
-    sure = f"bound {proof.bound:.6g}, gap {100 * proof.gap:.2g} %"
+    sure = "no bound"
+    if proof.bound is not None and proof.gap is not None:
+        sure = f"bound {proof.bound:.6g}, gap {100 * proof.gap:.2g} %"
     if proof.status == "optimal":
-        return (
-            f"optimal under the planner's models (bound {proof.bound:.6g}, gap {100 * proof.gap:.2g} %), {proof.solver}"
-        )
+        return f"optimal under the planner's models ({sure}), {proof.solver}"
     return f"feasible, not proven optimal ({sure}), {proof.solver}"

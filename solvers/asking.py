@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from inferplan.estimators.accuracy import AccuracyEstimate
+from inferplan.solvers.clock import OutOfTimeError
 from inferplan.solvers.columns import Column
 from inferplan.solvers.explain import Chosen
 from inferplan.solvers.milp import Solution, Solver
@@ -46,10 +47,13 @@ def hopes(problem: Problem, ask: Ask, deadline: float) -> list[Wanted]:
     program: Solver | None = None
     found: list[Wanted] = []
     for _ in range(MOST):
-        left = deadline - time.monotonic()
-        if left <= 0:
+        if time.monotonic() >= deadline:
             break
-        program = program or solver_of(hopeful)
+        try:
+            program = program or solver_of(hopeful, deadline=deadline)
+        except OutOfTimeError:
+            break
+        left = deadline - time.monotonic()
         solution = program.ask(replace(ask, goals=(ask.objective,)), left, 1e-6)
         if solution is None:
             break

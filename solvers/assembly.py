@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from inferplan.estimators.points import where
 from inferplan.solvers.options import Option
 from inferplan.solvers.problem import Problem
 from inferplan.spec.document import LoadedWorkload
-from inferplan.spec.plan import DeployedOption, OptionPrediction, ProfileSource, WorkloadSource
+from inferplan.spec.plan import DeployedOption, OptionPrediction, ProfileSource, Proof, WorkloadSource
 from inferplan.spec.profile import Profile
 from inferplan.spec.stage import Choice as StageChoice
 from inferplan.spec.workload import Objective
@@ -28,6 +29,20 @@ def workload_source(loaded: LoadedWorkload, plan_dir: Path) -> WorkloadSource:
 def safe_name(name: str) -> str:
     """A name for a plan."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", name)
+
+
+def proof(solver: str, proven: bool, objective: float, bound: float | None, sign: float = 1.0) -> Proof:
+    """How sure it is that no better plan exists. Objective and bound are minimised, and `sign` times what is shown. A
+    bound that is not finite is none."""
+    if bound is None or not math.isfinite(bound):
+        return Proof(solver=solver, status="feasible", objective=sign * objective)
+    return Proof(
+        solver=solver,
+        status="optimal" if proven else "feasible",
+        objective=sign * objective,
+        bound=sign * bound,
+        gap=abs(objective - bound) / abs(objective) if objective else 0.0,
+    )
 
 
 def left_out(problem: Problem, profile: Profile) -> list[str]:

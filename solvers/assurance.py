@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from inferplan.estimators.cost import fitting
-from inferplan.solvers.columns import Column, build_columns, pruned
+from inferplan.solvers.clock import in_time
+from inferplan.solvers.columns import TABULATED, Column, build_columns, pruned
 from inferplan.solvers.milp import Solution
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import column_names
@@ -28,46 +29,54 @@ MAX_SPARES = 20
 """Spares, all device types together, beyond which machines fail too often to be planned with."""
 MAX_LOSSES = 64
 """Sets of lost machines that are simulated of one device type; those that hold most first."""
+OFTEN = 10_000
+"""Columns after which the clock is looked at: a few hundredths of a second."""
 
 
-def assured_columns(problem: Problem, lifted: bool = False) -> list[Column]:
-    """All columns of an instance that withstand what is asked."""
+def assured_columns(problem: Problem, lifted: bool = False, deadline: float = math.inf) -> list[Column]:
+    """All columns of an instance that withstand what is asked. Raises OutOfTimeError where they are not tabulated by
+    the `deadline`."""
     assurance = problem.assurance
     if not assurance.shapes_columns:
-        return build_columns(problem, lifted)
+        return build_columns(problem, lifted, deadline=deadline)
     levels = {
-        level: _by_key(build_columns(at_level(problem, level), lifted, prune=False)) for level in assurance.levels
+        level: _by_key(build_columns(at_level(problem, level), lifted, prune=False, deadline=deadline), deadline)
+        for level in assurance.levels
     }
     top = levels[max(levels)]
     found = [
         column
         for key, replicas in top.items()
         for left in sorted(replicas)
-        for column in _columns(problem, levels, key, left, lifted)
+        for column in _columns(problem, levels, key, left, lifted, deadline)
     ]
-    return [
-        column
-        for stage in problem.stages
-        for column in pruned(problem, stage, [column for column in found if column.stage == stage])
-    ]
+    return [column for stage in problem.stages for column in _pruned(problem, stage, found, deadline)]
+
+
+def _pruned(problem: Problem, stage: str, columns: Sequence[Column], deadline: float) -> list[Column]:
+    in_time(deadline, TABULATED)
+    return pruned(problem, stage, [column for column in columns if column.stage == stage])
 
 
 _Key = tuple[object, ...]
 _Tabulated = Mapping[_Key, Mapping[int, Column]]
 
 
-def _by_key(columns: Sequence[Column]) -> dict[_Key, dict[int, Column]]:
+def _by_key(columns: Sequence[Column], deadline: float) -> dict[_Key, dict[int, Column]]:
     found: dict[_Key, dict[int, Column]] = {}
-    for column in columns:
+    for index, column in enumerate(columns):
+        if index % OFTEN == 0:
+            in_time(deadline, TABULATED)
         key = (column.stage, column.classes, column.context, column.option)
         found.setdefault(key, {})[column.replicas] = column
     return found
 
 
 def _columns(
-    problem: Problem, levels: Mapping[float, _Tabulated], key: _Key, left: int, lifted: bool
+    problem: Problem, levels: Mapping[float, _Tabulated], key: _Key, left: int, lifted: bool, deadline: float
 ) -> Iterator[Column]:
     """Columns of which `left` replicas stay whatever is lost."""
+    in_time(deadline, TABULATED)
     slow = [_with(levels[level][key], left) for level in levels]
     single = tuple(map(max, zip(*(column.single_s for column in slow), strict=True)))
     whole = tuple(map(max, zip(*(column.whole_s for column in slow), strict=True)))

@@ -33,6 +33,7 @@ from inferplan.estimators.cost import fitting
 from inferplan.estimators.fanout import CallCounts, FanOutLaw
 from inferplan.estimators.queueing import Arrivals, Demand, estimate
 from inferplan.solvers.bill import column_usd_per_h, column_w
+from inferplan.solvers.clock import in_time
 from inferplan.solvers.labels import undominated
 from inferplan.solvers.options import Option
 from inferplan.solvers.parts import admissible, together
@@ -43,6 +44,7 @@ from inferplan.spec.errors import InputError
 MAX_UTILISATION = 0.98
 """Above this share of capacity a queue is stable in theory only: no finite observation could confirm a promise."""
 MAX_CONTEXTS = 256
+TABULATED = "every option was tabulated"
 _PLENTY = 2**31
 
 Context = tuple[tuple[int, str, tuple[str, ...]], ...]
@@ -74,10 +76,14 @@ class Column:
 
 
 def build_columns(
-    problem: Problem, lifted: bool = False, prune: bool = True, stages: Sequence[str] | None = None
+    problem: Problem,
+    lifted: bool = False,
+    prune: bool = True,
+    stages: Sequence[str] | None = None,
+    deadline: float = math.inf,
 ) -> list[Column]:
     """All columns of an instance, or of some of its `stages`. `lifted`: as if there were as many machines of every
-    device as wanted."""
+    device as wanted. Raises OutOfTimeError where they are not tabulated by the `deadline`."""
     columns: list[Column] = []
     for stage in problem.stages if stages is None else stages:
         contexts = [
@@ -92,7 +98,7 @@ def build_columns(
                 f" {MAX_CONTEXTS}; give fan_out as a mean, or merge classes"
             )
         early = prune and not adds_cost(problem, stage)
-        for cells in _tabulate(problem, stage, contexts, lifted):
+        for cells in _tabulate(problem, stage, contexts, lifted, deadline):
             found = cells.columns(_undominated(problem, cells) if early else range(len(cells.owner)))
             columns += pruned(problem, stage, found) if prune and not early else found
     return columns
@@ -173,10 +179,11 @@ class _Cells:
 
 
 def _tabulate(
-    problem: Problem, stage: str, contexts: Sequence[tuple[tuple[int, ...], Context]], lifted: bool
+    problem: Problem, stage: str, contexts: Sequence[tuple[tuple[int, ...], Context]], lifted: bool, deadline: float
 ) -> Iterator[_Cells]:
     """Estimate every option under the load of every context, for every sensible number of replicas."""
     for classes, context in contexts:
+        in_time(deadline, TABULATED)
         needs = [problem.classes[k] for k in classes]
         joined, counts, which = together(needs, [_calls(problem, stage, k, context) for k in classes])
         calls = [counts[index] for index in which]

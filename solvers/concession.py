@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from inferplan.solvers.assurance import at_level
+from inferplan.solvers.clock import OutOfTimeError
 from inferplan.solvers.judge import SEARCH, Judge
 from inferplan.solvers.milp import Solution
 from inferplan.solvers.mixtures import solver_of
@@ -87,7 +88,10 @@ def certified(problem: Problem, promised: Ask, believed: Ask, seed: int, until: 
     (`believed`), then, from there, by the whole search. `until` there is time (`time.monotonic`)."""
     for concession in concessions(problem):
         deadline = min(time.monotonic() + TIME_S, until)
-        found = _Certified(concession, promised, believed, seed, deadline).nearest()
+        try:
+            found = _Certified(concession, promised, believed, seed, deadline).nearest()
+        except OutOfTimeError:
+            continue  # not known
         if found is not None:
             yield f"{concession.text(found[0])}, at {found[1].cost_usd_per_h:.6g} USD/h"
 
@@ -103,7 +107,8 @@ class _Certified:
     deadline: float
 
     def nearest(self) -> tuple[float, Solution] | None:
-        """The value that a plan was certified for, with the cheapest such plan."""
+        """The value that a plan was certified for, with the cheapest such plan. Raises OutOfTimeError where it is not
+        known whether there is one."""
         of = self.concession
         if not self.possible(of.neat(of.far)):
             return None
@@ -128,8 +133,8 @@ class _Certified:
     def possible(self, value: float) -> bool:
         """Whether the program has a plan."""
         question = replace(self.believed, goals=(COST,), rejected=())
-        left_s = max(self.deadline - time.monotonic(), 0.05)
-        return solver_of(self.concession.at(value)).ask(question, left_s, 1.0) is not None
+        program = solver_of(self.concession.at(value), deadline=self.deadline)
+        return program.known(question, max(self.deadline - time.monotonic(), 0.05), 1.0) is not None
 
     def keeps(self, value: float) -> bool:
         """Whether a plan is certified."""
@@ -140,7 +145,8 @@ class _Certified:
         instance = self.concession.at(value)
         judge, question = Judge(instance, self.seed, final=SEARCH), replace(self.promised, rejected=())
         deadline = self.deadline if any_will_do else max(self.deadline, time.monotonic() + LAST_S)
-        search = Search(instance, solver_of(instance), judge, question, GAP, deadline, any_will_do=any_will_do)
+        program = solver_of(instance, deadline=deadline)
+        search = Search(instance, program, judge, question, GAP, deadline, any_will_do=any_will_do)
         search.run()
         return search.incumbent
 
@@ -152,7 +158,11 @@ def halved(
     best: float | None = None
     while max(kept / missed, missed / kept) > NEAR and time.monotonic() < deadline:
         middle = math.sqrt(kept * missed)
-        if keeps(concession.neat(middle)):
+        try:
+            nearer = keeps(concession.neat(middle))
+        except OutOfTimeError:
+            break
+        if nearer:
             kept, best = middle, concession.neat(middle)
         else:
             missed = middle

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from inferplan.estimators.simulation import SimulationResult
 from inferplan.solvers.assurance import assured_columns
+from inferplan.solvers.clock import OutOfTimeError
 from inferplan.solvers.columns import Column
 from inferplan.solvers.explain import Chosen
 from inferplan.solvers.judge import SEARCH, Judge
@@ -100,7 +101,11 @@ class Enquiry:
         # Limits are looked for where they just are kept, or just not: what stays undecided there is no plan.
         judge = plan.judge if problem is None else Judge(problem, plan.judge.seed, final=SEARCH)
         asked = _promising(problem or plan.problem, ask)
-        program = program or self._program(asked)
+        try:
+            program = program or self._program(asked)
+        except OutOfTimeError:
+            self.left_out.append(f"{about}: out of time")
+            return None
         question = replace(ask, goals=ask.goals[:GOALS], rejected=())
         # Many questions are asked: a look near every rejected plan, by simulation alone, would take too long.
         search = Search(asked, program, judge, question, plan.gap, plan.deadline, repairs=False)
@@ -132,7 +137,7 @@ class Enquiry:
 
     def _program(self, asked: Problem) -> Solver:
         if isinstance(self.plan.program, MixtureSolver):
-            return self.plan.program.promising(asked)
+            return self.plan.program.promising(asked, self.plan.deadline)
         return Solver(asked, self._columns(asked))
 
     def _columns(self, asked: Problem) -> list[Column]:
@@ -140,7 +145,7 @@ class Enquiry:
         classes = tuple(replace(need, limit_s=None, floor=None) for need in asked.classes)
         key = classes, tuple(sorted((name, device.count) for name, device in asked.devices.items()))
         if key not in self._tabulated:
-            self._tabulated[key] = assured_columns(asked)
+            self._tabulated[key] = assured_columns(asked, deadline=self.plan.deadline)
         return self._tabulated[key]
 
     def better(self, ask: Ask) -> Ask:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from inferplan.estimators.service import SampleSource
 from inferplan.solvers.assurance import assured_columns
+from inferplan.solvers.clock import OutOfTimeError
 from inferplan.solvers.columns import Column
 from inferplan.solvers.enquiry import Enquiry
 from inferplan.solvers.explain import Chosen, binding
@@ -79,21 +80,33 @@ def explain(
     deadline = time.monotonic() + time_limit_s
     chosen = replace(found.chosen, deadline=deadline)
     held = binding(chosen, found.tails_s)
-    free = replace(chosen, program=_free(chosen))
-    # What promises are worth takes many questions each: half of the time is left for what could stand elsewhere.
-    enquiry = Enquiry(replace(free, deadline=deadline - time_limit_s / 2))
-    values = tuple(steps(enquiry))
-    enquiry = Enquiry(free, enquiry.left_out)
-    instead = tuple(mixture_rivals(enquiry) if is_parted(chosen.problem) else rivals(enquiry))
+    late = ["which promises bind: out of time"] if time.monotonic() >= deadline else []
+    values, instead, left_out = _answers(chosen, deadline, time_limit_s)
     return Explanation(
         cost_usd_per_h=chosen.solution.cost_usd_per_h,
         objective=plan.objective,
         slacks=tuple(_slacks(found, {entry.constraint for entry in held})),
         rivals=instead,
         steps=values,
-        left_out=tuple(enquiry.left_out),
+        left_out=(*late, *left_out),
         differs=_difference(plan, chosen),
     )
+
+
+def _answers(
+    chosen: Chosen, deadline: float, time_limit_s: float
+) -> tuple[tuple[Step, ...], tuple[Rival, ...], tuple[str, ...]]:
+    """What promises are worth, what else could stand somewhere, and what there was no time for."""
+    try:
+        free = replace(chosen, program=_free(chosen))
+    except OutOfTimeError:
+        return (), (), ("what promises are worth, and what else could stand somewhere: out of time",)
+    # What promises are worth takes many questions each: half of the time is left for what could stand elsewhere.
+    enquiry = Enquiry(replace(free, deadline=deadline - time_limit_s / 2))
+    values = tuple(steps(enquiry))
+    enquiry = Enquiry(free, enquiry.left_out)
+    instead = tuple(mixture_rivals(enquiry) if is_parted(chosen.problem) else rivals(enquiry))
+    return values, instead, tuple(enquiry.left_out)
 
 
 def _free(plan: Chosen) -> Solver:
@@ -102,10 +115,10 @@ def _free(plan: Chosen) -> Solver:
     if is_parted(plan.problem):
         tabulated = [with_pattern(plan.problem, pattern) for pattern in patterns(plan.problem)]
         own = with_pattern(plan.problem, pattern_of(instance(plan.problem, plan.solution)))
-        return MixtureSolver(plan.problem, lifted=True, instances=[*tabulated, own])
+        return MixtureSolver(plan.problem, lifted=True, instances=[*tabulated, own], deadline=plan.deadline)
     if all(device.count is None for device in plan.problem.devices.values()):
         return plan.program
-    return Solver(plan.problem, assured_columns(plan.problem, lifted=True))
+    return Solver(plan.problem, assured_columns(plan.problem, lifted=True, deadline=plan.deadline))
 
 
 def _slacks(found: Decided, binds: set[str]) -> Iterator[Slack]:

@@ -14,20 +14,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from inferplan.solvers import parts
+from inferplan.solvers.clock import OutOfTimeError, in_time
 from inferplan.solvers.concession import certified
 from inferplan.solvers.enquiry import kept_limit_s
 from inferplan.solvers.judge import Judge
 from inferplan.solvers.milp import Solution, Solver
 from inferplan.solvers.mixtures import solver_of
 from inferplan.solvers.neighbours import arranged
-from inferplan.solvers.options import OptionTable
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import COST, Ask, Goal
 from inferplan.solvers.relaxation import TIME_S, Relaxation
 from inferplan.solvers.story import duration, floor_text, kept_figures
-from inferplan.spec.errors import InfeasibleError, UndecidedError
+from inferplan.spec.errors import InfeasibleError
 
-PER_SOLVE_S = 20.0
+PER_SOLVE_S, SHARE = 20.0, 1 / 3
+"""What one question may take of the time that is left, at most: so many seconds, or that share of it."""
 GAP = 1e-6
 
 
@@ -42,31 +43,44 @@ class Promise:
 def infeasible(problem: Problem, judge: Judge, promised: Ask, ask: Ask, deadline: float) -> InfeasibleError:
     """The error that explains why no plan keeps every promise of the question, as it was `promised`, and with limits
     as the simulation showed them to the program. What takes long is tried until the `deadline`."""
+    excluded = [f"not considered: {line}" for line in problem.table.excluded]
     try:
         program = solver_of(problem, lifted=True, deadline=deadline)
-    except UndecidedError:
-        helps = ["more time, with --time-limit, to say which promises conflict and what would help"]
-        return InfeasibleError("no plan keeps every promise", [*helps, *_excluded(problem.table)])
-    promises = list(_promises(ask))
-    conflict = _conflict(program, ask, promises)
-    helps = [
-        line
-        for promise in promises
-        if (line := _relaxation(_Asked(problem, program, judge, promised, ask, deadline), promise))
-    ]
+        promises = list(_promises(ask))
+        asked = _Asked(problem, program, judge, promised, ask, deadline)
+        conflict = _conflict(asked, promises)
+    except OutOfTimeError:
+        more = "more time, with --time-limit, to say which promises conflict and what would help"
+        return InfeasibleError("no plan keeps every promise", [more, *excluded])
+    helps: list[str] = []
+    late = False
+    for promise in promises:
+        try:
+            helps += _relaxation(asked, promise)
+        except OutOfTimeError:
+            late = True
     helps += certified(problem, promised, ask, judge.seed, deadline)
+    late = late or time.monotonic() >= deadline
     if not helps and not conflict and len(problem.ways.tiers) > 1:
         helps = ["a link in the other direction, more bandwidth, or devices in the tier requests enter at"]
-    helps = helps or ["no single one of these is enough: relax several"]
     message = "no plan keeps every promise: " + _joined([_name(problem, promise) for promise in conflict])
-    return InfeasibleError(message, [*(f"would help: {line}" for line in helps), *_excluded(problem.table)])
+    lines = [f"would help: {line}" for line in helps]
+    if late:
+        lines.append("more time, with --time-limit, to say what else would help")
+    elif not lines:
+        lines = ["would help: no single one of these is enough: relax several"]
+    return InfeasibleError(message, [*lines, *excluded])
 
 
 def disturbed(problem: Problem, story: Sequence[str]) -> InfeasibleError:
     """The error where every plan's queues grow without bound for what its replicas do to one another."""
     return InfeasibleError(
         "no plan keeps every promise: replicas on one machine slow one another down too much",
-        ["would help: more machines, or devices with fewer cores", *story, *_excluded(problem.table)],
+        [
+            "would help: more machines, or devices with fewer cores",
+            *story,
+            *(f"not considered: {line}" for line in problem.table.excluded),
+        ],
     )
 
 
@@ -97,18 +111,14 @@ def _without(ask: Ask, dropped: Iterable[Promise]) -> Ask:
     return ask
 
 
-def _possible(program: Solver, ask: Ask, goals: tuple[Goal, ...] = (COST,)) -> Solution | None:
-    found = program.ask(replace(ask, goals=goals), PER_SOLVE_S, GAP)
-    return None if found is None else arranged(program.problem, found)
-
-
-def _conflict(program: Solver, ask: Ask, promises: list[Promise]) -> list[Promise]:
-    """A smallest set of promises that cannot be kept together (deletion filter)."""
+def _conflict(asked: _Asked, promises: list[Promise]) -> list[Promise]:
+    """A smallest set of promises that cannot be kept together (deletion filter). Raises OutOfTimeError where that is
+    not known."""
     needed = list(promises)
     for promise in promises:
         others = [other for other in needed if other != promise]
         dropped = [other for other in promises if other not in others]
-        if _possible(program, _without(ask, dropped)) is None:
+        if asked.best(_without(asked.believed, dropped)) is None:
             needed = others
     return needed
 
@@ -138,9 +148,17 @@ class _Asked:
     believed: Ask
     deadline: float
 
+    def best(self, ask: Ask, goals: tuple[Goal, ...] = (COST,)) -> Solution | None:
+        """The program's best plan; None where there is none. Raises OutOfTimeError where that is not known."""
+        in_time(self.deadline, "it was known which promises conflict")
+        left_s = self.deadline - time.monotonic()
+        found = self.program.known(replace(ask, goals=goals), min(max(PER_SOLVE_S, left_s * SHARE), left_s), GAP)
+        return None if found is None else arranged(self.problem, found)
 
-def _relaxation(asked: _Asked, promise: Promise) -> str | None:
-    """How far one promise must give way if the others stay; None where that alone does not help."""
+
+def _relaxation(asked: _Asked, promise: Promise) -> list[str]:
+    """How far one promise must give way if the others stay, in a line; none where that alone does not help. Raises
+    OutOfTimeError where that is not known."""
     problem = asked.problem
     goals: dict[str, Goal] = {
         "latency": ("latency", promise.who),
@@ -148,24 +166,25 @@ def _relaxation(asked: _Asked, promise: Promise) -> str | None:
         "count": ("machines", promise.who),
         "budget": COST,
     }
-    best = _possible(asked.program, _without(asked.believed, [promise]), (goals[promise.kind], COST))
+    best = asked.best(_without(asked.believed, [promise]), (goals[promise.kind], COST))
     if best is None:
-        return None
+        return []
     name, deadline = _name(problem, promise), min(time.monotonic() + TIME_S, asked.deadline)
     if promise.kind == "latency":
         limit_s = kept_limit_s(asked.judge, best, promise.who, deadline)
-        return None if limit_s is None else f"{name}: at least {duration(limit_s)}, at {best.cost_usd_per_h:.6g} USD/h"
+        cost = f"at {best.cost_usd_per_h:.6g} USD/h"
+        return [] if limit_s is None else [f"{name}: at least {duration(limit_s)}, {cost}"]
     relaxation = Relaxation(problem, asked.program, asked.judge, asked.promised, promise.kind, promise.who, deadline)
     found = relaxation.nearest(relaxation.reached(best), best)
     if found is None:
-        return None
+        return []
     value, plan = found
     cost = f"at {plan.cost_usd_per_h:.6g} USD/h"
     if promise.kind == "accuracy":
-        return f"{name}: {_accuracy(problem, value)}, {cost}"
+        return [f"{name}: {_accuracy(problem, value)}, {cost}"]
     if promise.kind == "count":
-        return f"{name}: at least {value:g}, {cost}"
-    return f"{name}: at least {kept_figures(value, math.ceil)}"
+        return [f"{name}: at least {value:g}, {cost}"]
+    return [f"{name}: at least {kept_figures(value, math.ceil)}"]
 
 
 def _accuracy(problem: Problem, reached: float) -> str:
@@ -178,10 +197,6 @@ def _accuracy(problem: Problem, reached: float) -> str:
 def _device_path(name: str) -> str:
     tier, device = name.split("/", 1)
     return f"tiers.{tier}.devices.{device}"
-
-
-def _excluded(table: OptionTable) -> list[str]:
-    return [f"not considered: {line}" for line in table.excluded]
 
 
 def _joined(names: list[str]) -> str:

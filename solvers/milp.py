@@ -61,6 +61,7 @@ from typing import Literal
 from inferplan.solvers.bill import bill
 from inferplan.solvers.chain_search import ChainSearch, Unsuited
 from inferplan.solvers.chains import why_not
+from inferplan.solvers.clock import FIRST_S, OutOfTimeError, too_late
 from inferplan.solvers.columns import Column
 from inferplan.solvers.goals import price_scale
 from inferplan.solvers.labels import TooManyLabels
@@ -172,13 +173,30 @@ class Solver:
         self.timed_out = False
         self.tie_gaps = tie_gaps
         self.method = method
+        self._branches: list[Program] | None = None
+        self._not_enough_s = 0.0
 
-    @cached_property
+    @property
     def branches(self) -> list[Program]:
         """The program's branches."""
-        return [
-            Program(self.problem, within(scenario, self.columns)) for scenario in scenarios(self.problem, self.columns)
-        ]
+        return self._built(math.inf)
+
+    def _built(self, deadline: float) -> list[Program]:
+        """The program's branches, built when they are asked for first. Raises OutOfTimeError where they are not by the
+        `deadline`; where as much time was not enough before, at once."""
+        if self._branches is None:
+            start = time.monotonic()
+            if deadline - start <= self._not_enough_s:
+                raise too_late("the exact program was built")
+            try:
+                self._branches = [
+                    Program(self.problem, within(scenario, self.columns), deadline)
+                    for scenario in scenarios(self.problem, self.columns)
+                ]
+            except OutOfTimeError:
+                self._not_enough_s = max(deadline - start, self._not_enough_s)
+                raise
+        return self._branches
 
     @cached_property
     def _chain(self) -> ChainSearch | None:
@@ -207,7 +225,7 @@ class Solver:
         deadline = time.monotonic() + time_limit_s
         self.timed_out = False
         if self._chain is None:
-            return self._by_program(ask, deadline, gap)
+            return self._at_first(ask, deadline, gap)
         try:
             found = self._by_labels(self._chain, ask, deadline, gap, known, hurry)
         except (Unsuited, TooManyLabels) as error:
@@ -216,15 +234,24 @@ class Solver:
             if isinstance(error, TooManyLabels) and hurry and not settle:
                 self.timed_out = True
                 return None
-            return self._by_program(ask, deadline, gap)
+            return self._at_first(ask, deadline, gap)
         if found is None or found.proven or self.method == "labels" or not settle:
             return found
         now = time.monotonic()
+        if now >= deadline:
+            return found
         other = self._by_program(ask, now + (deadline - now) / 2, gap)
         if other is None or other.objective >= found.objective:
             self.timed_out = False
             return found if other is None else replace(found, bound=max(found.bound, other.bound))
         return replace(other, bound=max(found.bound, other.bound))
+
+    def known(self, ask: Ask, time_limit_s: float, gap: float) -> Solution | None:
+        """The same, but None only where there is no plan: raises OutOfTimeError where none was found in time."""
+        found = self.ask(ask, time_limit_s, gap)
+        if found is None and self.timed_out:
+            raise too_late("a plan was found")
+        return found
 
     def _by_labels(
         self, chain: ChainSearch, ask: Ask, deadline: float, gap: float, known: Sequence[Column], hurry: bool
@@ -240,14 +267,23 @@ class Solver:
             values=answer.values, by=LABELS, tied=answer.tied,
         )  # fmt: skip
 
-    def _by_program(self, ask: Ask, deadline: float, gap: float) -> Solution | None:
-        alive = list(self.branches)
+    def _at_first(self, ask: Ask, deadline: float, gap: float) -> Solution | None:
+        """The program's answer where there is no other: what is soon built is asked whatever the deadline."""
+        return self._by_program(ask, deadline, gap, until=max(deadline, time.monotonic() + FIRST_S))
+
+    def _by_program(self, ask: Ask, deadline: float, gap: float, until: float | None = None) -> Solution | None:
+        """The program's answer; it has to be built by the deadline, or `until` another time."""
+        try:
+            alive = list(self._built(deadline if until is None else until))
+        except OutOfTimeError:
+            self.timed_out = True
+            return None
         try:
             for branch in alive:
                 branch.begin(ask)
             return self._lexicographic(ask, alive, deadline, gap)
         finally:
-            for branch in self.branches:
+            for branch in self._branches or ():
                 branch.end()
 
     def _lexicographic(self, ask: Ask, alive: Sequence[Program], deadline: float, gap: float) -> Solution | None:
@@ -294,7 +330,10 @@ class Solver:
         """
         found: list[tuple[Program, Found]] = []
         bound, best, complete = math.inf, math.inf, True
-        for branch in alive:
+        for index, branch in enumerate(alive):
+            if index and time.monotonic() >= deadline:
+                self.timed_out = True
+                return found, -math.inf, False
             row = branch.keep(goal, best) if math.isfinite(best) else None
             one = branch.optimize(goal, deadline, gap)
             if row is not None:

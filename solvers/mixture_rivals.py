@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from inferplan.solvers.clock import OutOfTimeError
 from inferplan.solvers.columns import Column, best_of_kinds, build_columns
 from inferplan.solvers.enquiry import Enquiry
 from inferplan.solvers.explain import verdict
@@ -33,13 +34,20 @@ def rivals(enquiry: Enquiry) -> Iterator[Rival]:
     late: list[str] = []
     for need in own:
         if need.name in splits(plan.problem):
-            yield from _Sharing(enquiry, plan.program, need).rivals()
+            try:
+                yield from _Sharing(enquiry, plan.program, need).rivals()
+            except OutOfTimeError:
+                enquiry.left_out.append(f"other shares of {need.name}: out of time")
     for stage in plan.problem.stages:
         if enquiry.seconds_left <= 0:
             late.append(stage)
             continue
         wider = _Wider(stage, _in_use(enquiry, stage))
-        program = plan.program.widened(wider, plan.solution.classes)
+        try:
+            program = plan.program.widened(wider, plan.solution.classes, plan.deadline)
+        except OutOfTimeError:
+            late.append(stage)
+            continue
         for need in own:
             yield from _Spot(enquiry, program, need.name, stage).rivals()
     if late:
@@ -95,6 +103,9 @@ class _Question:
         if kept is None and self.enquiry.seconds_left <= 0:
             return
         found = kept.solution if kept else replace(plan, program=self.program).best(whatever(ask))
+        if found is None and (self.enquiry.seconds_left <= 0 or self.program.timed_out):
+            self.enquiry.left_out.append(f"{about}: out of time")
+            return
         if found is None:
             why = "no plan has it, with the machines there are"
             yield Rival(self.name, self.stage, aspect, own, other, None, None, None, None, False, why)
@@ -133,13 +144,13 @@ class _Sharing:
             return
         at = [need.name for need in whole(problem)].index(self.need.name)
         unsplit = [with_pattern(problem, p) for p in patterns(problem) if sum(weight > 0 for weight in p[at]) == 1]
-        one = _Question(self.enquiry, self.program.of(unsplit), self.need.name)
+        one = _Question(self.enquiry, self.program.of(unsplit, plan.deadline), self.need.name)
         yield from replace(one, finer=False).rival("ways", text, "all one way", ())
         same = [_going(k, stage, variant) for k in parts for stage, variant in _variants(split, plan.solution, k)]
         for weights in self._nearby(split, at):
             pattern = list(pattern_of(split))
             pattern[at] = weights
-            other = self.program.of([with_pattern(problem, tuple(pattern))])
+            other = self.program.of([with_pattern(problem, tuple(pattern))], plan.deadline)
             yield from replace(one, program=other, finer=False).rival("shares", text, _shares_text(weights), same)
 
     def _nearby(self, split: Problem, at: int) -> Iterator[tuple[float, ...]]:

@@ -27,6 +27,7 @@ from typing import Any
 
 from inferplan.estimators.accuracy import AccuracyModel
 from inferplan.solvers.assurance import assured_columns
+from inferplan.solvers.clock import in_time
 from inferplan.solvers.columns import Column
 from inferplan.solvers.combinations import TOO_MANY, Additive, Encoding
 from inferplan.solvers.goals import Pick
@@ -35,18 +36,19 @@ from inferplan.solvers.packing import Packing
 from inferplan.solvers.parts import is_parted, members, pattern_of, patterns, whole, with_pattern
 from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import BETTER, CORES, NAMES, RATIO, TELLING, Ask, Goal, Program
-from inferplan.spec.errors import InputError, UndecidedError
+from inferplan.spec.errors import InputError
 
 
 def solver_of(problem: Problem, lifted: bool = False, deadline: float = math.inf) -> Solver:
     """The exact program of an instance. `lifted`: as if there were as many machines of every device as wanted.
 
-    Raises UndecidedError where the programs of split classes are not built by the `deadline`.
+    Raises OutOfTimeError where the options are not tabulated, and the programs of split classes not built, by the
+    `deadline`.
     """
     return (
         MixtureSolver(problem, lifted, deadline=deadline)
         if is_parted(problem)
-        else Solver(problem, assured_columns(problem, lifted))
+        else Solver(problem, assured_columns(problem, lifted, deadline))
     )
 
 
@@ -72,23 +74,24 @@ class Shapes:
         self._wider = wider
         self._made: dict[object, Shape] = {}
 
-    def of(self, split: Problem) -> Shape:
-        """The shape of an instance that is split."""
+    def of(self, split: Problem, deadline: float = math.inf) -> Shape:
+        """The shape of an instance that is split. Raises OutOfTimeError where it is not made by the `deadline`."""
         key = tuple((need.name, need.rate_rps, need.share, need.burst, need.uneven.scv) for need in split.classes)
         if key not in self._made:
             classes = tuple(replace(need, limit_s=self.limits_s[need.name]) for need in split.classes)
             split = replace(split, classes=classes)
-            columns = assured_columns(split, self.lifted)
+            columns = assured_columns(split, self.lifted, deadline)
             if self._wider is not None:
                 columns = list(dict.fromkeys([*columns, *self._wider(split)]))
-            programs = tuple(MixtureProgram(split, within(one, columns)) for one in scenarios(split, columns))
+            programs = tuple(MixtureProgram(split, within(one, columns), deadline) for one in scenarios(split, columns))
             self._made[key] = Shape(split, frozenset(columns), programs)
         return self._made[key]
 
 
 class MixtureSolver(Solver):
     """The exact programs of an instance whose classes may be split, one for every pattern; or of the `instances` given,
-    which are split already. `shapes`: of this instance, or of one that promises something else."""
+    which are split already. `shapes`: of this instance, or of one that promises something else. Raises OutOfTimeError
+    where the programs are not built by the `deadline`, as do the methods that make others."""
 
     def __init__(
         self,
@@ -103,34 +106,33 @@ class MixtureSolver(Solver):
         self.shapes = shapes or Shapes(problem, lifted)
         made: dict[Shape, None] = {}
         for split in instances or [with_pattern(problem, pattern) for pattern in patterns(problem)]:
-            if time.monotonic() >= deadline:
-                raise UndecidedError(
-                    "the time limit was over before every way to split the classes was tabulated: give more time with"
-                    " --time-limit, or split fewer classes"
-                )
-            made[self.shapes.of(split)] = None
+            in_time(deadline, "every way to split the classes was tabulated")
+            made[self.shapes.of(split, deadline)] = None
         self._own = list(made)
 
     def add(self, other: MixtureSolver) -> None:
         """Answer over the patterns of another one, too."""
         self._own += [shape for shape in other._own if shape not in self._own]
 
-    def of(self, instances: Sequence[Problem]) -> MixtureSolver:
+    def of(self, instances: Sequence[Problem], deadline: float = math.inf) -> MixtureSolver:
         """The same for other patterns."""
-        return MixtureSolver(self.problem, tie_gaps=self.tie_gaps, instances=instances, shapes=self.shapes)
+        return self._like(self.problem, instances, self.shapes, deadline)
 
-    def promising(self, problem: Problem) -> MixtureSolver:
+    def promising(self, problem: Problem, deadline: float = math.inf) -> MixtureSolver:
         """The same patterns of an instance that promises something else, or has other loads."""
         instances = [with_pattern(problem, pattern_of(shape.split)) for shape in self._own]
-        return MixtureSolver(problem, tie_gaps=self.tie_gaps, instances=instances, shapes=self.shapes)
+        return self._like(problem, instances, self.shapes, deadline)
 
-    def widened(self, wider: Wider, also: Sequence[ClassNeed] = ()) -> MixtureSolver:
+    def _like(self, problem: Problem, instances: Sequence[Problem], shapes: Shapes, deadline: float) -> MixtureSolver:
+        return MixtureSolver(problem, tie_gaps=self.tie_gaps, instances=instances, shapes=shapes, deadline=deadline)
+
+    def widened(self, wider: Wider, also: Sequence[ClassNeed] = (), deadline: float = math.inf) -> MixtureSolver:
         """The tabulated patterns, and that of some classes, with more columns, as many machines of every device as
         wanted."""
         tabulated = [with_pattern(self.problem, pattern) for pattern in patterns(self.problem)]
         more = [replace(self.problem, classes=tuple(also))] if also else []
         shapes = Shapes(self.problem, lifted=True, wider=wider)
-        return MixtureSolver(self.problem, tie_gaps=self.tie_gaps, instances=[*tabulated, *more], shapes=shapes)
+        return self._like(self.problem, [*tabulated, *more], shapes, deadline)
 
     @property
     def branches(self) -> list[Program]:
@@ -157,14 +159,17 @@ class MixtureSolver(Solver):
         limits = {need.name: need.limit_s for need in self.problem.classes}
         return replace(found, classes=tuple(replace(need, limit_s=limits[need.name]) for need in split.classes))
 
-    def _by_program(self, ask: Ask, deadline: float, gap: float) -> Solution | None:
+    def _by_program(self, ask: Ask, deadline: float, gap: float, until: float | None = None) -> Solution | None:
         """One pattern after the other: each has to be better than the best so far, in the first of the goals in which
         they differ. Latency, cores and names (unless asked for first) tell plans of one pattern apart; of patterns that
         are as good in all else the first counts, which has fewest ways."""
         leading = [goal for i, goal in enumerate(ask.goals) if i == 0 or goal not in (RATIO, CORES, NAMES)]
         best: Solution | None = None
         bound, complete, short = math.inf, True, False
-        for shape in self._own:
+        for index, shape in enumerate(self._own):
+            if index and time.monotonic() >= deadline:
+                bound, complete, short = -math.inf, False, True
+                break
             try:
                 for program in shape.programs:
                     program.begin(ask)

@@ -11,6 +11,7 @@ are no worse than what was reached, by more than the objective's `tolerance`.
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from inferplan.solvers.milp import Solver, ranked
@@ -22,17 +23,23 @@ from inferplan.solvers.shares import refine
 UNITS = {"cost": "USD/h", "energy": "W"}
 
 
-def normalised(program: Solver, ask: Ask, time_limit_s: float, gap: float) -> Ask:
-    """A weighted question with its weights per unit; any other as it is."""
+def normalised(program: Solver, ask: Ask, deadline: float, gap: float) -> tuple[Ask, bool]:
+    """A weighted question with its weights per unit, and whether the units were proven; any other as it is.
+
+    Every unit has an equal share of the time until the `deadline`, as has the question itself. Raises OutOfTimeError
+    where a unit is not known at all.
+    """
     if ask.objective != WEIGHTED:
-        return ask
-    weights = {}
-    for name, weight in sorted(ask.weights.items()):
+        return ask, True
+    weights, proven = {}, True
+    for number, (name, weight) in enumerate(sorted(ask.weights.items())):
         goal: Goal = (name, "")  # type: ignore[assignment]
-        best = program.ask(replace(ask, goals=(goal,), objective=goal), time_limit_s, gap)
+        left_s = max(deadline - time.monotonic(), 0.05) / (len(ask.weights) - number + 1)
+        best = program.known(replace(ask, goals=(goal,), objective=goal), left_s, gap)
+        proven &= best is None or best.proven
         unit = abs(best.reached(goal, {})) if best is not None else 0.0
         weights[name] = weight / (unit or 1.0)
-    return replace(ask, weights=weights)
+    return replace(ask, weights=weights), proven
 
 
 def decide(search: Search, problem: Problem) -> bool:

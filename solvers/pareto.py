@@ -84,12 +84,13 @@ def frontier(
     Where classes may be split, points are over all tabulated shares (`parts`).
 
     Raises InputError where an axis means nothing for the workload, three axes are asked of the program, or classes
-    spread over devices.
+    spread over devices; OutOfTimeError where options, and ways to split classes, are not tabulated in time.
     """
     if problem.workload.splitting == "devices":
         raise InputError("splitting: devices: a frontier does not spread classes over devices; set splitting: false")
+    deadline = time.monotonic() + time_limit_s
     problem = parted(problem)
-    columns = _known(problem, assured_columns(problem), "accuracy" in axes)
+    columns = _known(problem, assured_columns(problem, deadline=deadline), "accuracy" in axes)
     _check(problem, axes)
     why = "classes may be split" if is_parted(problem) else why_not(problem, columns) or ""
     if not why and method != "program":
@@ -101,7 +102,7 @@ def frontier(
         raise InputError(f"a frontier over three axes needs Pareto labels, which do not apply here: {why}")
     if method == "labels":
         raise InputError(f"Pareto labels do not apply here: {why}")
-    points, complete = _by_program(problem, columns, axes, time.monotonic() + time_limit_s)
+    points, complete = _by_program(problem, columns, axes, deadline)
     return Frontier(tuple(axes), points, "program", complete, why)
 
 
@@ -215,7 +216,11 @@ def _by_program(
     ask = replace(_lifted(scaled, promises(scaled), axes), goals=(goals[best], goals[limited]), enough={})
     if wide is not None:
         ask = replace(ask, scales=dict.fromkeys(ask.scales, wide))
-    solver = MixtureSolver(scaled, tie_gaps={}) if is_parted(scaled) else Solver(scaled, columns, {}, "program")
+    solver = (
+        MixtureSolver(scaled, tie_gaps={}, deadline=deadline)
+        if is_parted(scaled)
+        else Solver(scaled, columns, {}, "program")
+    )
     points: list[Point] = []
     limit = math.inf
     while len(points) < MAX_POINTS and time.monotonic() < deadline:

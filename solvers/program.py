@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferplan.solvers.bill import bill, column_usd_per_h, column_w
+from inferplan.solvers.clock import in_time
 from inferplan.solvers.columns import Column
 from inferplan.solvers.combinations import Encoding, encoding, require_listed
 from inferplan.solvers.goals import ACCURACY as ACCURACY
@@ -48,11 +49,13 @@ class Found:
 
 
 class Program:
-    """Rows and variables, built once; a question sets bounds and adds rows of its own."""
+    """Rows and variables, built once; a question sets bounds and adds rows of its own. Raises OutOfTimeError where it
+    is not built by the `deadline`."""
 
-    def __init__(self, problem: Problem, columns: Sequence[Column]) -> None:
+    def __init__(self, problem: Problem, columns: Sequence[Column], deadline: float = math.inf) -> None:
         self.problem = problem
         self.columns = list(columns)
+        self._deadline = deadline
         self.timed_out = False
         self._added: list[Any] = []
         self.feasible = self._every_stage_has_columns()
@@ -81,13 +84,18 @@ class Program:
                 self._at.setdefault((k, column.stage), []).append(index)
         for members in self._at.values():
             model += mip.xsum(self._y[i] for i in members) == 1
+        self._in_time()
         self._choice = self._choices()
         self._add_contexts()
+        self._in_time()
         self._tiers = TierFlows(self.problem, model, self.columns, self._y, self._at)
         self._add_machines()
         self._add_latencies()
         self._accuracy: Encoding | None = encoding(self.problem, model, self._choice)
         self._floors: dict[int, float | None] = {}
+
+    def _in_time(self) -> None:
+        in_time(self._deadline, "the exact program was built")
 
     def _choices(self) -> dict[tuple[int, str, str], Any]:
         import mip
@@ -132,6 +140,7 @@ class Program:
                     model += used - billed <= 0
                 fit = {room // need for *_, need in needs if need}
                 for few in sorted(fit):
+                    self._in_time()
                     bulky = [n * y for y, n, need in needs if need and room // need <= few]
                     model += mip.xsum(bulky) - few * machines <= 0
             self._spread(own, machines)
@@ -203,6 +212,7 @@ class Program:
             for path in self.problem.paths:
                 convoys = [s for s in path if any(a != b for a, b in zip(single[s], whole[s], strict=True))]
                 for slowest in convoys or [""]:
+                    self._in_time()
                     terms = [
                         tail / need.limit_s * self._y[index]
                         for s in path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,9 @@ from inferplan.estimators.accuracy import combination_text
 from inferplan.estimators.service import SampleSource
 from inferplan.estimators.simulation import SimulationResult
 from inferplan.solvers.asking import fitted_line, hopes, wanted
+from inferplan.solvers.assembly import proof
 from inferplan.solvers.assurance import MAX_SPARES, enough_spares, too_many_spares
+from inferplan.solvers.clock import FIRST_S
 from inferplan.solvers.document import plan_document
 from inferplan.solvers.explain import Chosen, alternatives, binding
 from inferplan.solvers.infeasible import disturbed, infeasible
@@ -127,10 +128,10 @@ def _searched_enough(workload: Workload, profile: Profile, limits: Limits) -> De
 
 def _searched(problem: Problem, limits: Limits, deadline: float) -> tuple[Search, bool]:
     """The search for the best plan of an instance, run, and whether all goals but the last were proven."""
-    program = solver_of(problem, deadline=deadline)
-    ask = normalised(program, promises(problem), limits.time_s, limits.gap)
+    program = solver_of(problem, deadline=max(deadline, time.monotonic() + FIRST_S))
+    ask, exact = normalised(program, promises(problem), deadline, limits.gap)
     search = Search(problem, program, Judge(problem, limits.seed), ask, limits.gap, deadline)
-    return search, decide(search, problem)
+    return search, decide(search, problem) and exact
 
 
 def _plain_cost(workload: Workload, profile: Profile, limits: Limits, deadline: float) -> float | None:
@@ -149,7 +150,8 @@ def _outcome(search: Search) -> tuple[Solution, SimulationResult]:
     """The certified plan, or the best that was not certified; infeasible where not even the fastest plan does."""
     if search.incumbent is not None:
         return search.incumbent, search.judge.certain(search.incumbent)
-    if search.program.timed_out and search.fallback is None:
+    late = not search.closed and time.monotonic() >= search.deadline
+    if search.fallback is None and (late or search.program.timed_out):
         raise UndecidedError("the time limit left no plan: give more time with --time-limit")
     if search.fallback is None and search.unstable:
         raise disturbed(search.problem, search.story)
@@ -177,6 +179,9 @@ def _plan(
 ) -> Plan:
     search, solution = found.search, found.solution
     problem, chosen = search.problem, found.chosen
+    binds, others = binding(chosen, found.tails_s), alternatives(chosen)
+    late = ["time ran out before all that binds the plan, and all alternatives, were looked for"]
+    late = late if time.monotonic() >= search.deadline else []
     return plan_document(
         problem,
         search.judge,
@@ -187,10 +192,10 @@ def _plan(
         loaded=loaded,
         profile=profile,
         plan_dir=plan_dir,
-        story=[*fitted_line(problem), *search.story, *_closing(search, solution)],
+        story=[*fitted_line(problem), *search.story, *_closing(search, solution), *late],
         plain_usd_per_h=plain_usd_per_h,
-        binding=binding(chosen, found.tails_s),
-        alternatives=alternatives(chosen),
+        binding=binds,
+        alternatives=others,
         to_measure=wanted(chosen, search.ask, tuple(search.rejected)),
     )
 
@@ -201,7 +206,7 @@ def _proof(search: Search, solution: Solution, earlier: bool) -> Proof:
     sign = -1.0 if search.ask.objective == ACCURACY else 1.0
     objective = solution.worth(search.ask)
     last = search.proof
-    bound = objective
+    bound: float | None = None
     proven = False
     if last is not None and search.incumbent is not None:
         bound = min(last.bound, objective)
@@ -210,17 +215,11 @@ def _proof(search: Search, solution: Solution, earlier: bool) -> Proof:
             bound = objective
     elif search.incumbent is not None and search.closed and not search.program.timed_out:
         # Under the limits that the search ended with the program has no plan at all.
-        proven = True
-    elif -math.inf < solution.bound < objective:
-        bound = solution.bound
-    gap = abs(objective - bound) / abs(objective) if objective else 0.0
-    return Proof(
-        solver=(last or solution).by,
-        status="optimal" if proven and earlier else "feasible",
-        objective=sign * objective,
-        bound=sign * bound,
-        gap=gap,
-    )
+        proven, bound = True, objective
+    elif search.incumbent is None:
+        # Of a certified plan that bound is under limits which certification has raised since.
+        bound = min(solution.bound, objective)
+    return proof((last or solution).by, proven and earlier, objective, bound, sign)
 
 
 def _closing(search: Search, solution: Solution) -> list[str]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from inferplan.solvers.assurance import assured_columns
+from inferplan.solvers.clock import OutOfTimeError
 from inferplan.solvers.columns import Column, build_columns
 from inferplan.solvers.enquiry import Enquiry
 from inferplan.solvers.explain import TIED, Chosen, verdict, worst_accuracy
@@ -51,7 +52,11 @@ class Rival:
 
 def rivals(enquiry: Enquiry) -> Iterator[Rival]:
     """Everything that could stand elsewhere: variants first, then device, batch and replicas of the chosen one."""
-    questions = list(_questions(enquiry))
+    try:
+        questions = list(_questions(enquiry))
+    except OutOfTimeError:
+        enquiry.left_out.append("what else could stand somewhere: out of time")
+        return
     for question in questions:
         if enquiry.seconds_left <= 0:
             break
@@ -78,7 +83,7 @@ def rivals(enquiry: Enquiry) -> Iterator[Rival]:
 
 def _questions(enquiry: Enquiry) -> Iterator[_Question]:
     plan = enquiry.plan
-    worthwhile, every = assured_columns(plan.problem), _every_column(enquiry)
+    worthwhile, every = assured_columns(plan.problem, deadline=plan.deadline), _every_column(enquiry)
     for (k, stage), column in sorted(plan.solution.chosen().items(), key=lambda item: _place(enquiry, *item[0])):
         fixed = [c for c in worthwhile if c.stage != stage]
         fixed += [c for c in every if c.stage == stage and k not in c.classes]
@@ -163,9 +168,12 @@ class _Question:
         kept = enquiry.best_of(self._program)
         if kept is None and (enquiry.seconds_left <= 0 or self._program.timed_out):
             return None
+        try:
+            free = whatever(plan.ask)
+            found = kept.solution if kept else self._program.known(free, max(enquiry.seconds_left, 0.05), plan.gap)
+        except OutOfTimeError:
+            return None
         self.answered = True
-        free = whatever(plan.ask)
-        found = kept.solution if kept else self._program.ask(free, max(enquiry.seconds_left, 0.05), plan.gap)
         if found is None:
             return self._rival(self._other, None, "not with the machines there are") if self._other else None
         said = verdict(plan, found, None if kept is None else kept.result)
@@ -222,8 +230,10 @@ def batch_text(option: Option) -> str:
 
 def _every_column(enquiry: Enquiry) -> Sequence[Column]:
     """All columns, also those that others dominate, as far as nothing must be withstood."""
-    problem = enquiry.plan.problem
-    return assured_columns(problem) if problem.assurance.shapes_columns else build_columns(problem, prune=False)
+    problem, deadline = enquiry.plan.problem, enquiry.plan.deadline
+    if problem.assurance.shapes_columns:
+        return assured_columns(problem, deadline=deadline)
+    return build_columns(problem, prune=False, deadline=deadline)
 
 
 def whatever(ask: Ask) -> Ask:

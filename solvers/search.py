@@ -91,7 +91,7 @@ class Search:
     def run(self) -> None:
         """Look for the best certified plan."""
         self.scales = self.scales or dict.fromkeys(limits_s(self.problem), 1.0)
-        while self._rounds < MAX_ROUNDS and (self._rounds == 0 or time.monotonic() < self.deadline):
+        while self._rounds < MAX_ROUNDS and (self._rounds == 0 or not self._late):
             if self.any_will_do and self.incumbent is not None:
                 return
             proposal = self._propose(self.scales)
@@ -100,13 +100,18 @@ class Search:
                 continue
             if self.incumbent is not None:
                 self.proof = proposal
+            if self.incumbent is not None and self._late:
+                break
+            cut = proposal is None and self.program.timed_out
             last = self._least_latency()
+            cut |= last is None and self.program.timed_out and (self.incumbent is None or self._late)
             if last is not None and self._try(last, "least latency among better plans"):
                 continue
             if not self._repair():
-                self.closed = True
+                # What there was no time for is not known to be in vain.
+                self.closed = not (cut or (self._may_repair and self._late))
                 break
-        if self.incumbent is not None and not self.quick:
+        if self.incumbent is not None and not self.quick and not self._late:
             self._polish()
 
     def go_on(self, ask: Ask) -> None:
@@ -123,6 +128,15 @@ class Search:
             scales={need.name: scales.get(need.name) for need in self.problem.classes},
             rejected=tuple(self.rejected),
         )
+
+    @property
+    def _late(self) -> bool:
+        return time.monotonic() >= self.deadline
+
+    @property
+    def _may_repair(self) -> bool:
+        # Near a plan whose classes are split there is more to vary than replicas and batches.
+        return self.repairs and not is_parted(self.problem)
 
     def _left_s(self) -> float:
         return max(self.deadline - time.monotonic(), 0.05)
@@ -225,13 +239,12 @@ class Search:
     def _repair(self) -> bool:
         """Look near the incumbent, and near the rejected plans that would be better and came nearest. Returns whether a
         better plan was certified there."""
-        # Near a plan whose classes are split there is more to vary than replicas and batches.
-        if not self.repairs or is_parted(self.problem):
+        if not self._may_repair:
             return False
         self._vicinity = self._vicinity or Vicinity(self.problem, self.judge)
         near = [plan for _, plan in sorted(self._near, key=lambda item: item[0]) if self._admissible(plan)]
         for base in [*([self.incumbent] if self.incumbent is not None else []), *near[:REPAIRED]]:
-            if time.monotonic() >= self.deadline:
+            if self._late:
                 return False
             found = self._vicinity.repaired(base, self._admissible)
             if found is not None:
@@ -271,7 +284,7 @@ class Search:
         if not found or self.judge.certain(found[-1]).verdict == "missed":
             return None
         low, high = 0, len(found) - 1
-        while low < high and time.monotonic() < self.deadline:
+        while low < high and not self._late:
             middle = (low + high) // 2
             if self.judge.certain(found[middle]).verdict == "met":
                 high = middle

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+from inferplan.solvers.clock import OutOfTimeError
 from inferplan.solvers.mixtures import MixtureSolver
 from inferplan.solvers.parts import STEPS, Pattern, splits, whole, with_pattern
 from inferplan.solvers.problem import ClassNeed, Problem
@@ -136,7 +137,10 @@ class _Refining:
         if not new or self.short or not self.search.closed:
             return
         self.known.update(new)
-        finer = self.solver.of([with_pattern(self.problem, self._pattern(point)) for point in new])
+        try:
+            finer = self.solver.of([with_pattern(self.problem, self._pattern(point)) for point in new], self.until)
+        except OutOfTimeError:
+            return
         self.looked += len(new)
         better = self._asked(finer)
         self.solver.add(finer)
@@ -154,7 +158,10 @@ class _Refining:
     def _open(self, box: Box) -> bool:
         """Whether shares in a box could be better, as far as is known; those for which there was no time could."""
         relaxed = [self._relaxed(box, ends) for ends in dict.fromkeys(product(*box))]
-        return self.short or self._asked(self.solver.of(relaxed))
+        try:
+            return self.short or self._asked(self.solver.of(relaxed, self.until))
+        except OutOfTimeError:
+            return True
 
     def _asked(self, solver: MixtureSolver) -> bool:
         """Whether these programs have a plan better than the one that was found, or did not tell in time."""

@@ -170,13 +170,6 @@ def _proof(plan: Explained) -> Proof:
     factor = -1.0 if accurate else scale
     objective = found.value * factor if accurate else found.split.cost_usd_per_h
     bound = found.bound * factor
-    gap = abs(objective - bound) / abs(objective) if objective else 0.0
-    if found.proven and gap <= SAME:
-        bound, gap = objective, 0.0
-    return Proof(
-        solver=SOLVER,
-        status="optimal" if found.proven else "feasible",
-        objective=objective,
-        bound=bound,
-        gap=gap,
-    )
+    if found.proven and abs(objective - bound) <= SAME * abs(objective):
+        bound = objective
+    return assembly.proof(SOLVER, found.proven, objective, bound)

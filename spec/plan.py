@@ -79,8 +79,8 @@ class Proof(Record):
     solver: str
     status: Literal["optimal", "feasible"] = Field(description="feasible: stopped before optimality was proven.")
     objective: float
-    bound: float
-    gap: NonNegative = Field(description="|objective - bound| / |objective|")
+    bound: float | None = Field(None, description="Absent where time ran out before there was one.")
+    gap: NonNegative | None = Field(None, description="|objective - bound| / |objective|")
 
 
 class OptionPrediction(Record):

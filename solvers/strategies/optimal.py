@@ -22,12 +22,12 @@ def propose(problem: Problem, tools: Tools) -> Solution:
     """The plan of `inferplan solve`: certified, else the one that came nearest."""
     deadline = time.monotonic() + tools.time_limit_s
     own = parted(problem)
-    program = solver_of(own)
-    ask = normalised(program, promises(own), tools.time_limit_s, tools.gap)
+    program = solver_of(own, deadline=deadline)
+    ask, _ = normalised(program, promises(own), deadline, tools.gap)
     search = Search(own, program, tools.judge, ask, tools.gap, deadline)
     decide(search, own)
     if search.incumbent is not None:
         return search.incumbent
     if search.fallback is None:
-        raise none_found("optimal", "no plan keeps every promise" if not program.timed_out else "time ran out")
+        raise none_found("optimal", "no plan keeps every promise" if search.closed else "time ran out")
     return search.fallback[0]

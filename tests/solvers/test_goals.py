@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_the_program_finds_what_exhaustive_search_finds(
     columns = build_columns(problem)
     program = Solver(problem, columns)
     plans = every_plan(problem, build_columns(problem, prune=False))
-    found = program.ask(normalised(program, promises(problem), 60.0, 0.0), 60.0, 0.0)
+    found = program.ask(normalised(program, promises(problem), math.inf, 0.0)[0], 60.0, 0.0)
     assert (found is None) == (not plans)
     if found is None:
         return

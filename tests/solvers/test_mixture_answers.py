@@ -213,12 +213,13 @@ def test_what_spreads_over_devices_is_not_compared(instances: Any) -> None:
             ask()
 
 
-def test_programs_that_are_not_built_in_time_are_no_answer(instances: Any) -> None:
+def test_programs_that_are_not_built_in_time_are_no_answer(instances: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With two split classes there are many ways to split: tabulating them is within the time limit, too."""
     traffic = {"rate_rps": 20.0, "slo": {"latency_s": 0.5}, "accuracy": {"floor": 0.9}}
     loaded = instances.workload({"a": ["s", "l"]}, classes={"k0": traffic, "k1": traffic}, splitting=True)
     times = {("a", "s"): {1: 0.01}, ("a", "l"): {1: 0.02}}
     store = instances.profile(times, {("a", "s"): 0.8, ("a", "l"): 0.95})
+    monkeypatch.setattr("inferplan.solvers.queue_planner.FIRST_S", 0.0)
     with pytest.raises(UndecidedError, match="every way to split the classes was tabulated: give more time"):
         solve(loaded, store, plan_dir=instances.folder, time_limit_s=0.0)
     problem = parted(read_problem(loaded.workload, store))

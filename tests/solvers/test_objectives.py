@@ -151,7 +151,7 @@ def few(problem: Problem) -> list[Column]:
 
 def answer(problem: Problem, columns: list[Column], **changes: Any) -> Solution | None:
     solver = Solver(problem, columns)
-    ask = normalised(solver, promises(problem), 60.0, 0.0)
+    ask, _ = normalised(solver, promises(problem), math.inf, 0.0)
     return solver.ask(replace(ask, **changes), 60.0, 0.0)
 
 
