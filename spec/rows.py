@@ -148,6 +148,8 @@ class Measurement:
     def __post_init__(self) -> None:
         if self.status == "ok" and (self.service.mean_s is None or (self.n < 1 and self.origin == "measured")):
             raise ValueError("a measurement that is ok has samples")
+        if self.status == "ok" and self.service.mean_s == 0:
+            raise ValueError("a measurement takes some time")
 
     @property
     def choice(self) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -43,6 +45,11 @@ ROWS: Mapping[str, type[AnyRow]] = {
     "handoffs": HandoffRow,
 }
 """Tables of rows that are read as a whole. The others hold arrays: one file per name, looked up by it."""
+_LEAST = {
+    "batch": 1, "threads": 1,
+    **dict.fromkeys(("fan_out_mean", "payload_bytes_mean", "slowdown", "throughput_per_s", "load_s", "n"), 0),
+}  # fmt: skip
+"""The least that may stand in columns that predictions rest on, besides durations."""
 _COLUMNS = {
     "samples": [
         ("point", "string", "id of the point", ""),
@@ -155,9 +162,67 @@ def read_rows(file: Path, table: str) -> list[AnyRow]:
     columns = [column.to_pylist() for column in content.columns]
     names = content.column_names
     try:
+        _check(kind, names, columns)
         return [from_record(kind, dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(file, error) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """What a column may hold. `json`: the text is empty, or JSON of this kind."""
+
+    kind: type
+    nullable: bool
+    words: tuple[str, ...]
+    json: type | None
+    least: int | None
+
+    def broken(self, value: Any) -> str:
+        """What is wrong with a value; empty where nothing is."""
+        if value is None:
+            return "" if self.nullable else "is missing"
+        if type(value) is not self.kind:
+            return f"is no {self.kind.__name__}"
+        if self.words and value not in self.words:
+            return f"is none of {', '.join(self.words)}"
+        if self.least is not None and not self.least <= value < math.inf:
+            return f"is not a number of at least {self.least}"
+        if self.json is not None and value and type(json.loads(value)) is not self.json:
+            return f"is no JSON {self.json.__name__}"
+        return ""
+
+
+@cache
+def _rules(row: type) -> Mapping[str, _Rule]:
+    """By column of a table of rows."""
+    hints = typing.get_type_hints(row)
+    found: dict[str, _Rule] = {}
+    for item in dataclasses.fields(row):
+        hint = hints[item.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            prefix = "" if item.name == "key" else f"{item.name}_"
+            found |= {prefix + name: rule for name, rule in _rules(hint).items()}
+            continue
+        words = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        options = (str,) if words else typing.get_args(hint) or (hint,)
+        kind = next(option for option in options if option is not type(None))
+        says = item.metadata["description"]
+        holds = dict if says.startswith("JSON object") else list if says.startswith("JSON list") else None
+        # The lower end of an interval may be below 0.
+        least = 0 if row is Quantiles and "lower" not in item.name else _LEAST.get(item.name)
+        found[item.name] = _Rule(kind, type(None) in options, words, holds, least)
+    return found
+
+
+def _check(row: type, names: Sequence[str], columns: Sequence[Sequence[Any]]) -> None:
+    """Raise ValueError where a column holds what it cannot."""
+    rules = _rules(row)
+    for name, values in zip(names, columns, strict=True):
+        rule = rules.get(name)
+        for value in values if rule is not None else ():
+            if wrong := rule.broken(value):
+                raise ValueError(f"{name}: {value!r} {wrong}")
 
 
 def check_file(file: Path, table: str) -> None:

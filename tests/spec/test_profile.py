@@ -91,6 +91,35 @@ def test_a_damaged_part_is_named_and_left_out(tmp_path: Path) -> None:
     assert "broken.parquet" in profile.damaged[0]
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("origin", "x", "is none of measured, interpolated, imported"),
+        ("status", "", "is none of ok"),
+        ("service_mean_s", float("nan"), "is not a number of at least 0"),
+        ("service_mean_s", float("inf"), "is not a number of at least 0"),
+        ("service_std_s", -1.0, "is not a number of at least 0"),
+        ("service_mean_s", 0.0, "takes some time"),
+        ("service_p99_s", "0.1", "is no float"),
+        ("batch", 0, "is not a number of at least 1"),
+        ("stage", None, "is missing"),
+        ("options", "[]", "is no JSON dict"),
+        ("inputs", "{", "Expecting"),
+    ],
+)
+def test_a_file_whose_columns_hold_what_they_cannot_is_damaged(
+    tmp_path: Path, column: str, value: object, says: str
+) -> None:
+    root = write_store(tmp_path / "p", measurement())
+    record = {**to_record(measurement()), column: value}
+    pq.write_table(pa.Table.from_pylist([record]), root / "measurements" / "odd.parquet")
+    profile = read_profile(root)
+    assert len(profile.measurements) == 1
+    (named,) = profile.damaged
+    assert "odd.parquet" in named
+    assert says in named
+
+
 def test_no_profile_or_another_version_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="inferplan profile"):
         read_profile(tmp_path)
