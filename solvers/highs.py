@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from inferplan.spec.errors import UndecidedError
+from inferplan.spec.errors import InputError, UndecidedError
 
 SUB_PROGRAMS = (
     "mip_heuristic_run_feasibility_jump",
@@ -29,6 +30,20 @@ def new_model() -> Any:
     model.verbose = 0
     _ = model.solver._lib.Highs_destroy
     return model
+
+
+@contextmanager
+def accepting() -> Iterator[None]:
+    """Within, rows that HiGHS does not take (it refuses numbers beyond 1e15) are an InputError."""
+    import mip
+
+    try:
+        yield
+    except mip.InterfacingError as error:
+        raise InputError(
+            "HiGHS refuses the exact program: some prices, powers, rates, times or accuracies of the workload and its"
+            " profile are too many orders of magnitude away from the others; look for one that is wrong"
+        ) from error
 
 
 def branch_alone(model: Any) -> None:

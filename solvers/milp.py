@@ -64,6 +64,7 @@ from inferplan.solvers.chains import why_not
 from inferplan.solvers.clock import FIRST_S, OutOfTimeError, too_late
 from inferplan.solvers.columns import Column
 from inferplan.solvers.goals import price_scale
+from inferplan.solvers.highs import accepting
 from inferplan.solvers.labels import TooManyLabels
 from inferplan.solvers.packing import Packing
 from inferplan.solvers.problem import ClassNeed, Problem
@@ -240,7 +241,8 @@ class Solver:
         now = time.monotonic()
         if now >= deadline:
             return found
-        other = self._by_program(ask, now + (deadline - now) / 2, gap)
+        with accepting():
+            other = self._by_program(ask, now + (deadline - now) / 2, gap)
         if other is None or other.objective >= found.objective:
             self.timed_out = False
             return found if other is None else replace(found, bound=max(found.bound, other.bound))
@@ -269,7 +271,8 @@ class Solver:
 
     def _at_first(self, ask: Ask, deadline: float, gap: float) -> Solution | None:
         """The program's answer where there is no other: what is soon built is asked whatever the deadline."""
-        return self._by_program(ask, deadline, gap, until=max(deadline, time.monotonic() + FIRST_S))
+        with accepting():
+            return self._by_program(ask, deadline, gap, until=max(deadline, time.monotonic() + FIRST_S))
 
     def _by_program(self, ask: Ask, deadline: float, gap: float, until: float | None = None) -> Solution | None:
         """The program's answer; it has to be built by the deadline, or `until` another time."""

@@ -15,6 +15,7 @@ from inferplan.solvers.columns import Column, build_columns
 from inferplan.solvers.milp import Solution, Solver, promises, scenarios
 from inferplan.solvers.problem import Problem, read_problem
 from inferplan.solvers.program import ACCURACY, COST, Ask, pack_columns
+from inferplan.spec.errors import InputError
 
 QUIET = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 Times = dict[tuple[str, str], dict[int, float]]
@@ -333,3 +334,19 @@ def test_scenarios_are_the_joint_fan_outs(instances: Any) -> None:
     problem = read_problem(loaded.workload, instances.profile(times, flows=flows))
     found = scenarios(problem, build_columns(problem))
     assert sorted(sorted(s[0, "a"]) for s in found) == [["l"], ["s", "t"]]
+
+
+def test_numbers_that_the_program_cannot_take_are_refused_in_words(instances: Any) -> None:
+    loaded = instances.workload(
+        {"a": ["s"]},
+        devices={
+            "cpu": {"price_usd_per_h": 0.1, "cores": 2},
+            "odd": {"price_usd_per_h": 1e35, "cores": 2, "like": {"device": "edge/cpu"}},
+        },
+        # Two classes, so that the program decides.
+        classes={name: {"rate_rps": 20.0, "slo": {"latency_s": 0.5}} for name in ("x", "y")},
+    )
+    problem = read_problem(loaded.workload, instances.profile({("a", "s"): {1: 0.01}}))
+    solver = Solver(problem, build_columns(problem), method="program")
+    with pytest.raises(InputError, match="too many orders of magnitude away"):
+        solver.ask(promises(problem), 20.0, 0.0)
