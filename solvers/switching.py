@@ -77,7 +77,9 @@ def switching(before: Plan, after: Plan, workload: Workload) -> Switch:
             for name, count in _named(after, device, j).items():
                 kept[name] = kept.get(name, 0) + count - change.start.get(name, 0)
     seconds = max((machine.seconds for machine in machines), default=0.0)
-    prices = {name: device.price_usd_per_h for name, device in workload.devices().items()}
+    # A device that the workload has no longer costs what it did when it was planned.
+    prices = {name: found.price_usd_per_h for plan in (before, after) for name, found in plan.machines.items()}
+    prices |= {name: device.price_usd_per_h for name, device in workload.devices().items()}
     return Switch(
         tuple(machines),
         seconds,

@@ -106,6 +106,20 @@ def test_no_change_takes_nothing(base: Any) -> None:
     assert set(found.calls_at_risk.values()) == {0.0}
 
 
+def test_machines_of_a_device_that_is_no_more_are_given_back(base: Any) -> None:
+    plan, workload = base
+    data = with_machines(plan, [{"a": 1, "b": 1}]).model_dump(by_alias=True)
+    data["machines"]["gone/cpu"] = data["machines"].pop("edge/cpu")
+    for option in data["options"].values():
+        option["device"] = "gone/cpu"
+    found = switching(Plan.model_validate(data), with_machines(plan, [{"a": 1, "b": 1}]), workload)
+    assert {(machine.device, machine.after is None) for machine in found.machines} == {
+        ("edge/cpu", False),
+        ("gone/cpu", True),
+    }
+    assert found.cost_usd == pytest.approx((workload.devices()["edge/cpu"].start_s + 25.0) * 3.6 / 3600)
+
+
 def test_seconds_money_and_calls(base: Any) -> None:
     plan, workload = base
     one, two = with_machines(plan, [{"a": 2, "b": 2}]), with_machines(plan, [{"a": 2, "b": 2}, {"a": 1}])

@@ -170,6 +170,14 @@ def test_a_plan_of_unknown_variants_is_refused(write_workload: Callable[..., Pat
         load_plan(tmp_path / "plan.yaml")
 
 
+def test_machines_of_an_unknown_device_are_refused(write_workload: Callable[..., Path], tmp_path: Path) -> None:
+    data = plan_data(load_workload(write_workload()).sha256)
+    data["machines"]["edge/gone"] = {"count": 1, "price_usd_per_h": 0.1, "packing": [[]]}
+    write_plan(Plan.model_validate(data), tmp_path / "plan.yaml")
+    with pytest.raises(InputError, match="machines are of device 'edge/gone', which the workload does not have"):
+        load_plan(tmp_path / "plan.yaml")
+
+
 def test_a_model_that_changed_since_planning_is_refused(write_workload: Callable[..., Path], tmp_path: Path) -> None:
     data = plan_data(load_workload(write_workload()).sha256)
     write_plan(Plan.model_validate(data), tmp_path / "plan.yaml")
