@@ -90,7 +90,7 @@ def book(
     from inferplan.solvers.book import expected_day, loads_of, make_book
     from inferplan.solvers.levels import Moving, plan_levels
     from inferplan.solvers.planner import solve as solve_plan
-    from inferplan.solvers.trial import traffic_of, trials
+    from inferplan.solvers.trial import check_length, traffic_of, trials
     from inferplan.spec.book import check_folder, write_book
     from inferplan.spec.document import load_workload
     from inferplan.spec.errors import ExitCode, InputError
@@ -114,6 +114,8 @@ def book(
     moving = Moving.of(loaded, class_)
     seen = None if history is None else read_trace(history)
     source, span_s = _source(trace, arrivals, mean_rate, duration, loads)
+    if source is not None:
+        check_length(source, span_s)
     store = read_profile(profile_path(profile, loaded.path, loaded.workload.name))
     folder = output if output is not None else loaded.path.parent
 

@@ -34,11 +34,14 @@ from inferplan.solvers.switching import HOUR_S, Switch
 from inferplan.solvers.thresholds import active
 from inferplan.spec.arrivals import Source, source_of
 from inferplan.spec.book import Predictor
+from inferplan.spec.errors import InputError
 from inferplan.spec.profile import Profile
 from inferplan.spec.workload import Workload
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+MOST_REQUESTS = 10_000_000
+"""Every one of them takes some hundred bytes at every stage."""
 BOOK, FIXED, ORACLE = "book", "best fixed", "oracle"
 
 
@@ -56,6 +59,15 @@ class Traffic:
         """[n] lengths of the intervals; the last one may be shorter."""
         begins = np.arange(len(self.loads)) * self.interval_s
         return np.asarray(np.minimum(begins + self.interval_s, self.span_s) - begins, dtype=np.float64) / HOUR_S
+
+
+def check_length(source: Source, span_s: float) -> None:
+    """Raise InputError where traffic has more requests than are replayed: said before anything takes long."""
+    if (requests := source.rate_rps * span_s) > MOST_REQUESTS:
+        raise InputError(
+            f"{requests:.3g} requests are more than a book is replayed over at once, {MOST_REQUESTS:.3g}: give a shorter"
+            " --duration or --trace"
+        )
 
 
 def traffic_of(moving: Moving, source: Source, span_s: float, interval_s: float, seed: int) -> Traffic:

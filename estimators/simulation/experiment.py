@@ -38,10 +38,13 @@ from inferplan.estimators.simulation.rarity import Denser, denser
 from inferplan.estimators.simulation.replication import Chance, Replication, replicate
 from inferplan.estimators.unevenness import BurstLoad
 from inferplan.spec.arrivals import Bursts
+from inferplan.spec.errors import InputError
 from inferplan.spec.processes import Arrivals
 
 RELAXATIONS = 5.0
 """Warm-up in relaxation times of the busiest station, which grow as 1 / (1 - utilisation)², and with bursts."""
+MOST_CALLS = 20_000_000
+"""Requests and stage calls of one replication: 400 to 500 bytes each."""
 BURST_CYCLES = 2.0
 """Warm-up in bursts, where those come seldom."""
 DAY_IN_WARMUPS = 20.0
@@ -208,6 +211,12 @@ def _planned(network: Network, effort: Effort, rare: Denser | None = None) -> tu
     elif seldom := [s.name for s in network.streams if _burst_cycle_s(s) > counted]:
         notes.append(
             f"bursts come less often than every {counted:.4g} s, as long as a replication: {', '.join(seldom)}"
+        )
+    if (calls := rate * (warmup + counted)) > MOST_CALLS:
+        raise InputError(
+            f"{counted:.6g} s of this plan's traffic are {calls:.3g} requests and stage calls in one replication, and at"
+            f" most {MOST_CALLS:.3g} are simulated at a time: let the counted time, and what happens in it, be over"
+            f" within {max(MOST_CALLS / rate - warmup, 0.0):.3g} s"
         )
     network, faster = _with_days(network, counted)
     notes += [*faster, *([rare.note] if rare is not None else [])]

@@ -108,6 +108,7 @@ def test_a_book_is_printed(workload: Path, capsys: pytest.CaptureFixture[str]) -
         (["--rates", "5:9", "--parquet", "x"], 2, "give --trace or --arrivals"),
         (["--rates", "5:9", "--arrivals", "{process: posson}"], 2, "poisson"),
         (["--rates", "5:9", "--arrivals", "{}", "--duration", "3s"], 2, "less than one interval"),
+        (["--rates", "5:9", "--arrivals", "{}", "--duration", "9999h"], 2, "more than a book is replayed over at once"),
         (["--rates", "5:9", "--set", "classes.web.slo.latency_s=0.001"], 3, "even at the lowest level"),
         (["--rates", "5:5000:5"], 3, "highest feasible one is"),
     ],

@@ -97,6 +97,15 @@ def test_failures_cost_and_the_counted_time_covers_them(station: MakeStation, si
     assert broken.stations["s"].utilisation == pytest.approx(120 * 0.01 / 2 / up, rel=0.05)
 
 
+def test_more_than_memory_holds_is_refused(station: MakeStation, single: Make) -> None:
+    network = single(station("s", "s", [(1, 0.001)], n=30), 20_000.0, limit_s=0.2)
+    with pytest.raises(InputError, match=r"3600 s .* 1.44e\+08 requests and stage calls in one replication"):
+        simulate(network, effort=Effort(counted_s=3600.0))
+    late = happening(network, [Failure("s", 0, 1e9, 10.0)])
+    with pytest.raises(InputError, match="be over within 5"):
+        simulate(late)
+
+
 def test_a_replica_that_is_added_makes_an_overload_end(station: MakeStation, single: Make) -> None:
     served = loading(station("s", "s", [(1, 0.01)], n=1, cv=0.5), 2.0)
     network = single(served, 150.0, limit_s=0.15)
