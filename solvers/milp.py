@@ -53,6 +53,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -61,7 +62,7 @@ from typing import Literal
 from inferplan.solvers.bill import bill
 from inferplan.solvers.chain_search import ChainSearch, Unsuited
 from inferplan.solvers.chains import why_not
-from inferplan.solvers.clock import FIRST_S, OutOfTimeError, too_late
+from inferplan.solvers.clock import FIRST_S, OutOfTimeError, in_time, too_late
 from inferplan.solvers.columns import Column
 from inferplan.solvers.goals import price_scale
 from inferplan.solvers.highs import accepting
@@ -176,6 +177,7 @@ class Solver:
         self.method = method
         self._branches: list[Program] | None = None
         self._not_enough_s = 0.0
+        self._building_s = 0.0
 
     @property
     def branches(self) -> list[Program]:
@@ -197,6 +199,7 @@ class Solver:
             except OutOfTimeError:
                 self._not_enough_s = max(deadline - start, self._not_enough_s)
                 raise
+            self._building_s = time.monotonic() - start
         return self._branches
 
     @cached_property
@@ -242,7 +245,7 @@ class Solver:
         if now >= deadline:
             return found
         with accepting():
-            other = self._by_program(ask, now + (deadline - now) / 2, gap)
+            other = self._by_program_too(ask, now + (deadline - now) / 2, gap)
         if other is None or other.objective >= found.objective:
             self.timed_out = False
             return found if other is None else replace(found, bound=max(found.bound, other.bound))
@@ -273,6 +276,16 @@ class Solver:
         """The program's answer where there is no other: what is soon built is asked whatever the deadline."""
         with accepting():
             return self._by_program(ask, deadline, gap, until=max(deadline, time.monotonic() + FIRST_S))
+
+    def _by_program_too(self, ask: Ask, deadline: float, gap: float) -> Solution | None:
+        """The program's answer, where there is another one already, and time. HiGHS looks at its limit seldom while it
+        begins: what takes longer to build than there is left is not begun."""
+        with suppress(OutOfTimeError):
+            self._built(deadline)
+            in_time(deadline - self._building_s, "the exact program was begun")
+            return self._by_program(ask, deadline, gap)
+        self.timed_out = True
+        return None
 
     def _by_program(self, ask: Ask, deadline: float, gap: float, until: float | None = None) -> Solution | None:
         """The program's answer; it has to be built by the deadline, or `until` another time."""

@@ -241,7 +241,7 @@ class Search:
         better plan was certified there."""
         if not self._may_repair:
             return False
-        self._vicinity = self._vicinity or Vicinity(self.problem, self.judge)
+        self._vicinity = self._vicinity or Vicinity(self.problem, self.judge, self.deadline)
         near = [plan for _, plan in sorted(self._near, key=lambda item: item[0]) if self._admissible(plan)]
         for base in [*([self.incumbent] if self.incumbent is not None else []), *near[:REPAIRED]]:
             if self._late:

@@ -65,8 +65,8 @@ def check_length(source: Source, span_s: float) -> None:
     """Raise InputError where traffic has more requests than are replayed: said before anything takes long."""
     if (requests := source.rate_rps * span_s) > MOST_REQUESTS:
         raise InputError(
-            f"{requests:.3g} requests are more than a book is replayed over at once, {MOST_REQUESTS:.3g}: give a shorter"
-            " --duration or --trace"
+            f"{requests:.3g} requests are more than a book is replayed over at once, {MOST_REQUESTS:.3g}: give a"
+            " shorter --duration or --trace"
         )
 
 

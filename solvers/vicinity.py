@@ -21,6 +21,7 @@ was: variants stay. Not for plans that must survive lost machines: how many repl
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -60,15 +61,20 @@ Admissible = Callable[[Solution], bool]
 
 @dataclass
 class Vicinity:
-    """The search near plans. `glances` counts the short simulations done."""
+    """The search near plans, until the `deadline`. `glances` counts the short simulations done."""
 
     problem: Problem
     judge: Judge
+    deadline: float = math.inf
     glances: int = 0
     _kept: tuple[Solution, Rehearsal] | None = None
     """The plan whose changes were rehearsed last."""
     _columns: dict[tuple[str, tuple[int, ...], int, tuple[tuple[str, ...], ...]], Column] = field(default_factory=dict)
     """By option, classes, replicas and the classes' variants."""
+
+    @property
+    def _spent(self) -> bool:
+        return self.glances >= MAX_GLANCES or time.monotonic() >= self.deadline
 
     def repaired(self, plan: Solution, admissible: Admissible) -> Solution | None:
         """A certified plan near one; None where none was found."""
@@ -77,10 +83,10 @@ class Vicinity:
         # A glance is short, so that full queues look shorter than they are: as soon as that is known, it counts.
         ratio, bias, alike = self._ratio(plan), 1.0, ALIKE
         gained = True
-        while gained and self.glances < MAX_GLANCES:
+        while gained and not self._spent:
             gained, before = False, ratio
             for column in self._slowest_first(plan):
-                if column not in plan.columns:
+                if column not in plan.columns or self._spent:
                     continue
                 tried = [(self._ratio(other), other) for other in self._promising(plan, column, admissible)]
                 if not tried:
@@ -116,7 +122,7 @@ class Vicinity:
         queues = [one for one in plan.columns if one.option.need is not None]
         for less in queues:
             for more in queues:
-                if less is more or not _spares_one(less) or self.glances >= MAX_GLANCES:
+                if less is more or not _spares_one(less) or self._spent:
                     continue
                 new = [self._resized(plan, less, -1), self._resized(plan, more, 1)]
                 rest = [one for one in plan.columns if one is not less and one is not more]
@@ -196,7 +202,7 @@ class Vicinity:
             for option in options:
                 possible = self._possible(plan, rest, classes, option, numbers[option.name], column, admissible)
                 for replicas in _numbers(option is column.option and not joined, column.replicas, possible):
-                    if self.glances >= MAX_GLANCES:
+                    if self._spent:
                         return
                     yield arranged(self.problem, self._with(plan, rest, classes, option, replicas))
 

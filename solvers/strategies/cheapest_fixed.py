@@ -7,6 +7,7 @@ simulation.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -24,12 +25,12 @@ def propose(problem: Problem, tools: Tools) -> Solution:
 
 def fixed(problem: Problem, tools: Tools, strategy: str, variants: Mapping[str, str]) -> Solution:
     """The cheapest deployment of given variants that keeps the latency limits."""
-    columns = [
-        column for column in build_columns(problem, prune=False) if column.option.variant == variants[column.stage]
-    ]
+    deadline = time.monotonic() + tools.time_limit_s
+    every = build_columns(problem, prune=False, deadline=deadline)
+    columns = [column for column in every if column.option.variant == variants[column.stage]]
     ask = promises(problem)
     ask = replace(ask, goals=ranked(COST), objective=COST, floors=dict.fromkeys(ask.floors), budget_usd_per_h=None)
-    solution = Solver(problem, columns).ask(ask, tools.time_limit_s, tools.gap)
+    solution = Solver(problem, columns).known(ask, max(deadline - time.monotonic(), 0.05), tools.gap)
     if solution is None:
         raise none_found(strategy, "no deployment of these variants keeps the latency limits")
     return solution
