@@ -100,10 +100,10 @@ def why_not(problem: Problem, columns: Sequence[Column]) -> str | None:
     return None
 
 
-def plans(problem: Problem, columns: Sequence[Column], limits: Limits) -> Plans:
+def plans(problem: Problem, columns: Sequence[Column], limits: Limits, deadline: float = math.inf) -> Plans:
     """Every undominated plan of an instance that `why_not` has nothing against.
 
-    Raises TooManyLabels.
+    Raises TooManyLabels; OutOfTimeError where the `deadline` has passed.
     """
     stages = tuple(tuple(c for c in columns if c.stage == stage) for stage in problem.stages)
     if not all(stages):
@@ -114,7 +114,7 @@ def plans(problem: Problem, columns: Sequence[Column], limits: Limits) -> Plans:
     if limits.latency_s is not None or limits.wants_latency:
         parts.append(latency_steps(problem, stages, limits))
     steps, offset = side_by_side(parts)
-    found = search(steps)
+    found = search(steps, deadline=deadline)
     return _read(problem, stages, limits, parts, offset, found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from inferplan.spec.errors import UndecidedError
@@ -17,7 +18,7 @@ class OutOfTimeError(UndecidedError):
 def in_time(deadline: float, done: str) -> None:
     """Raise OutOfTimeError where the `deadline` (of `time.monotonic`) has passed; `done`: what is not done yet, as in
     "every option was tabulated"."""
-    if time.monotonic() >= deadline:
+    if deadline < math.inf and time.monotonic() >= deadline:
         raise too_late(done)
 
 

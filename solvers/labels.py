@@ -25,6 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from inferplan.solvers.clock import in_time
+
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Bits = NDArray[np.uint64]
@@ -35,6 +37,7 @@ MAX_CANDIDATES = 12_000_000
 MAX_COMPARISONS = 500_000_000
 """Pairs of rows compared where there are more than three criteria."""
 _BLOCK = 1024
+MADE = "all labels were made"
 _PAIRS = 4_000_000
 """Pairs of label and item looked at together."""
 _SPREAD = 4
@@ -100,11 +103,12 @@ def search(
     fences: Sequence[Fence] = (),
     beam: Beam | None = None,
     keeps: Callable[[Floats], NDArray[np.bool_]] | None = None,
+    deadline: float = math.inf,
 ) -> Labels:
     """All undominated labels within the limits and fences; of those only the most promising ones, if so asked.
 
     `keeps`: which labels (labels, criteria) still keep a limit that is no sum; where one does, so does every label that
-    dominates it. Raises TooManyLabels.
+    dominates it. Raises TooManyLabels, and OutOfTimeError where the `deadline` has passed before the last step.
     """
     values = steps[0].start[None, :]
     items = np.zeros((1, 0), dtype=np.int64)
@@ -112,6 +116,7 @@ def search(
     if beam is not None:
         allowed, left_out = _core(steps, fences[0], allowed, beam.items)
     for index, (step, own) in enumerate(zip(steps, allowed, strict=True)):
+        in_time(deadline, MADE)
         if index:
             values = np.stack([values[:, list(sources)].max(axis=1) for sources in step.merge], axis=1)
         pairs = _Pairs(values, step.values[own], step, index, fences)
@@ -122,7 +127,7 @@ def search(
         if keeps is not None:
             may = keeps(grown)
             parent, item, grown = parent[may], item[may], grown[may]
-        kept = undominated(grown if step.slack is None else np.maximum(grown, step.slack))
+        kept = undominated(grown if step.slack is None else np.maximum(grown, step.slack), deadline=deadline)
         if beam is not None:
             kept, least = _promising(kept, grown, fences[0], index, beam.labels)
             left_out = min(left_out, least)
@@ -234,11 +239,12 @@ def _promising(rows: Indices, values: Floats, fence: Fence, index: int, width: i
     return rows[np.sort(order[:width])], float(reached[order[width]])
 
 
-def undominated(points: Floats, most_compared: float = MAX_COMPARISONS) -> Indices:
+def undominated(points: Floats, most_compared: float = MAX_COMPARISONS, deadline: float = math.inf) -> Indices:
     """Rows that no other row is at least as good as, all columns minimised; of equal rows the first. Rising.
 
     Columns that are constant, or equal to another, do not matter; two are a sweep, three a staircase that grows with
-    the first column. Raises TooManyLabels where more pairs of rows would have to be compared than `most_compared`.
+    the first column. Raises TooManyLabels where more pairs of rows would have to be compared than `most_compared`,
+    OutOfTimeError where the `deadline` passes.
     """
     if len(points) == 0:
         return np.zeros(0, dtype=np.int64)
@@ -259,9 +265,9 @@ def undominated(points: Floats, most_compared: float = MAX_COMPARISONS) -> Indic
     elif ordered.shape[1] == 2:
         kept = _sweep(ordered)
     elif ordered.shape[1] == 3:
-        kept = _staircase(ordered)
+        kept = _staircase(ordered, deadline)
     else:
-        kept = _blocks(ordered, most_compared)
+        kept = _blocks(ordered, most_compared, deadline)
     return np.sort(order[kept])
 
 
@@ -273,7 +279,7 @@ def _sweep(ordered: Floats) -> Indices:
     return np.flatnonzero(second < before)
 
 
-def _staircase(ordered: Floats) -> Indices:
+def _staircase(ordered: Floats, deadline: float) -> Indices:
     """Undominated rows of three columns in lexicographic order: one value of the first column after the other, against
     the staircase of all earlier ones."""
     starts = np.flatnonzero(np.concatenate([[True], np.diff(ordered[:, 0]) > 0]))
@@ -281,6 +287,7 @@ def _staircase(ordered: Floats) -> Indices:
     stairs = np.zeros((0, 2))
     kept: list[Indices] = []
     for start, end in zip(starts, ends, strict=True):
+        in_time(deadline, MADE)
         group = ordered[start:end, 1:]
         # The lowest third column among earlier rows whose second is no larger.
         place = np.searchsorted(stairs[:, 0], group[:, 0], side="right")
@@ -295,7 +302,7 @@ def _staircase(ordered: Floats) -> Indices:
     return np.concatenate(kept)
 
 
-def _blocks(ordered: Floats, most_compared: float) -> Indices:
+def _blocks(ordered: Floats, most_compared: float, deadline: float) -> Indices:
     """Undominated rows of many columns in lexicographic order: a row can only be dominated by an earlier one, whose
     first column then is no larger."""
     rest = ordered[:, 1:]
@@ -303,6 +310,7 @@ def _blocks(ordered: Floats, most_compared: float) -> Indices:
     shields: list[_Shield] = []
     compared = 0
     for start in range(0, len(rest), _BLOCK):
+        in_time(deadline, MADE)
         compared += _BLOCK * (len(kept) + _BLOCK)
         if compared > most_compared:
             raise TooManyLabels(f"{len(ordered)} candidates")

@@ -84,7 +84,8 @@ def frontier(
     Where classes may be split, points are over all tabulated shares (`parts`).
 
     Raises InputError where an axis means nothing for the workload, three axes are asked of the program, or classes
-    spread over devices; OutOfTimeError where options, and ways to split classes, are not tabulated in time.
+    spread over devices; OutOfTimeError where options, and ways to split classes, are not tabulated, or not
+    all labels made, in time.
     """
     if problem.workload.splitting == "devices":
         raise InputError("splitting: devices: a frontier does not spread classes over devices; set splitting: false")
@@ -95,7 +96,7 @@ def frontier(
     why = "classes may be split" if is_parted(problem) else why_not(problem, columns) or ""
     if not why and method != "program":
         try:
-            return Frontier(tuple(axes), _by_labels(problem, columns, axes), "labels", True, "")
+            return Frontier(tuple(axes), _by_labels(problem, columns, axes, deadline), "labels", True, "")
         except TooManyLabels as error:
             why = f"too many labels ({error})"
     if len(axes) > 2:
@@ -123,7 +124,7 @@ def _known(problem: Problem, columns: Sequence[Column], needs_accuracy: bool) ->
     return [column for column in columns if accuracy.knows(column.stage, column.option.variant)]
 
 
-def _by_labels(problem: Problem, columns: Sequence[Column], axes: Sequence[Axis]) -> tuple[Point, ...]:
+def _by_labels(problem: Problem, columns: Sequence[Column], axes: Sequence[Axis], deadline: float) -> tuple[Point, ...]:
     need = problem.classes[0]
     limits = Limits(
         None if "latency" in axes else need.limit_s,
@@ -132,7 +133,7 @@ def _by_labels(problem: Problem, columns: Sequence[Column], axes: Sequence[Axis]
         "latency" in axes,
         "accuracy" in axes,
     )
-    found = plans(problem, columns, limits)
+    found = plans(problem, columns, limits, deadline)
     columns_of = {"cost": found.costs_usd_per_h, "accuracy": found.losses, "latency": found.latencies_s}
     values = np.stack([_rounded(columns_of[axis]) for axis in axes], axis=1)
     # Of plans that are equal on the axes the fastest comes first, then the cheapest, then the most accurate.

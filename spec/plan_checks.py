@@ -29,7 +29,9 @@ def _check_names(plan: Plan, loaded: LoadedWorkload, path: Path) -> None:
             raise InputError(f"{path}: option {name} is on device {option.device!r}, which the workload does not have")
     for device in plan.machines:
         if device not in workload.devices():
-            raise InputError(f"{path}: machines are of device {device!r}, which the workload does not have: solve again")
+            raise InputError(
+                f"{path}: machines are of device {device!r}, which the workload does not have: solve again"
+            )
     for name, traffic in plan.classes.items():
         if name not in workload.classes:
             raise InputError(f"{path}: class {name} is not in the workload: solve again")

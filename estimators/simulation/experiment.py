@@ -214,8 +214,8 @@ def _planned(network: Network, effort: Effort, rare: Denser | None = None) -> tu
         )
     if (calls := rate * (warmup + counted)) > MOST_CALLS:
         raise InputError(
-            f"{counted:.6g} s of this plan's traffic are {calls:.3g} requests and stage calls in one replication, and at"
-            f" most {MOST_CALLS:.3g} are simulated at a time: let the counted time, and what happens in it, be over"
+            f"{counted:.6g} s of this plan's traffic are {calls:.3g} requests and stage calls in one replication, and"
+            f" at most {MOST_CALLS:.3g} are simulated at a time: let the counted time, and what happens in it, be over"
             f" within {max(MOST_CALLS / rate - warmup, 0.0):.3g} s"
         )
     network, faster = _with_days(network, counted)

@@ -25,7 +25,7 @@ def propose(problem: Problem, tools: Tools) -> Solution:
 
 def fixed(problem: Problem, tools: Tools, strategy: str, variants: Mapping[str, str]) -> Solution:
     """The cheapest deployment of given variants that keeps the latency limits."""
-    deadline = time.monotonic() + tools.time_limit_s
+    deadline = tools.deadline()
     every = build_columns(problem, prune=False, deadline=deadline)
     columns = [column for column in every if column.option.variant == variants[column.stage]]
     ask = promises(problem)

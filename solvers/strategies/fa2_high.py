@@ -10,4 +10,6 @@ from inferplan.solvers.strategies.tools import Tools, heaviest
 
 def propose(problem: Problem, tools: Tools) -> Solution:
     """Batches and replicas of the most accurate variants."""
-    return Program("fa2-high", variants={stage: heaviest(problem, stage) for stage in problem.stages}).solve(problem)
+    return Program("fa2-high", variants={stage: heaviest(problem, stage) for stage in problem.stages}).solve(
+        problem, tools.deadline()
+    )

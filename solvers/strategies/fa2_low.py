@@ -16,4 +16,6 @@ from inferplan.solvers.strategies.tools import Tools, lightest
 
 def propose(problem: Problem, tools: Tools) -> Solution:
     """Batches and replicas of the least accurate variants."""
-    return Program("fa2-low", variants={stage: lightest(problem, stage) for stage in problem.stages}).solve(problem)
+    return Program("fa2-low", variants={stage: lightest(problem, stage) for stage in problem.stages}).solve(
+        problem, tools.deadline()
+    )

@@ -43,7 +43,7 @@ MAX_ADDED = 40
 
 def propose(problem: Problem, tools: Tools) -> Solution:
     """A deployment from which no single action saves anything."""
-    deadline = time.monotonic() + tools.time_limit_s
+    deadline = tools.deadline()
     variants = fastest(problem)
     if variants is None:
         raise none_found("inferline", "no combination of variants keeps the floor")

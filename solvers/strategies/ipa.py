@@ -53,8 +53,8 @@ class Program:
     variants: Mapping[str, str] | None = None
     replicas: Mapping[str, int] | None = None
 
-    def solve(self, problem: Problem) -> Solution:
-        """The best deployment for IPA's objective. Raises InfeasibleError."""
+    def solve(self, problem: Problem, deadline: float = math.inf) -> Solution:
+        """The best deployment for IPA's objective. Raises InfeasibleError; OutOfTimeError after the `deadline`."""
         whole, problem = problem, by_stages(problem)
         loads = loads_rps(problem)
         stages = [self._items(problem, stage, loads[stage]) for stage in problem.stages]
@@ -72,7 +72,7 @@ class Program:
             parts.append(latency_steps(problem, stages, Limits(latency_s=limit)))
         steps, _ = side_by_side(parts)
         try:
-            labels = search(steps)
+            labels = search(steps, deadline=deadline)
         except TooManyLabels as error:
             raise none_found(self.name, f"its program is too large for labels: {error}") from None
         if not len(labels.values):
@@ -103,7 +103,7 @@ class Program:
 
 def propose(problem: Problem, tools: Tools) -> Solution:
     """Variants, batches and replicas as IPA weighs them."""
-    return Program("ipa").solve(problem)
+    return Program("ipa").solve(problem, tools.deadline())
 
 
 def by_stages(problem: Problem) -> Problem:

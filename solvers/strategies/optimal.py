@@ -7,8 +7,6 @@ fixed.
 
 from __future__ import annotations
 
-import time
-
 from inferplan.solvers.milp import Solution, promises
 from inferplan.solvers.mixtures import solver_of
 from inferplan.solvers.objectives import decide, normalised
@@ -20,7 +18,7 @@ from inferplan.solvers.strategies.tools import Tools, none_found
 
 def propose(problem: Problem, tools: Tools) -> Solution:
     """The plan of `inferplan solve`: certified, else the one that came nearest."""
-    deadline = time.monotonic() + tools.time_limit_s
+    deadline = tools.deadline()
     own = parted(problem)
     program = solver_of(own, deadline=deadline)
     ask, _ = normalised(program, promises(own), deadline, tools.gap)

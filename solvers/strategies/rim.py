@@ -16,12 +16,14 @@ from inferplan.solvers.strategies.tools import Tools, heaviest, loads_rps, none_
 
 def propose(problem: Problem, tools: Tools) -> Solution:
     """Variants and batches on a fixed, ample number of replicas."""
+    deadline = tools.deadline()
     loads = loads_rps(problem)
     replicas = {}
     for stage in problem.stages:
-        own = [o for o in base_options(problem, stage, loads[stage]) if o.variant == heaviest(problem, stage)]
+        best = heaviest(problem, stage)
+        own = [o for o in base_options(problem, stage, loads[stage]) if o.variant == best]
         if not own:
             raise none_found("rim", f"the most accurate variant of stage {stage} does not run on its type of machine")
         first = min(own, key=lambda option: option.max_batch)
         replicas[stage] = max(replicas_for(first, loads[stage]), 1)
-    return Program("rim", replicas=replicas).solve(problem)
+    return Program("rim", replicas=replicas).solve(problem, deadline)

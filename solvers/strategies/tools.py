@@ -12,6 +12,7 @@ not plan for.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -32,6 +33,10 @@ class Tools:
     judge: Judge
     time_limit_s: float = 60.0
     gap: float = 1e-6
+
+    def deadline(self) -> float:
+        """When the time of a strategy that begins now is over."""
+        return time.monotonic() + self.time_limit_s
 
 
 @dataclass(frozen=True)

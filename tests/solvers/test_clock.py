@@ -16,6 +16,7 @@ from inferplan.solvers import clock, milp
 from inferplan.solvers.asking import hopes
 from inferplan.solvers.assembly import proof
 from inferplan.solvers.assurance import assured_columns
+from inferplan.solvers.chains import Limits, plans
 from inferplan.solvers.clock import OutOfTimeError, in_time
 from inferplan.solvers.columns import build_columns
 from inferplan.solvers.concession import certified
@@ -31,7 +32,7 @@ from inferplan.solvers.planner import solve
 from inferplan.solvers.problem import Problem, read_problem
 from inferplan.solvers.program import Program
 from inferplan.solvers.search import Search
-from inferplan.solvers.strategies import optimal
+from inferplan.solvers.strategies import cheapest_fixed, fa2_high, fa2_low, ipa, optimal, rim
 from inferplan.solvers.strategies.tools import Tools
 from inferplan.spec.errors import InfeasibleError, UndecidedError
 from inferplan.spec.plan import Proof
@@ -197,8 +198,8 @@ def test_conflicts_that_there_was_no_time_to_find_are_not_named(
     assert "accuracy.floor (0.999) cannot be kept" in whole.message
     assert not any("more time" in line for line in whole.details)
     monkeypatch.setattr("inferplan.solvers.concession.solver_of", late_after(0))
-    for plans in range(4):
-        monkeypatch.setattr("inferplan.solvers.infeasible.solver_of", late_after(plans))
+    for answers in range(4):
+        monkeypatch.setattr("inferplan.solvers.infeasible.solver_of", late_after(answers))
         late = infeasible(problem, judge, ask, ask, math.inf)
         assert isinstance(late, InfeasibleError)
         assert "the load alone" not in late.message
@@ -209,7 +210,7 @@ def test_conflicts_that_there_was_no_time_to_find_are_not_named(
 
 def test_nothing_is_built_for_questions_that_have_no_time(instances: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = problem_of(instances)
-    ask = promises(problem)
+    ask, columns = promises(problem), build_columns(problem)
 
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("a program was built")
@@ -217,8 +218,11 @@ def test_nothing_is_built_for_questions_that_have_no_time(instances: Any, monkey
     monkeypatch.setattr(milp, "Program", never)
     assert list(certified(problem, ask, ask, 0, PASSED)) == []
     assert hopes(problem, ask, PASSED) == []
-    with pytest.raises(OutOfTimeError):
-        optimal.propose(problem, Tools(Judge(problem, 0), PASSED))
+    for strategy in (optimal, cheapest_fixed, ipa, rim, fa2_low, fa2_high):
+        with pytest.raises(OutOfTimeError):
+            strategy.propose(problem, Tools(Judge(problem, 0), PASSED))
+    with pytest.raises(OutOfTimeError, match="all labels were made"):
+        plans(problem, columns, Limits(), PASSED)
     with pytest.raises(OutOfTimeError):
         frontier(problem, ("cost", "accuracy"), time_limit_s=PASSED)
 
