@@ -172,23 +172,23 @@ def read_rows(file: Path, table: str) -> list[AnyRow]:
 class _Rule:
     """What a column may hold. `json`: the text is empty, or JSON of this kind."""
 
-    kind: type
+    kind: type[Any]
     nullable: bool
     words: tuple[str, ...]
-    json: type | None
+    json: type[Any] | None
     least: int | None
 
     def broken(self, value: Any) -> str:
         """What is wrong with a value; empty where nothing is."""
         if value is None:
             return "" if self.nullable else "is missing"
-        if type(value) is not self.kind:
+        if not isinstance(value, self.kind) or isinstance(value, bool) is not (self.kind is bool):
             return f"is no {self.kind.__name__}"
         if self.words and value not in self.words:
             return f"is none of {', '.join(self.words)}"
         if self.least is not None and not self.least <= value < math.inf:
             return f"is not a number of at least {self.least}"
-        if self.json is not None and value and type(json.loads(value)) is not self.json:
+        if self.json is not None and value and not isinstance(json.loads(value), self.json):
             return f"is no JSON {self.json.__name__}"
         return ""
 
@@ -219,8 +219,9 @@ def _check(row: type, names: Sequence[str], columns: Sequence[Sequence[Any]]) ->
     """Raise ValueError where a column holds what it cannot."""
     rules = _rules(row)
     for name, values in zip(names, columns, strict=True):
-        rule = rules.get(name)
-        for value in values if rule is not None else ():
+        if (rule := rules.get(name)) is None:
+            continue
+        for value in values:
             if wrong := rule.broken(value):
                 raise ValueError(f"{name}: {value!r} {wrong}")
 
