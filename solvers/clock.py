@@ -8,7 +8,7 @@ import time
 from inferplan.spec.errors import UndecidedError
 
 FIRST_S = 0.5
-"""What tabulating, and building a first program, may take whatever the deadline: a time limit of nothing would say nothing."""
+"""What tabulating, and building a first program, may take whatever the deadline: no time at all would say nothing."""
 
 
 class OutOfTimeError(UndecidedError):

@@ -7,7 +7,7 @@ memory or the device's `gpu_memory_bytes` is not known, a replica has the GPU to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from inferplan.estimators.cost import Capacity
@@ -52,3 +52,15 @@ def strangers(named: Mapping[str, Option], exclusive: frozenset[str] = frozenset
         and option.device == neighbour.device
         and f"{neighbour.stage}/{neighbour.variant}" not in option.company
     )
+
+
+def column_names(columns: Sequence[Column]) -> dict[str, Column]:
+    """Chosen columns by name: the option's; where classes keep queues of their own of one option, with a number."""
+    named: dict[str, Column] = {}
+    for column in sorted(columns, key=lambda c: (c.option.name, c.classes)):
+        name, number = column.option.name, 1
+        while name in named:
+            number += 1
+            name = f"{column.option.name}-{number}"
+        named[name] = column
+    return named

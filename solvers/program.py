@@ -27,6 +27,7 @@ from inferplan.solvers.goals import Goal as Goal
 from inferplan.solvers.goals import geometric_mean, name_weights, price_scale
 from inferplan.solvers.highs import new_model, optimize
 from inferplan.solvers.packing import Item, Packing, pack
+from inferplan.solvers.placing import column_names as column_names
 from inferplan.solvers.placing import dimensions, most_together, strangers
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.tier_flows import TierFlows, latency_ratios, path_legs
@@ -443,15 +444,3 @@ def pack_columns(problem: Problem, columns: Sequence[Column]) -> dict[str, Packi
             items.setdefault(column.option.device, []).append(item)
     apart = strangers({name: column.option for name, column in named.items()}, problem.exclusive)
     return {device: pack(found, problem.devices[device].capacity, apart) for device, found in sorted(items.items())}
-
-
-def column_names(columns: Sequence[Column]) -> dict[str, Column]:
-    """Chosen columns by name: the option's; where classes keep queues of their own of one option, with a number."""
-    named: dict[str, Column] = {}
-    for column in sorted(columns, key=lambda c: (c.option.name, c.classes)):
-        name, number = column.option.name, 1
-        while name in named:
-            number += 1
-            name = f"{column.option.name}-{number}"
-        named[name] = column
-    return named
