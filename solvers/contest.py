@@ -18,7 +18,7 @@ from inferplan.solvers.neighbours import arranged
 from inferplan.solvers.parts import splits
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.strategies.tools import Proposer, Tools
-from inferplan.solvers.tier_flows import crossings
+from inferplan.solvers.tier_flows import broken_links
 from inferplan.spec.document import LoadedWorkload, closest
 from inferplan.spec.errors import InferplanError, InputError
 from inferplan.spec.plan import Assurance, Plan, Proof
@@ -151,25 +151,10 @@ def _broken(
         count = problem.devices[device].count
         if count is not None and len(packing.machines) > count:
             broken.append(f"machines of {device}")
-    broken += _links(problem, solution)
+    broken += broken_links(instance(problem, solution), solution.columns)
     budget = problem.budget_usd_per_h
     if budget is not None and solution.cost_usd_per_h > budget * (1 + 1e-9):
         broken.append("budget")
-    return broken
-
-
-def _links(problem: Problem, solution: Solution) -> list[str]:
-    """Links that are missing, or carry more than their bandwidth."""
-    loads: dict[tuple[str, str], float] = {}
-    for crossing in crossings(instance(problem, solution), solution.columns) if len(problem.ways.tiers) > 1 else ():
-        pair = crossing.source_tier, crossing.target_tier
-        loads[pair] = loads.get(pair, 0.0) + crossing.bytes_per_s * max(problem.assurance.levels)
-    broken = []
-    for (source, target), load in sorted(loads.items()):
-        if not problem.ways.open(source, target):
-            broken.append(f"no link from {source} to {target}")
-        elif (width := problem.ways.bandwidth(source, target)) is not None and load > width * (1 + 1e-6):
-            broken.append(f"bandwidth from {source} to {target}")
     return broken
 
 

@@ -31,12 +31,13 @@ from dataclasses import dataclass, field, replace
 from inferplan.estimators.simulation import SimulationResult
 from inferplan.solvers.columns import Column
 from inferplan.solvers.judge import GLANCE, HOPELESS, Judge, believed, limits_s, measured
-from inferplan.solvers.milp import Solution, Solver
+from inferplan.solvers.milp import Solution, Solver, instance
 from inferplan.solvers.neighbours import arranged, spreads
 from inferplan.solvers.parts import is_parted
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import ACCURACY, BETTER, COST, RATIO, Ask
 from inferplan.solvers.story import describe, slowest_text, verdict_text
+from inferplan.solvers.tier_flows import broken_links
 from inferplan.solvers.vicinity import SEEMS, Vicinity
 
 MAX_ROUNDS = 14
@@ -264,6 +265,9 @@ class Search:
         ):
             return False
         if budget is not None and plan.cost_usd_per_h > budget * (1 + SAME):
+            return False
+        # Queues of two tiers that become one may send calls where there is no link, or a full one.
+        if broken_links(instance(self.problem, plan), plan.columns):
             return False
         return self._keeps_limits(plan) and (self.incumbent is None or self._better(plan, self.incumbent))
 

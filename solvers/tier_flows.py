@@ -56,6 +56,21 @@ def crossings(problem: Problem, columns: Sequence[Column]) -> list[Crossing]:
     return merged(found)
 
 
+def broken_links(problem: Problem, columns: Sequence[Column]) -> list[str]:
+    """Links that chosen columns need and are missing, or that would carry more than their bandwidth."""
+    loads: dict[tuple[str, str], float] = {}
+    for crossing in crossings(problem, columns) if len(problem.ways.tiers) > 1 else ():
+        pair = crossing.source_tier, crossing.target_tier
+        loads[pair] = loads.get(pair, 0.0) + crossing.bytes_per_s * max(problem.assurance.levels)
+    broken = []
+    for (source, target), load in sorted(loads.items()):
+        if not problem.ways.open(source, target):
+            broken.append(f"no link from {source} to {target}")
+        elif (width := problem.ways.bandwidth(source, target)) is not None and load > width * (1 + 1e-6):
+            broken.append(f"bandwidth from {source} to {target}")
+    return broken
+
+
 def tolls_usd_per_h(problem: Problem, columns: Sequence[Column]) -> float:
     """What the traffic of a choice of columns costs."""
     if len(problem.ways.tiers) == 1:

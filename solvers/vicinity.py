@@ -207,13 +207,11 @@ class Vicinity:
                     yield arranged(self.problem, self._with(plan, rest, classes, option, replicas))
 
     def _joined(self, column: Column, others: Sequence[Column]) -> list[tuple[Column, ...]]:
-        """Queues of the same variant that may become one with this one: none, or one of them. What is in another tier
-        stays there: links may be missing, or full."""
-        where = column.stage, column.option.variant, tier_of(column.option.device)
+        """Queues of the same variant that may become one with this one: none, or one of them."""
         same = [
             one
             for one in others
-            if one.option.need is not None and (one.stage, one.option.variant, tier_of(one.option.device)) == where
+            if one.stage == column.stage and one.option.variant == column.option.variant and one.option.need is not None
         ]
         return [(), *((one,) for one in same)]
 

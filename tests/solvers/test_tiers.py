@@ -14,11 +14,10 @@ from inferplan.estimators.network import network_of_plan
 from inferplan.solvers.checker import check_plan
 from inferplan.solvers.columns import build_columns
 from inferplan.solvers.judge import Judge
-from inferplan.solvers.milp import Solution, Solver, promises
+from inferplan.solvers.milp import Solver, promises, solution_of
 from inferplan.solvers.planner import solve
 from inferplan.solvers.problem import read_problem
-from inferplan.solvers.tier_flows import crossings
-from inferplan.solvers.vicinity import Vicinity
+from inferplan.solvers.search import Search
 from inferplan.spec.document import load_workload
 from inferplan.spec.errors import CheckFailedError, InfeasibleError, InputError
 from inferplan.spec.plan import Plan
@@ -240,27 +239,38 @@ def test_a_trace_pays_for_its_traffic_too(instances: Any) -> None:
     assert plan.traffic.cost_usd_per_h == pytest.approx(rate * 1e5 * HOUR_GB * 0.01, rel=1e-6)
 
 
-def test_queues_of_two_tiers_are_not_joined(instances: Any) -> None:
-    """Near a plan queues of one variant may become one, but not where there is no link to the other's tier."""
+@pytest.mark.parametrize(
+    ("links", "joined"),
+    [
+        ({}, False),
+        ({"edge-cloud": {}, "cloud-edge": {}}, True),
+        ({"edge-cloud": {"bandwidth_bytes_per_s": 1e5}, "cloud-edge": {}}, False),
+    ],
+)
+def test_queues_of_two_tiers_become_one_only_over_links_that_carry_them(
+    instances: Any, links: dict[str, dict[str, Any]], joined: bool
+) -> None:
+    """Near a plan queues of one variant may become one, also those of two tiers."""
     machine = {"price_usd_per_h": 0.1, "cores": 4, "count": 4}
     classes = {
         name: {"rate_rps": 10.0, "enters_at": tier, "slo": {"latency_s": 0.4}}
         for name, tier in (("x", "edge"), ("y", "cloud"))
     }
     devices = {"edge/cpu": machine, "cloud/cpu": machine}
-    loaded, store = instance(instances, {}, devices, classes=classes, stages={"a": ["s"], "b": ["s"]}, bytes=1e6)
+    stages = {"a": ["s"], "b": ["s"]}
+    loaded, store = instance(
+        instances, links, devices, classes=classes, stages=stages, bytes=1e6, request=1e6, response=0.0
+    )
     problem = read_problem(loaded.workload, store)
-    plan = Solver(problem, build_columns(problem)).ask(promises(problem), 20.0, 0.0)
-    assert plan is not None
-    assert {column.option.device for column in plan.columns} == {"edge/cpu", "cloud/cpu"}
-    seen: list[Solution] = []
-
-    def looked_at(other: Solution) -> bool:
-        seen.append(other)
-        return True
-
-    Vicinity(problem, Judge(problem, 0)).repaired(plan, looked_at)
-    assert seen
-    for other in seen:
-        for crossing in crossings(problem, other.columns):
-            assert crossing.source_tier == crossing.target_tier
+    columns = build_columns(problem)
+    at_home = [
+        next(c for c in columns if (c.stage, c.classes, c.option.device) == (stage, (k,), device))
+        for stage in stages
+        for k, device in ((0, "edge/cpu"), (1, "cloud/cpu"))
+    ]
+    plan = solution_of(problem, tuple(at_home))
+    together = [c for c in columns if c.classes == (0, 1) and c.option.device == "cloud/cpu"]
+    moved = solution_of(problem, tuple(next(c for c in together if c.stage == stage) for stage in stages))
+    search = Search(problem, Solver(problem, columns), Judge(problem, 0), promises(problem), 0.0, math.inf)
+    assert search._admissible(plan)
+    assert search._admissible(moved) == joined
