@@ -9,7 +9,7 @@ from typing import Any
 from inferplan.exporters.findings import Finding
 from inferplan.exporters.onnx_graph import FREE
 from inferplan.exporters.pbtxt import TextPath
-from inferplan.exporters.triton_repository import ConfigFile, Repository
+from inferplan.exporters.triton_repository import ConfigFile, Repository, word
 
 _STEPS: TextPath = ("ensemble_scheduling", "step")
 
@@ -19,7 +19,7 @@ class _End:
     """One end of a tensor: who says what its type and shape are, and where."""
 
     owner: str
-    data_type: int
+    data_type: str
     dims: tuple[int, ...]
     batched: bool
     path: TextPath
@@ -141,13 +141,12 @@ class _Wiring:
         yield from self._cycle()
 
     def _agreement(self, name: str, one: _End, other: _End) -> Iterator[Finding]:
-        if not one.data_type or not other.data_type:
+        if "TYPE_INVALID" in (one.data_type, other.data_type):
             return
         if one.data_type != other.data_type:
             yield self._file.finding(
                 "ensemble-type",
-                f"tensor {name!r} is {_type_name(self._file, one)} by {one.owner},"
-                f" {_type_name(self._file, other)} by {other.owner}",
+                f"tensor {name!r} is {one.data_type} by {one.owner}, {other.data_type} by {other.owner}",
                 other.path,
             )
         elif not one.agrees(other):
@@ -173,13 +172,8 @@ class _Wiring:
             yield self._file.finding("ensemble-cycle", f"steps wait for one another: {names}", (*_STEPS, min(waiting)))
 
 
-def _type_name(file: ConfigFile, end: _End) -> str:
-    enum = file.config.DESCRIPTOR.fields_by_name["input"].message_type.fields_by_name["data_type"].enum_type
-    return str(enum.values_by_number[end.data_type].name)
-
-
 def _end(owner: str, tensor: Any, config: Any, path: TextPath) -> _End:
-    return _End(owner, tensor.data_type, tuple(tensor.dims), config.max_batch_size > 0, path)
+    return _End(owner, word(tensor, "data_type"), tuple(tensor.dims), config.max_batch_size > 0, path)
 
 
 def _compatible(one: tuple[int, ...], other: tuple[int, ...]) -> bool:

@@ -21,6 +21,7 @@ from inferplan.exporters.triton_repository import (
     RepositoryModel,
     contained,
     regular_file,
+    word,
 )
 from inferplan.spec.errors import InputError, MissingExtraError
 
@@ -100,8 +101,7 @@ def _outputs(file: ConfigFile, graph: OnnxGraph) -> Iterator[Finding]:
 
 
 def _tensor(file: ConfigFile, path: TextPath, tensor: Any, real: GraphTensor, *, exact: bool) -> Iterator[Finding]:
-    type_names = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
-    configured = type_names[tensor.data_type].name
+    configured = word(tensor, "data_type")
     if configured != real.data_type:
         yield file.finding(
             "graph-type", f"{tensor.name!r} is {configured}; in the graph {real.data_type}", (*path, "data_type")

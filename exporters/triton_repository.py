@@ -41,6 +41,13 @@ PLATFORM_BACKENDS = {
 """Platform -> the backend that serves it."""
 
 
+def word(message: Any, field: str) -> str:
+    """The name of an enumerated field's value; its number where it has none, as a configuration may hold any."""
+    number = getattr(message, field)
+    known = message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number.get(number)
+    return str(number) if known is None else str(known.name)
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
     """A parsed configuration. `file` is relative to the repository; `config` is a ModelConfig message;

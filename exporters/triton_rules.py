@@ -16,6 +16,7 @@ from inferplan.exporters.triton_repository import (
     contained,
     printable,
     regular_file,
+    word,
 )
 from inferplan.exporters.triton_schema import SERVER_VERSION, unknown_fields
 
@@ -96,12 +97,13 @@ def _tensors(file: ConfigFile) -> Iterator[Finding]:
 
 
 def _instances(file: ConfigFile) -> Iterator[Finding]:
-    kinds = file.config.DESCRIPTOR.fields_by_name["instance_group"].message_type.enum_types_by_name["Kind"]
     if not file.config.instance_group:
         yield file.finding("instance-missing", "no instance_group is written")
     for index, group in enumerate(file.config.instance_group):
         path: TextPath = ("instance_group", index)
-        kind = kinds.values_by_number[group.kind].name
+        kind = word(group, "kind")
+        if not kind.startswith("KIND_"):
+            yield file.finding("instance-kind", f"there is no kind {kind}", path)
         if kind == "KIND_AUTO":
             yield file.finding("instance-kind", "the kind is left to the server", path)
         if not file.text.written((*path, "count")):

@@ -257,6 +257,17 @@ def test_a_syntax_error_keeps_its_line_and_column(repository: Path) -> None:
     assert (found.file, found.line, found.column) == (ADD, 2, 15)
 
 
+def test_numbers_that_name_nothing_are_found(repository: Path) -> None:
+    """Where a word is expected any number parses."""
+    config = repository / DOUBLE
+    text = config.read_text().replace("kind: KIND_CPU", "kind: -1")
+    config.write_text(text.replace("data_type: TYPE_FP32", "data_type: 99"))
+    found = {finding.rule: finding.message for finding in lint_repository(repository).findings}
+    assert found["instance-kind"] == "there is no kind -1"
+    assert "is 99; in the graph TYPE_FP32" in found["graph-type"]
+    assert "99 by" in found["ensemble-type"]
+
+
 def test_configurations_for_other_machines_are_checked_too(repository: Path) -> None:
     (repository / "add-only/configs").mkdir()
     text = (repository / ADD).read_text()
