@@ -14,6 +14,10 @@ from inferplan.exporters.triton_repository import ConfigFile, Repository, word
 _STEPS: TextPath = ("ensemble_scheduling", "step")
 
 
+ANY = "TYPE_INVALID"
+"""The type of a tensor that says none, or that nobody knows."""
+
+
 @dataclass(frozen=True, slots=True)
 class _End:
     """One end of a tensor: who says what its type and shape are, and where."""
@@ -114,7 +118,7 @@ class _Wiring:
                 owner = f"{side} {key!r} of {step.model_name!r}"
                 known = tensors.get(key)
                 end = _end(owner, known, member.config, path) if known is not None and member else None
-                ends.setdefault(mapping[key], []).append(end or _End(owner, 0, (), False, path))
+                ends.setdefault(mapping[key], []).append(end or _End(owner, ANY, (), False, path))
         self._needs.append((set(step.input_map.values()), set(step.output_map.values())))
 
     def breaches(self) -> Iterator[Finding]:
@@ -141,7 +145,7 @@ class _Wiring:
         yield from self._cycle()
 
     def _agreement(self, name: str, one: _End, other: _End) -> Iterator[Finding]:
-        if "TYPE_INVALID" in (one.data_type, other.data_type):
+        if ANY in (one.data_type, other.data_type):
             return
         if one.data_type != other.data_type:
             yield self._file.finding(

@@ -268,6 +268,14 @@ def test_numbers_that_name_nothing_are_found(repository: Path) -> None:
     assert "99 by" in found["ensemble-type"]
 
 
+def test_of_a_step_that_is_not_there_no_type_is_known(repository: Path) -> None:
+    config = repository / SHOP
+    config.write_text(config.read_text().replace('model_name: "double-only"', 'model_name: "nobody"'))
+    rules = {finding.rule for finding in lint_repository(repository).findings}
+    assert rules
+    assert "ensemble-type" not in rules
+
+
 def test_configurations_for_other_machines_are_checked_too(repository: Path) -> None:
     (repository / "add-only/configs").mkdir()
     text = (repository / ADD).read_text()
