@@ -26,6 +26,8 @@ from inferplan.spec.plan import Alternative, Binding
 NEXT_BEST = 2
 BETTER = 1e-5
 """Costs that differ by less than this share of each other are the same."""
+SMALLEST = 2e-6
+"""In the program's units, it tells no values apart that differ by less."""
 GAP = 1e-6
 PER_SOLVE_S = 20.0
 CONCEDED_S = 5.0
@@ -85,6 +87,11 @@ class Explained:
         """The objective, to be minimised."""
         return split.reached(self.goals[0], self.question.weights)
 
+    @property
+    def margin(self) -> float:
+        """By how much less a plan is worth that is better."""
+        return max(BETTER * abs(self.worth(self.found.split)), SMALLEST * self.search.program.unit(self.goals[0]))
+
     def best(self, question: Question, *goals: Goal) -> Split | None:
         """The best plan for another question; None where there is none, or no time is left."""
         if time.monotonic() >= self.deadline:
@@ -99,14 +106,13 @@ class Explained:
         # Plans as good are let in: that there are none better is proven sooner where there is one at all.
         asked = holding(self.search, question, self.goals[0], self.found, GAP)
         found = self.search.best(asked, self.goals[0], self.deadline, GAP)
-        own = self.worth(self.found.split)
-        return found is not None and self.worth(found.split) < own - max(BETTER * abs(own), 2e-6)
+        return found is not None and self.worth(found.split) < self.worth(self.found.split) - self.margin
 
 
 def binding(plan: Explained) -> list[Binding]:
     """Promises without which a better plan would exist: value, limit and unit of each."""
     groups = itertools.groupby(promises(plan.question), key=lambda promise: (promise.kind, promise.who.split("/")[0]))
-    return [_binding(plan, promise) for _, group in groups for promise in _helpful(plan, list(group))]
+    return [standing(plan, promise) for _, group in groups for promise in _helpful(plan, list(group))]
 
 
 def _helpful(plan: Explained, group: Sequence[Promise]) -> list[Promise]:
@@ -119,7 +125,8 @@ def _helpful(plan: Explained, group: Sequence[Promise]) -> list[Promise]:
     return _helpful(plan, group[:middle]) + _helpful(plan, group[middle:])
 
 
-def _binding(plan: Explained, promise: Promise) -> Binding:
+def standing(plan: Explained, promise: Promise) -> Binding:
+    """What the plan needs of a promise."""
     problem = plan.search.program.instance.problem
     split, who = plan.found.split, promise.who
     if promise.kind == "accuracy":
@@ -180,7 +187,7 @@ def _alternative(plan: Explained, split: Split, label: str) -> Alternative:
     known = accuracies(plan.search, split)
     values = [estimate.value for estimate in known.values() if estimate is not None]
     worst = min if problem.accuracy is None or problem.accuracy.turn.direction == "maximize" else max
-    why = [*_broken(plan, known), *_dearer(plan, split)]
+    why = [*broken(plan, known), *dearer(plan, split)]
     return Alternative(
         variants=variants_text(plan.search, split),
         cost_usd_per_h=split.cost_usd_per_h,
@@ -189,7 +196,8 @@ def _alternative(plan: Explained, split: Split, label: str) -> Alternative:
     )
 
 
-def _broken(plan: Explained, known: dict[str, AccuracyEstimate | None]) -> Iterator[str]:
+def broken(plan: Explained, known: dict[str, AccuracyEstimate | None]) -> Iterator[str]:
+    """Floors that another plan would not keep, with its accuracies."""
     accuracy = plan.search.program.instance.problem.accuracy
     for name, floor in plan.question.floors.items():
         estimate = known[name]
@@ -202,7 +210,8 @@ def _broken(plan: Explained, known: dict[str, AccuracyEstimate | None]) -> Itera
             yield f"{accuracy.metric} {estimate.value:.4g} of class {name} is {side} {floor:g}"
 
 
-def _dearer(plan: Explained, split: Split) -> Iterator[str]:
+def dearer(plan: Explained, split: Split) -> Iterator[str]:
+    """Where another plan is worse in what the objective asks."""
     own, goal = plan.worth(plan.found.split), plan.goals[0]
     more = plan.worth(split) - own
     if goal == ACCURACY:

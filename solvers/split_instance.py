@@ -33,6 +33,17 @@ class Question:
     encodes it."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Of the weighted goal: per USD/h of cost, per watt of energy, per unit of accuracy (which counts against it)."""
+    most: Mapping[str, int] = field(default_factory=dict)
+    """Replicas of some options, by name, at most."""
+
+
+def promised(problem: Problem) -> Question:
+    """The question of the workload's promises and limits."""
+    return Question(
+        {need.name: need.floor for need in problem.classes},
+        {name: device.count for name, device in problem.devices.items()},
+        problem.budget_usd_per_h,
+    )
 
 
 @dataclass(frozen=True)

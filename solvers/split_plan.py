@@ -119,6 +119,17 @@ def overloaded(instance: SplitInstance, split: Split, loads: Loads) -> dict[str,
     }
 
 
+def overloads(instance: SplitInstance, split: Split) -> dict[str, float]:
+    """Options that get more than they can serve at the highest level, with all machines or without some, and how much
+    slower they are then."""
+    slower: dict[str, float] = {}
+    for left in (split, *(loss.left for loss in losses_of(instance, split))):
+        loads = loads_of(instance, left, instance.level)
+        for name, factor in overloaded(instance, left, loads).items():
+            slower[name] = max(factor, slower.get(name, 1.0))
+    return slower
+
+
 def without(split: Split, device: str, gone: Sequence[Mapping[str, int]]) -> Split:
     """What is left of a plan without some machines of a device type."""
     packings: dict[tuple[str, str], Packing] = {}

@@ -18,7 +18,7 @@ from inferplan.solvers.assurance import MAX_SPARES, too_many_spares
 from inferplan.solvers.goals import ACCURACY
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.split_explain import Explained
-from inferplan.solvers.split_instance import Question, SplitInstance, split_instance
+from inferplan.solvers.split_instance import SplitInstance, promised, split_instance
 from inferplan.solvers.split_objectives import decided, normalised
 from inferplan.solvers.split_program import Split, SplitProgram
 from inferplan.solvers.split_search import SplitSearch
@@ -50,24 +50,19 @@ def solve_split(
     Raises InfeasibleError where no plan keeps every promise, InputError where something asked for is not honoured with
     splitting, UndecidedError where no plan was found in time.
     """
-    question = Question(
-        {need.name: need.floor for need in problem.classes},
-        {name: device.count for name, device in problem.devices.items()},
-        problem.budget_usd_per_h,
-    )
     plain_usd_per_h = None
     if plain is not None:
-        plain_usd_per_h = _decide(split_instance(plain), question, deadline, gap)[0].found.split.cost_usd_per_h
-    plan, story = _assured(problem, question, deadline, gap)
+        plain_usd_per_h = _decide(split_instance(plain), deadline, gap)[0].found.split.cost_usd_per_h
+    plan, story = assured(problem, deadline, gap)
     return _plan(plan, story, loaded, profile, plan_dir, seed, plain_usd_per_h)
 
 
-def _assured(problem: Problem, question: Question, deadline: float, gap: float) -> tuple[Explained, list[str]]:
+def assured(problem: Problem, deadline: float, gap: float) -> tuple[Explained, list[str]]:
     """The best plan with enough spares for the share of time asked: as long as it has more machines than they suffice
-    for, it is made again with one spare more."""
+    for, it is made again with one spare more. And its story. Raises as `solve_split`."""
     for _ in range(MAX_SPARES):
         instance = split_instance(problem)
-        found = _decide(instance, question, deadline, gap)
+        found = _decide(instance, deadline, gap)
         spares = split_plan.enough_spares(instance, found[0].found.split)
         if spares == problem.assurance.spares:
             return found
@@ -75,9 +70,10 @@ def _assured(problem: Problem, question: Question, deadline: float, gap: float) 
     raise too_many_spares(problem)
 
 
-def _decide(instance: SplitInstance, question: Question, deadline: float, gap: float) -> tuple[Explained, list[str]]:
+def _decide(instance: SplitInstance, deadline: float, gap: float) -> tuple[Explained, list[str]]:
     """The best plan whose queues get no more than they can serve whatever its neighbours do to it, and its story."""
     story: list[str] = []
+    question = promised(instance.problem)
     for number in range(1, MAX_ROUNDS + 1):
         search = SplitSearch(SplitProgram(instance))
         asked = normalised(search, question, deadline, gap)
@@ -86,7 +82,7 @@ def _decide(instance: SplitInstance, question: Question, deadline: float, gap: f
             raise UndecidedError("the time limit left no plan: give more time with --time-limit")
         if answer is None:
             raise split_explain.infeasible(search, question, [*story, *instance.problem.table.excluded], deadline)
-        slower = _overloaded(instance, answer.found.split)
+        slower = split_plan.overloads(instance, answer.found.split)
         says = split_plan.describe(instance, answer.found.split)
         if not slower:
             story.append(f"{number}. proposed: {says}: accepted: no queue gets more than it can serve")
@@ -99,17 +95,6 @@ def _decide(instance: SplitInstance, question: Question, deadline: float, gap: f
         if time.monotonic() >= deadline:
             break
     raise UndecidedError("neighbours slow replicas down too much, and no plan that allows for it was found", story)
-
-
-def _overloaded(instance: SplitInstance, split: Split) -> dict[str, float]:
-    """Options that get more than they can serve at the highest level, with all machines or without some, and how much
-    slower they are then."""
-    slower: dict[str, float] = {}
-    for left in (split, *(loss.left for loss in split_plan.losses_of(instance, split))):
-        loads = split_plan.loads_of(instance, left, instance.level)
-        for name, factor in split_plan.overloaded(instance, left, loads).items():
-            slower[name] = max(factor, slower.get(name, 1.0))
-    return slower
 
 
 def _plan(

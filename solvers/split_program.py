@@ -254,7 +254,8 @@ class SplitProgram:
         model.remove(self._asked) if self._asked else None
         self._asked = []
         for option in instance.options:
-            self._laid.limit(option, replicas_that_fit(instance, option, question.counts[option.device]))
+            fitting = replicas_that_fit(instance, option, question.counts[option.device])
+            self._laid.limit(option, min(fitting, question.most.get(option.name, fitting)))
         for name, count in question.counts.items():
             if count is not None:
                 self._asked.append(model.add_constr(self._bought[name] <= count))

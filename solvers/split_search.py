@@ -31,6 +31,8 @@ EXACT = 1e-7
 FITS = 1e-6
 TIE = 1e-7
 NARROW = 1e-6
+SPENT = (COST, ENERGY, WEIGHTED)
+"""Goals that rest on the real flows, not on the program's idea of them."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,9 @@ class SplitSearch:
                 return None
         budget = [] if question.budget_usd_per_h is None else [(COST, question.budget_usd_per_h)]
         for goal, most in (*budget, *question.limits):
-            if goal != ACCURACY and split.reached(goal, question.weights) > most + FITS * abs(most) + 1e-9:
+            if goal in SPENT and split.reached(goal, question.weights) > most + FITS * abs(most) + 1e-9:
                 return None
-        if objective in (COST, ENERGY, WEIGHTED):
+        if objective in SPENT:
             return split.reached(objective, question.weights) / program.unit(objective)
         return node.value
 
