@@ -28,8 +28,8 @@ from typing import Any
 from inferplan.estimators.accuracy import AccuracyModel
 from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.columns import Column
-from inferplan.solvers.combinations import TOO_MANY, Additive, Encoding
-from inferplan.solvers.goals import Pick
+from inferplan.solvers.combinations import TOO_MANY, Additive, Encoding, Listed
+from inferplan.solvers.goals import ACCURACY, Pick
 from inferplan.solvers.milp import TIE_GAPS, Solution, Solver, scenarios, within
 from inferplan.solvers.packing import Packing
 from inferplan.solvers.parts import is_parted, members, pattern_of, patterns, whole, with_pattern
@@ -199,9 +199,11 @@ class MixtureSolver(Solver):
         for i, goal in enumerate(leading):
             if goal not in best.values:
                 continue
-            rows = [(program, program.beat(goal, best.values[goal])) for program in programs]
+            able = [program for program in programs if program.may_beat(goal, best.values[goal])]
+            rows = [(program, program.beat(goal, best.values[goal])) for program in able]
             self.timed_out = False
-            found = self._lexicographic(replace(ask, goals=ask.goals[ask.goals.index(goal) :]), programs, deadline, gap)
+            then = replace(ask, goals=ask.goals[ask.goals.index(goal) :])
+            found = self._lexicographic(then, able, deadline, gap) if able else None
             late |= self.timed_out
             if found is not None:
                 before = {earlier: best.values[earlier] for earlier in leading[:i] if earlier in best.values}
@@ -211,6 +213,7 @@ class MixtureSolver(Solver):
                 return replace(found, values={**before, **found.values}), late
             for program, row in rows:
                 program.drop(row)
+            for program in programs:
                 program.keep(goal, best.values[goal])
         return None, late
 
@@ -231,6 +234,11 @@ def mean_keeps(
             return False
         total += problem.classes[k].share * value.value
     return accuracy.turn.keeps(total / math.fsum(problem.classes[k].share for k in parts), floor)
+
+
+def _telling(goal: Goal, value: float) -> float:
+    """By how much a value has to be less to be better."""
+    return max((BETTER if goal[0] == "cost" else TELLING) * abs(value), TELLING)
 
 
 class MixtureProgram(Program):
@@ -313,10 +321,27 @@ class MixtureProgram(Program):
     def _picked(self, pick: Pick) -> list[Any]:
         return [y for y, column in zip(self._y, self.columns, strict=True) if pick(self.problem, column)]
 
+    def may_beat(self, goal: Goal, value: float) -> bool:
+        """Whether the combinations that the parts may use could have a better accuracy than a value. Where all that the
+        best of them reach is as much, HiGHS, which tells accuracies apart by little more than its tolerance, would go
+        through every choice of columns to say so."""
+        if goal != ACCURACY or not isinstance(self._accuracy, Listed):
+            return True
+        assert self.problem.accuracy is not None
+        weights, best = self._weights(), 0.0
+        for need in whole(self.problem):
+            own = [k for k in members(self.problem, need.name) if weights[k] > 0]
+            most = math.fsum(weights[k] * self._accuracy.most(k) for k in own)
+            if own and own[0] in self._enough:
+                counted = self.problem.accuracy.turn.turned(self._enough[own[0]])
+                most = min(most, counted * math.fsum(weights[k] for k in own))
+            best += most
+        return -best <= value - _telling(goal, value)
+
     def beat(self, goal: Goal, value: float) -> Any:
         """Ask that a goal is better than a value; the row can be dropped again."""
         unit = self._stretch(goal)
-        least = max((BETTER if goal[0] == "cost" else TELLING) * abs(unit * value), TELLING)
+        least = _telling(goal, unit * value)
         row = self.model.add_constr(unit * self.expression(goal) <= unit * value - least)
         self._added.append(row)
         return row
