@@ -76,6 +76,7 @@ class Listed:
             keys = [key for key in sorted(accuracy.measured) if _possible(accuracy, key, allowed)]
         else:
             keys = list(accuracy.combinations(allowed))
+        self.keys = tuple(keys)
         self._values = [accuracy.of(dict(zip(accuracy.stages, key, strict=True))) for key in keys]
         known = [accuracy.turn.turned(value.value) for value in self._values if value is not None]
         self._worst = min(known, default=0.0)
@@ -98,6 +99,11 @@ class Listed:
         """The best accuracy of the combinations that class k may use under its floor, higher is better."""
         worth = (one for one, z in zip(self._worth, self._z[k], strict=True) if z.ub > 0)
         return max(worth, default=self._worst)
+
+    def known(self) -> list[float]:
+        """Accuracies of `keys`, higher is better; -inf where not known."""
+        turn = self._accuracy.turn
+        return [-math.inf if value is None else turn.turned(value.value) for value in self._values]
 
     @cached_property
     def _worth(self) -> list[float]:
