@@ -27,10 +27,11 @@ from pathlib import Path
 
 from inferplan.estimators.pricing import Worker, price
 from inferplan.reports.tables import Table, left, plain, right
+from inferplan.solvers.goals import COST
 from inferplan.solvers.planner import solve
 from inferplan.solvers.problem import read_problem
 from inferplan.solvers.split_instance import Question, split_instance
-from inferplan.solvers.split_program import COST, SplitProgram
+from inferplan.solvers.split_program import SplitProgram
 from inferplan.solvers.split_search import SplitSearch
 from inferplan.spec.document import load_workload
 from inferplan.spec.errors import InfeasibleError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from inferplan.estimators.bounds import without_interval
@@ -14,7 +14,15 @@ from inferplan.estimators.points import where
 from inferplan.solvers.options import Option
 from inferplan.solvers.problem import Problem
 from inferplan.spec.document import LoadedWorkload
-from inferplan.spec.plan import DeployedOption, OptionPrediction, ProfileSource, Proof, WorkloadSource
+from inferplan.spec.plan import (
+    DeployedOption,
+    Energy,
+    OptionPrediction,
+    ProfileSource,
+    Proof,
+    TierEnergy,
+    WorkloadSource,
+)
 from inferplan.spec.profile import Profile
 from inferplan.spec.stage import Choice as StageChoice
 from inferplan.spec.workload import Objective
@@ -93,6 +101,42 @@ def without_bounds(problem: Problem, deployed: Iterable[Option]) -> list[str]:
         if value is not None and value.lower is None:
             lines.add(f"{option.stage}/{option.variant}: accuracy")
     return sorted(lines)
+
+
+def prices(loaded: LoadedWorkload, devices: Iterable[str]) -> list[str]:
+    """Catalogue entries that the plan's machines take their prices from."""
+    catalogues = {catalogue.name: catalogue for catalogue in loaded.catalogues}
+    lines = []
+    for device in sorted(devices):
+        spec = loaded.workload.devices()[device]
+        if spec.instance is not None:
+            name, _, kind = spec.instance.partition("/")
+            entry, date = catalogues[name].instances[kind], catalogues[name].dated(kind)
+            lines.append(f"{device}: {spec.instance}, {spec.purchase}, {entry.region}, {date}, {entry.source}")
+    return lines
+
+
+def energy_of(problem: Problem, powers: Mapping[str, float | None]) -> Energy | None:
+    """Energy of a plan whose machines of every device type draw `powers` watts; None where some is not known."""
+    tiers: dict[str, float] = {}
+    grams: dict[str, float | None] = {}
+    for name, power in powers.items():
+        if power is None:
+            return None
+        tier, emitted = name.split("/", 1)[0], problem.devices[name].tariff.carbon_g_per_kwh
+        tiers[tier] = tiers.get(tier, 0.0) + power
+        known = grams.get(tier, 0.0)
+        grams[tier] = None if emitted is None or known is None else known + emitted * power / 1000
+    if not tiers:
+        return None
+    total, carbon = math.fsum(tiers.values()), [amount for amount in grams.values() if amount is not None]
+    return Energy(
+        power_w=total,
+        energy_kwh_per_h=total / 1000,
+        energy_j_per_request=total / math.fsum(need.rate_rps for need in problem.classes),
+        carbon_g_per_h=math.fsum(carbon) if len(carbon) == len(grams) else None,
+        tiers={tier: TierEnergy(power_w=power, carbon_g_per_h=grams[tier]) for tier, power in sorted(tiers.items())},
+    )
 
 
 def objective_text(objective: Objective) -> str:

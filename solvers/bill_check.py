@@ -1,8 +1,9 @@
 """Independent recomputation of what a plan costs and draws, from the plan, the workload and the profile's rows.
 
 Part of `checker`; shares no code with the solver or the estimators. Energy per call rests on a mean batch that only
-the planner knows: it must lie between the least and the most that any batch the option may take would need. All
-else is recomputed.
+the planner knows: it must lie between the least and the most that any batch the option may take would need. Where a
+plan is judged on capacity alone nobody knows which batches form, and that most is what it must state, or what its
+replicas draw that are always at work, where that is less. All else is recomputed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from inferplan.solvers.assurance_check import planned_mean_s
 from inferplan.solvers.interference_check import measured_beside
+from inferplan.solvers.row_check import counted_rows, handoff_s
 from inferplan.spec.plan import DeployedOption, Machines, Plan
 from inferplan.spec.profile import Profile
 from inferplan.spec.rows import Measurement
@@ -194,7 +196,9 @@ def _energy(plan: Plan, workload: Workload, profile: Profile, power: float | Non
     devices = workload.devices()
     for key, option in plan.options.items():
         if option.replicas and option.predicted.energy_j is not None:
-            yield from _call(key, option, devices[option.device], workload, profile)
+            on_capacity = plan.certificate is not None and plan.certificate.judged_on == "capacity"
+            call = _most_of_call if on_capacity else _call
+            yield from call(key, option, devices[option.device], workload, profile)
     if (said is None) != (power is None or not plan.machines):
         yield "the plan's energy is stated although it is not known, or the other way round"
     if said is None or power is None:
@@ -234,12 +238,35 @@ def _call(key: str, option: DeployedOption, device: Device, workload: Workload, 
         for row in rows
         if row.key.batch == option.max_batch and (w := _busy_w(device, option, row.mean_power_w)) is not None
     ]
-    times = [(row.key.batch, (planned_mean_s(row, workload) or 0.0) * slower) for row in rows]
+    times = [
+        (row.key.batch, (planned_mean_s(row, workload) or 0.0) * slower, handoff_s(row, profile, row.key.batch))
+        for row in rows
+    ]
     claim = option.predicted.energy_j or 0.0
     if not powers or not times:
         yield f"option {key}: {claim:.9g} J per call, and its power is not known"
         return
-    least = min(powers) * min(seconds / batch for batch, seconds in times)
-    most = max(powers) * max(max(seconds / batch for batch, seconds in times), min(times)[1])
+    least = min(powers) * min(seconds / batch for batch, seconds, _ in times)
+    most = max(powers) * max(max((seconds + handed) / batch for batch, seconds, handed in times), sum(min(times)[1:]))
     if not least * (1 - RELATIVE) <= claim <= most * (1 + RELATIVE):
         yield f"option {key}: {claim:.9g} J per call is not between {least:.9g} and {most:.9g}"
+
+
+def _most_of_call(
+    key: str, option: DeployedOption, device: Device, workload: Workload, profile: Profile
+) -> Iterator[str]:
+    """Energy of a call that may travel in any batch: that of the most wasteful one, or of replicas that are always at
+    work, whichever is less."""
+    rows = counted_rows(option, workload, profile)
+    power = _busy_w(device, option, rows[option.max_batch].mean_power_w) if option.max_batch in rows else None
+    claim, load = option.predicted.energy_j or 0.0, option.predicted.load_rps
+    if power is None:
+        yield f"option {key}: {claim:.9g} J per call, and its power is not known"
+        return
+    slower = device.like.slowdown if device.like else 1.0
+    served = {batch: (planned_mean_s(row, workload) or 0.0) * slower for batch, row in rows.items()}
+    alone = served[min(served)] + handoff_s(rows[min(served)], profile, 1)
+    longest = max([alone, *((served[batch] + handoff_s(row, profile)) / batch for batch, row in rows.items())])
+    most = power * min(longest, option.replicas / load) if load > 0 else 0.0
+    if not _near(claim, most):
+        yield f"option {key}: at most {most:.9g} J per call, the plan says {claim:.9g}"

@@ -17,13 +17,14 @@ from inferplan.solvers.assurance_check import check_assurance, planned_mean_s, p
 from inferplan.solvers.bill_check import check_bill, least_batch_s
 from inferplan.solvers.interference_check import check_interference
 from inferplan.solvers.mixture_check import check_mixtures, flows
+from inferplan.solvers.row_check import counted_rows, handoff_s
 from inferplan.solvers.selection_check import check_selection
 from inferplan.solvers.traffic_check import check_traffic
 from inferplan.spec.arrivals import source_of
 from inferplan.spec.errors import CheckFailedError
 from inferplan.spec.plan import Choice, DeployedOption, Plan
 from inferplan.spec.profile import Profile
-from inferplan.spec.rows import FlowRow, Measurement
+from inferplan.spec.rows import FlowRow
 from inferplan.spec.workload import Edge, FanOut, Workload
 
 RELATIVE = 1e-6
@@ -140,55 +141,6 @@ def _loads(plan: Plan, workload: Workload, profile: Profile) -> dict[str, float]
     return loads
 
 
-def _row(option: DeployedOption, workload: Workload, profile: Profile) -> Measurement | None:
-    """The row of an option at its largest batch that counts: of the newest state of machine, runtime and code alone a
-    measured one, else an interpolated; an imported one where nothing was measured with as many threads."""
-    device = workload.devices()[option.device]
-    measured_on = device.like.device if device.like else option.device
-    settings = workload.pipeline.stages[option.stage].variants[option.variant].options.changed()
-    rows = [
-        row
-        for row in profile.measurements
-        if row.status == "ok"
-        and (row.key.stage, row.key.variant) == (option.stage, option.variant)
-        and (row.key.modalities, row.key.runtime) == ("+".join(sorted(option.modalities)), option.runtime)
-        and (row.key.device, row.key.provider) == (measured_on, option.provider)
-        and (row.key.model_sha256, json.loads(row.key.options or "{}")) == (option.model_sha256, settings)
-    ]
-    own = _of_newest_state([row for row in rows if row.origin != "imported"])
-    imported = [row for row in rows if row.origin == "imported"]
-    measured = {row.key.threads for row in own if row.origin == "measured"}
-    own += _of_newest_state([row for row in imported if row.key.threads not in measured])
-    ranks = ("imported", "interpolated", "measured")
-    return max(
-        (row for row in own if (row.key.batch, row.key.threads) == (option.max_batch, option.threads)),
-        key=lambda row: (ranks.index(row.origin), row.measured_at, row.key.id()),
-        default=None,
-    )
-
-
-def _of_newest_state(rows: list[Measurement]) -> list[Measurement]:
-    """Rows of the machine, runtime version, code and source of inputs of the newest, if there is one measured."""
-
-    def state(row: Measurement) -> tuple[str, ...]:
-        key = row.key
-        return key.device_fingerprint, key.runtime_version, key.code_sha256, key.inputs
-
-    newest = max(rows, key=lambda row: (row.origin == "measured", row.measured_at, row.key.id()), default=None)
-    return [row for row in rows if newest is not None and state(row) == state(newest)]
-
-
-def _handoff_s(row: Measurement, profile: Profile) -> float:
-    """Mean time of handing a row's batch to a replica and back, where it was measured on the row's machine."""
-    place = (row.key.stage, row.key.device, row.key.device_fingerprint)
-    for one in profile.handoffs:
-        if one.status == "ok" and (one.stage, one.device, one.device_fingerprint) == place:
-            times = json.loads(one.handoffs_s)
-            further = (row.key.batch - 1) * (one.handoff_call_s or 0.0)
-            return math.fsum(times) / len(times) + further if times else 0.0
-    return 0.0
-
-
 def _capacity(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]:
     loads = _loads(plan, workload, profile)
     for name, option in plan.options.items():
@@ -197,14 +149,14 @@ def _capacity(plan: Plan, workload: Workload, profile: Profile) -> Iterator[str]
             yield f"option {name}: {loads[name]:.9g} calls/s reach it, the plan says {predicted.load_rps:.9g}"
         if option.runtime == "skip":
             continue
-        row = _row(option, workload, profile)
+        row = counted_rows(option, workload, profile).get(option.max_batch)
         if row is None or row.service.mean_s is None:
             yield f"option {name}: the profile has no row of it"
             continue
         like = workload.devices()[option.device].like
         mean_s = planned_mean_s(row, workload) or 0.0
         seconds = mean_s * (like.slowdown if like else 1.0) * predicted.interference
-        seconds += _handoff_s(row, profile) * predicted.interference
+        seconds += handoff_s(row, profile) * predicted.interference
         capacity = option.replicas * option.max_batch / seconds
         on_capacity = plan.certificate is not None and plan.certificate.judged_on == "capacity"
         most = capacity * workload.max_utilisation * (1 + RELATIVE)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
 from inferplan.estimators.accuracy import PLAIN, TOLERANCE, AccuracyModel
@@ -75,6 +76,7 @@ class Listed:
             keys = [key for key in sorted(accuracy.measured) if _possible(accuracy, key, allowed)]
         else:
             keys = list(accuracy.combinations(allowed))
+        self.keys = tuple(keys)
         self._values = [accuracy.of(dict(zip(accuracy.stages, key, strict=True))) for key in keys]
         known = [accuracy.turn.turned(value.value) for value in self._values if value is not None]
         self._worst = min(known, default=0.0)
@@ -93,11 +95,25 @@ class Listed:
             keeps = floor is None or (value is not None and self._accuracy.turn.keeps(value.value, floor))
             z.ub = 1.0 if keeps else 0.0
 
+    def most(self, k: int) -> float:
+        """The best accuracy of the combinations that class k may use under its floor, higher is better."""
+        worth = (one for one, z in zip(self._worth, self._z[k], strict=True) if z.ub > 0)
+        return max(worth, default=self._worst)
+
+    def known(self) -> list[float]:
+        """Accuracies of `keys`, higher is better; -inf where not known."""
+        turn = self._accuracy.turn
+        return [-math.inf if value is None else turn.turned(value.value) for value in self._values]
+
+    @cached_property
+    def _worth(self) -> list[float]:
+        turn = self._accuracy.turn
+        return [turn.turned(value.value) if value is not None else self._worst for value in self._values]
+
     def total(self, weights: Mapping[int, float], enough: Mapping[int, float] = NOTHING) -> Any:
         import mip
 
-        turn = self._accuracy.turn
-        worth = [turn.turned(value.value) if value is not None else self._worst for value in self._values]
+        turn, worth = self._accuracy.turn, self._worth
         most = {k: turn.turned(enough[k]) if k in enough else math.inf for k in weights}
         return mip.xsum(
             weight * min(value, most[k]) * z

@@ -64,7 +64,7 @@ def plan_document(
         cost_usd_per_h=solution.cost_usd_per_h,
         costs=statement.costs(problem, solution),
         energy=statement.energy(problem, solution),
-        prices=statement.prices(loaded, solution),
+        prices=assembly.prices(loaded, solution.packings),
         proof=proof,
         certificate=prediction.certificate(problem, seen, verdict),
         assurance=statement.assurance(problem, solution, judge, plain_usd_per_h),

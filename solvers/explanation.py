@@ -22,8 +22,7 @@ from inferplan.solvers.queue_planner import Decided, decided
 from inferplan.solvers.rivals import Rival, rivals
 from inferplan.solvers.steps import Step, steps
 from inferplan.spec.document import LoadedWorkload
-from inferplan.spec.errors import InputError
-from inferplan.spec.plan import Plan
+from inferplan.spec.plan import DeployedOption, Plan
 from inferplan.spec.profile import Profile
 
 
@@ -69,13 +68,13 @@ def explain(
     deciding again ends at another plan (the profile has grown, the plan was changed or made by something else), that
     one is explained, and `differs` says so.
 
-    Raises InputError for plans of classes that spread, else as `solve` does.
+    Raises as `solve` does.
     """
     if loaded.workload.splitting == "devices":
-        raise InputError(
-            "plans of classes that spread over devices are not explained step by step: what holds them and what else"
-            " was considered stands in the plan (binding, alternatives)"
-        )
+        # It loads what no other plan needs.
+        from inferplan.solvers.split_explanation import explain_split
+
+        return explain_split(plan, loaded, profile, time_limit_s=time_limit_s, gap=gap)
     found = decided(loaded, profile, time_limit_s=time_limit_s, gap=gap, seed=seed, samples=samples)
     deadline = time.monotonic() + time_limit_s
     chosen = replace(found.chosen, deadline=deadline)
@@ -145,10 +144,7 @@ def _slacks(found: Decided, binds: set[str]) -> Iterator[Slack]:
 
 def _difference(plan: Plan, chosen: Chosen) -> str:
     """What deciding again found that is not in the file; empty where it is the same."""
-    own = {
-        name: (o.stage, o.choice, o.device, o.threads, o.max_batch, o.max_queue_delay_s, o.order or "", o.replicas)
-        for name, o in plan.options.items()
-    }
+    own = {name: stated(option) for name, option in plan.options.items()}
     named = column_names(chosen.solution.columns)
     now = {name: _deployed(column) for name, column in named.items()}
     split = instance(chosen.problem, chosen.solution)
@@ -165,7 +161,7 @@ def _difference(plan: Plan, chosen: Chosen) -> str:
         for stage, station in way.stations.items()
         if len(found) > 1
     }
-    if _shape(own.values()) == _shape(now.values()) and _routes(ways) == _routes(going):
+    if shape(own.values()) == shape(now.values()) and _routes(ways) == _routes(going):
         return ""
     return (
         f"the file's plan costs {plan.cost_usd_per_h:.6g} USD/h and deploys otherwise; deciding again gives"
@@ -173,11 +169,16 @@ def _difference(plan: Plan, chosen: Chosen) -> str:
     )
 
 
-_Deployed = tuple[str, str, str, int, int, float, str, int]
+Deployed = tuple[str, str, str, int, int, float, str, int]
 """Stage, choice, device, threads, batch, delay, order, replicas."""
 
 
-def _deployed(column: Column) -> _Deployed:
+def stated(o: DeployedOption) -> Deployed:
+    """An option as a plan states it."""
+    return o.stage, o.choice, o.device, o.threads, o.max_batch, o.max_queue_delay_s, o.order or "", o.replicas
+
+
+def _deployed(column: Column) -> Deployed:
     option = column.option
     return (
         option.stage, option.variant, option.device, option.threads, option.max_batch, option.max_queue_delay_s,
@@ -185,9 +186,9 @@ def _deployed(column: Column) -> _Deployed:
     )  # fmt: skip
 
 
-def _shape(options: Iterable[_Deployed]) -> list[_Deployed]:
+def shape(options: Iterable[Deployed]) -> list[Deployed]:
     """Options with their replicas; what takes no machine stands anywhere."""
-    found: list[_Deployed] = []
+    found: list[Deployed] = []
     for stage, choice, device, threads, batch, delay_s, order, replicas in options:
         if replicas:
             found.append((stage, choice, device, threads, batch, round(delay_s, 9), order, replicas))
@@ -196,8 +197,8 @@ def _shape(options: Iterable[_Deployed]) -> list[_Deployed]:
     return sorted(found)
 
 
-def _routes(ways: Mapping[tuple[str, float, str], _Deployed]) -> list[tuple[str, float, _Deployed]]:
+def _routes(ways: Mapping[tuple[str, float, str], Deployed]) -> list[tuple[str, float, Deployed]]:
     """Which way so many requests of a class go."""
     return sorted(
-        (name, round(share, 9), deployed) for (name, share, _), one in ways.items() for deployed in _shape([one])
+        (name, round(share, 9), deployed) for (name, share, _), one in ways.items() for deployed in shape([one])
     )

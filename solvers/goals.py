@@ -25,6 +25,7 @@ LATENCY_TIE = 1e-6
 """What counts as a tie: shares of choices are whole to 1e-6, and a latency is a sum of many."""
 BETTER = 1e-5
 """What counts as better than another plan, relative."""
+UNITS = {"cost": "USD/h", "energy": "W"}
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -66,6 +67,11 @@ class Ask:
         """Whether what makes a plan better, or what it must keep, rests on the accuracy goal."""
         weighed = self.objective == WEIGHTED and self.weights.get(ACCURACY[0], 0.0) > 0
         return weighed or self.objective == ACCURACY or any(goal == ACCURACY for goal, _ in self.limits)
+
+
+def goal_text(goal: Goal, value: float) -> str:
+    """What was reached of a goal, in words."""
+    return f"{abs(value):.6g} {UNITS[goal[0]]}" if goal[0] in UNITS else "the best"
 
 
 def name_weights(columns: Sequence[Column]) -> list[float]:

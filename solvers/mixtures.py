@@ -13,6 +13,9 @@ keeps the class's latency limit. What differs is
 shares. That every part keeps the limit by itself is only what the program asks of its own estimates: certification
 judges the class as a whole, and moves the scale of its limit to where the whole class keeps it (`search`).
 
+Before a program is asked whether a pattern has something better, pairs of combinations are (`pairs`): where none could
+be, HiGHS would take long to say so.
+
 A mean accuracy is settled to 1e-9, which is less than the solver's tolerance: a plan whose mean is below the floor by
 exact arithmetic is cut off and the program solved again.
 """
@@ -23,20 +26,25 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from inferplan.estimators.accuracy import AccuracyModel
 from inferplan.solvers.assurance import assured_columns
 from inferplan.solvers.clock import in_time
 from inferplan.solvers.columns import Column
-from inferplan.solvers.combinations import TOO_MANY, Additive, Encoding
-from inferplan.solvers.goals import Pick
+from inferplan.solvers.combinations import TOO_MANY, Additive, Encoding, Listed
+from inferplan.solvers.goals import ACCURACY, COST, TIE, Pick
 from inferplan.solvers.milp import TIE_GAPS, Solution, Solver, scenarios, within
 from inferplan.solvers.packing import Packing
+from inferplan.solvers.pairs import MOST, Pairs
 from inferplan.solvers.parts import is_parted, members, pattern_of, patterns, whole, with_pattern
 from inferplan.solvers.problem import ClassNeed, Problem
 from inferplan.solvers.program import BETTER, CORES, NAMES, RATIO, TELLING, Ask, Goal, Program
 from inferplan.spec.errors import InputError
+
+FINEST = 1e-8
+"""Accuracies that differ by less may be the same."""
 
 
 def solver_of(problem: Problem, lifted: bool = False, deadline: float = math.inf) -> Solver:
@@ -195,7 +203,7 @@ class MixtureSolver(Solver):
         gap: float,
     ) -> tuple[Solution | None, bool]:
         """The best plan of a pattern, if it is better than another one; and whether there was no time to tell."""
-        programs = [program for program in shape.programs if program.feasible]
+        programs = [program for program in shape.programs if program.feasible and program.may_keep(ask)]
         if best is None or not programs:
             self.timed_out = False
             found = self._lexicographic(ask, programs, deadline, gap) if programs else None
@@ -204,9 +212,12 @@ class MixtureSolver(Solver):
         for i, goal in enumerate(leading):
             if goal not in best.values:
                 continue
-            rows = [(program, program.beat(goal, best.values[goal])) for program in programs]
+            kept = best.values.get(COST, math.inf) if COST in leading[:i] else math.inf
+            able = [program for program in programs if program.may_beat(goal, best.values[goal], kept)]
+            rows = [(program, program.beat(goal, best.values[goal])) for program in able]
             self.timed_out = False
-            found = self._lexicographic(replace(ask, goals=ask.goals[ask.goals.index(goal) :]), programs, deadline, gap)
+            then = replace(ask, goals=ask.goals[ask.goals.index(goal) :])
+            found = self._lexicographic(then, able, deadline, gap) if able else None
             late |= self.timed_out
             if found is not None:
                 before = {earlier: best.values[earlier] for earlier in leading[:i] if earlier in best.values}
@@ -216,6 +227,7 @@ class MixtureSolver(Solver):
                 return replace(found, values={**before, **found.values}), late
             for program, row in rows:
                 program.drop(row)
+            for program in programs:
                 program.keep(goal, best.values[goal])
         return None, late
 
@@ -236,6 +248,11 @@ def mean_keeps(
             return False
         total += problem.classes[k].share * value.value
     return accuracy.turn.keeps(total / math.fsum(problem.classes[k].share for k in parts), floor)
+
+
+def _telling(goal: Goal, value: float) -> float:
+    """By how much a value has to be less to be better."""
+    return max((BETTER if goal[0] == "cost" else TELLING) * abs(value), TELLING)
 
 
 class MixtureProgram(Program):
@@ -318,10 +335,62 @@ class MixtureProgram(Program):
     def _picked(self, pick: Pick) -> list[Any]:
         return [y for y, column in zip(self._y, self.columns, strict=True) if pick(self.problem, column)]
 
+    def may_beat(self, goal: Goal, value: float, cost: float) -> bool:
+        """Whether the combinations that the parts may use could be better in a goal than a value, at no more than a
+        cost. Where they cannot, HiGHS, which tells accuracies apart by little more than its tolerance, and costs
+        little, would go through every choice of columns to say so."""
+        if goal == COST:
+            return self._could(value - _telling(goal, value))
+        if goal == ACCURACY and not self._could(cost + TIE * max(1.0, abs(cost)), -(value - _telling(goal, value))):
+            return False
+        if goal != ACCURACY or not isinstance(self._accuracy, Listed):
+            return True
+        assert self.problem.accuracy is not None
+        weights, best = self._weights(), 0.0
+        for need in whole(self.problem):
+            own = [k for k in members(self.problem, need.name) if weights[k] > 0]
+            most = math.fsum(weights[k] * self._accuracy.most(k) for k in own)
+            if own and own[0] in self._enough:
+                counted = self.problem.accuracy.turn.turned(self._enough[own[0]])
+                most = min(most, counted * math.fsum(weights[k] for k in own))
+            best += most
+        return -best <= value - _telling(goal, value)
+
+    def may_keep(self, ask: Ask) -> bool:
+        """Whether the combinations that the parts may use could keep what limits a question's cost, and its floor."""
+        limits = [math.inf if ask.budget_usd_per_h is None else ask.budget_usd_per_h / self.price_scale]
+        if ask.better_than is not None and ask.objective == COST:
+            less = ask.better_than / self.price_scale
+            limits.append(less - _telling(COST, less))
+        return self._could(min(limits))
+
+    @cached_property
+    def _pairs(self) -> Pairs | None:
+        """What pairs of combinations could reach, where one class in two parts is all there is."""
+        alone = len(self.problem.classes) == 2 and all(need.share > 0 for need in self.problem.classes)
+        accuracy = self.problem.accuracy
+        if not alone or not isinstance(self._accuracy, Listed) or accuracy is None:
+            return None
+        if len({need.name for need in self.problem.classes}) > 1 or len(self._accuracy.keys) > MOST:
+            return None
+        known = self._accuracy.known()
+        return Pairs(self.problem, self.columns, accuracy.stages, self._accuracy.keys, known)
+
+    def _could(self, cost: float, accuracy: float = -math.inf) -> bool:
+        """Whether some pair of combinations could keep the question's limits at no more than a cost, as the program
+        counts it, with no less than an accuracy."""
+        name, known = self.problem.classes[0].name, self.problem.accuracy
+        floor = self._asked_floors.get(name)
+        # Combinations whose accuracy is not known are ruled out by a floor alone.
+        if floor is None or known is None or self._pairs is None:
+            return True
+        wanted = max(accuracy, known.turn.turned(floor)) - FINEST
+        return self._pairs.best(cost * self.price_scale, self._scales.get(name)) >= wanted
+
     def beat(self, goal: Goal, value: float) -> Any:
         """Ask that a goal is better than a value; the row can be dropped again."""
         unit = self._stretch(goal)
-        least = max((BETTER if goal[0] == "cost" else TELLING) * abs(unit * value), TELLING)
+        least = _telling(goal, unit * value)
         row = self.model.add_constr(unit * self.expression(goal) <= unit * value - least)
         self._added.append(row)
         return row

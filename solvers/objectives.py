@@ -14,13 +14,12 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from inferplan.solvers.goals import goal_text
 from inferplan.solvers.milp import Solver, ranked
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import WEIGHTED, Ask, Goal
 from inferplan.solvers.search import SAME, Search
 from inferplan.solvers.shares import refine
-
-UNITS = {"cost": "USD/h", "energy": "W"}
 
 
 def normalised(program: Solver, ask: Ask, deadline: float, gap: float) -> tuple[Ask, bool]:
@@ -57,13 +56,9 @@ def decide(search: Search, problem: Problem) -> bool:
         before = goals[index - 1]
         best = search.incumbent.reached(before, {})
         proven &= search.closed and search.proof is not None and search.proof.proven
-        search.story.append(f"goal {index} of {len(goals)}, {before[0]}: {_shown(before, best)} reached")
+        search.story.append(f"goal {index} of {len(goals)}, {before[0]}: {goal_text(before, best)} reached")
         slack = max(objective.tolerance, SAME) * max(abs(best), 1e-12)
         limits = (*search.ask.limits, (before, best + slack))
         later = goals[index + 1 :]
         search.go_on(replace(search.ask, objective=goal, goals=ranked(goal, *later), limits=limits))
     return proven
-
-
-def _shown(goal: Goal, value: float) -> str:
-    return f"{abs(value):.6g} {UNITS[goal[0]]}" if goal[0] in UNITS else "the best"

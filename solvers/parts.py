@@ -20,6 +20,10 @@ cost is linear in load and the mean accuracy is what ties ways together. They ne
 may use up what whole replicas or machines leave over; every limit that several ways share (a count of machines, a
 budget, a link's bandwidth) is a row more, which may be worth a way more; and a latency limit is one of the whole
 class, not linear in shares at all.
+
+*What two parts may lose.* Where no such limit ties anything together, any number of ways costs at least that optimum,
+as whole replicas are no fewer than divisible ones; and its two ways with replicas rounded up are a plan. So more ways
+save less than one replica of every option that those two use, of which there are at most two at a stage.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ from functools import partial
 
 from inferplan.estimators.accuracy import AccuracyEstimate
 from inferplan.solvers.concession import Concession, concessions, halved
-from inferplan.solvers.problem import Problem
+from inferplan.solvers.goals import ACCURACY, COST, ENERGY, WEIGHTED, Goal
 from inferplan.solvers.split_instance import Question, split_instance
-from inferplan.solvers.split_program import ACCURACY, COST, Objective, Split, SplitProgram
-from inferplan.solvers.split_search import Found, SplitSearch, decide
+from inferplan.solvers.split_program import Split, SplitProgram
+from inferplan.solvers.split_search import Found, SplitSearch, decide, holding
 from inferplan.solvers.story import floor_text, kept_figures
 from inferplan.spec.errors import InfeasibleError
 from inferplan.spec.plan import Alternative, Binding
@@ -26,6 +26,8 @@ from inferplan.spec.plan import Alternative, Binding
 NEXT_BEST = 2
 BETTER = 1e-5
 """Costs that differ by less than this share of each other are the same."""
+SMALLEST = 2e-6
+"""In the program's units, it tells no values apart that differ by less."""
 GAP = 1e-6
 PER_SOLVE_S = 20.0
 CONCEDED_S = 5.0
@@ -71,25 +73,26 @@ def accuracies(search: SplitSearch, split: Split, estimated: bool = False) -> di
 
 @dataclass(frozen=True)
 class Explained:
-    """A plan with the question it answers."""
+    """A plan with the question it answers, and its goals: the objective (the last one of several), and what breaks
+    its ties."""
 
     search: SplitSearch
     question: Question
+    goals: tuple[Goal, ...]
     found: Found
     deadline: float
     gap: float
 
+    def worth(self, split: Split) -> float:
+        """The objective, to be minimised."""
+        return split.reached(self.goals[0], self.question.weights)
+
     @property
-    def goals(self) -> tuple[Objective, Objective]:
-        """The workload's objective, and what breaks its ties."""
-        return self.goals_of(self.search.program.instance.problem)
+    def margin(self) -> float:
+        """By how much less a plan is worth that is better."""
+        return max(BETTER * abs(self.worth(self.found.split)), SMALLEST * self.search.program.unit(self.goals[0]))
 
-    @staticmethod
-    def goals_of(problem: Problem) -> tuple[Objective, Objective]:
-        """The same, of an instance."""
-        return (ACCURACY, COST) if problem.workload.objective.maximize else (COST, ACCURACY)
-
-    def best(self, question: Question, *goals: Objective) -> Split | None:
+    def best(self, question: Question, *goals: Goal) -> Split | None:
         """The best plan for another question; None where there is none, or no time is left."""
         if time.monotonic() >= self.deadline:
             return None
@@ -101,22 +104,15 @@ class Explained:
         if time.monotonic() >= self.deadline:
             return False
         # Plans as good are let in: that there are none better is proven sooner where there is one at all.
-        own = self.found.split.cost_usd_per_h if self.goals[0] == COST else self.found.value
-        if self.goals[0] == COST:
-            asked = replace(question, most_usd_per_h=own * (1 + GAP))
-        else:
-            asked = replace(question, least_accuracy=-own - GAP * max(1.0, abs(own)))
+        asked = holding(self.search, question, self.goals[0], self.found, GAP)
         found = self.search.best(asked, self.goals[0], self.deadline, GAP)
-        if found is None:
-            return False
-        value = found.split.cost_usd_per_h if self.goals[0] == COST else found.value
-        return value < own - max(BETTER * abs(own), 2e-6)
+        return found is not None and self.worth(found.split) < self.worth(self.found.split) - self.margin
 
 
 def binding(plan: Explained) -> list[Binding]:
     """Promises without which a better plan would exist: value, limit and unit of each."""
     groups = itertools.groupby(promises(plan.question), key=lambda promise: (promise.kind, promise.who.split("/")[0]))
-    return [_binding(plan, promise) for _, group in groups for promise in _helpful(plan, list(group))]
+    return [standing(plan, promise) for _, group in groups for promise in _helpful(plan, list(group))]
 
 
 def _helpful(plan: Explained, group: Sequence[Promise]) -> list[Promise]:
@@ -129,7 +125,8 @@ def _helpful(plan: Explained, group: Sequence[Promise]) -> list[Promise]:
     return _helpful(plan, group[:middle]) + _helpful(plan, group[middle:])
 
 
-def _binding(plan: Explained, promise: Promise) -> Binding:
+def standing(plan: Explained, promise: Promise) -> Binding:
+    """What the plan needs of a promise."""
     problem = plan.search.program.instance.problem
     split, who = plan.found.split, promise.who
     if promise.kind == "accuracy":
@@ -165,7 +162,7 @@ def alternatives(plan: Explained) -> list[Alternative]:
     seen = [_variants(plan.found.split)]
     found: list[Alternative] = []
 
-    def consider(asked: Question, goals: tuple[Objective, ...], label: str) -> None:
+    def consider(asked: Question, goals: tuple[Goal, ...], label: str) -> None:
         split = plan.best(asked, *goals)
         if split is not None and _variants(split) not in seen:
             seen.append(_variants(split))
@@ -174,7 +171,7 @@ def alternatives(plan: Explained) -> list[Alternative]:
     if any(floor is not None for floor in question.floors.values()):
         floorless = replace(question, floors=dict.fromkeys(question.floors))
         consider(floorless, plan.goals[:1], "cheapest whatever its accuracy")
-    if plan.search.program.knows_accuracy and plan.goals[0] == COST:
+    if plan.search.program.knows_accuracy and plan.goals[0] != ACCURACY:
         consider(question, (ACCURACY, COST), "most accurate within the limits")
     for _ in range(NEXT_BEST):
         consider(replace(question, forbidden=tuple(seen)), plan.goals[:1], "next best choice of variants")
@@ -190,7 +187,7 @@ def _alternative(plan: Explained, split: Split, label: str) -> Alternative:
     known = accuracies(plan.search, split)
     values = [estimate.value for estimate in known.values() if estimate is not None]
     worst = min if problem.accuracy is None or problem.accuracy.turn.direction == "maximize" else max
-    why = [*_broken(plan, known), *_dearer(plan, split)]
+    why = [*broken(plan, known), *dearer(plan, split)]
     return Alternative(
         variants=variants_text(plan.search, split),
         cost_usd_per_h=split.cost_usd_per_h,
@@ -199,7 +196,8 @@ def _alternative(plan: Explained, split: Split, label: str) -> Alternative:
     )
 
 
-def _broken(plan: Explained, known: dict[str, AccuracyEstimate | None]) -> Iterator[str]:
+def broken(plan: Explained, known: dict[str, AccuracyEstimate | None]) -> Iterator[str]:
+    """Floors that another plan would not keep, with its accuracies."""
     accuracy = plan.search.program.instance.problem.accuracy
     for name, floor in plan.question.floors.items():
         estimate = known[name]
@@ -212,10 +210,19 @@ def _broken(plan: Explained, known: dict[str, AccuracyEstimate | None]) -> Itera
             yield f"{accuracy.metric} {estimate.value:.4g} of class {name} is {side} {floor:g}"
 
 
-def _dearer(plan: Explained, split: Split) -> Iterator[str]:
-    own, other = plan.found.split.cost_usd_per_h, split.cost_usd_per_h
-    if plan.goals[0] == COST and other > own * (1 + BETTER):
-        yield f"costs {other - own:.4g} USD/h more"
+def dearer(plan: Explained, split: Split) -> Iterator[str]:
+    """Where another plan is worse in what the objective asks."""
+    own, goal = plan.worth(plan.found.split), plan.goals[0]
+    more = plan.worth(split) - own
+    if goal == ACCURACY:
+        if more > 1e-9:
+            yield "less accurate"
+    elif more > BETTER * abs(own):
+        yield {
+            COST: f"costs {more:.4g} USD/h more",
+            ENERGY: f"draws {more:.4g} W more",
+            WEIGHTED: f"weighs {more:.4g} more",
+        }[goal]
 
 
 def variants_text(search: SplitSearch, split: Split) -> dict[str, str]:
@@ -291,7 +298,7 @@ def _possible(search: SplitSearch, question: Question) -> bool:
 
 def _relaxation(search: SplitSearch, question: Question, promise: Promise) -> str | None:
     """How far one promise must give way if the others stay; None where that alone does not help."""
-    goals: dict[str, Objective] = {
+    goals: dict[str, Goal] = {
         "accuracy": ("accuracy", promise.who),
         "count": ("machines", promise.who),
         "budget": COST,
@@ -315,7 +322,7 @@ def _relaxation(search: SplitSearch, question: Question, promise: Promise) -> st
     return f"{name}: {says}, at {cheapest.cost_usd_per_h:.6g} USD/h"
 
 
-def _ask(search: SplitSearch, question: Question, goal: Objective) -> Split | None:
+def _ask(search: SplitSearch, question: Question, goal: Goal) -> Split | None:
     found = search.best(question, goal, time.monotonic() + PER_SOLVE_S, GAP)
     return None if found is None else found.split
 

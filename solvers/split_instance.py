@@ -9,6 +9,7 @@ from functools import cached_property
 
 from inferplan.estimators.cost import fitting
 from inferplan.estimators.transport import Leg, Payloads, Ways, legs_of, tier_of
+from inferplan.solvers.goals import Goal
 from inferplan.solvers.options import Option
 from inferplan.solvers.problem import Problem
 from inferplan.spec.errors import InputError
@@ -27,9 +28,22 @@ class Question:
     """Sets of (class, stage, choice) of which not all may be chosen together."""
     chosen: Mapping[tuple[int, str], str] | None = None
     """Choices by (class, stage), where they are settled."""
-    most_usd_per_h: float | None = None
-    least_accuracy: float | None = None
-    """Of the mean over classes, turned so that higher is better, as the program encodes it."""
+    limits: tuple[tuple[Goal, float], ...] = ()
+    """Goals that must stay at or below a value: USD/h, watts, the weighted sum, or minus the accuracy as the program
+    encodes it."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of the weighted goal: per USD/h of cost, per watt of energy, per unit of accuracy (which counts against it)."""
+    most: Mapping[str, int] = field(default_factory=dict)
+    """Replicas of some options, by name, at most."""
+
+
+def promised(problem: Problem) -> Question:
+    """The question of the workload's promises and limits."""
+    return Question(
+        {need.name: need.floor for need in problem.classes},
+        {name: device.count for name, device in problem.devices.items()},
+        problem.budget_usd_per_h,
+    )
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,11 @@ class SplitInstance:
     def entries(self) -> frozenset[str]:
         """Stages that requests enter at."""
         return frozenset(self.problem.workload.pipeline.entry_stages())
+
+    @property
+    def counts_power(self) -> bool:
+        """Whether it matters what replicas at work draw."""
+        return counts_power(self.problem)
 
     @property
     def tiers(self) -> tuple[str, ...]:
@@ -181,8 +200,9 @@ def _refuse(problem: Problem) -> None:
 
 def _worth_having(problem: Problem, options: Sequence[Option]) -> list[Option]:
     """Options without those that another of the same choice on the same device serves as much as, in as little room,
-    and as cheaply after interruptions."""
+    as cheaply after interruptions, and with as little power where that counts."""
     kept: list[Option] = []
+    drawn = counts_power(problem)
     for option in sorted(options, key=lambda o: (-_capacity(o), _size(o), o.max_queue_delay_s, o.name)):
         if option.service is None or option.need is None:
             continue
@@ -190,6 +210,7 @@ def _worth_having(problem: Problem, options: Sequence[Option]) -> list[Option]:
             (other.variant, other.device) == (option.variant, option.device)
             and all(a <= b for a, b in zip(_size(other), _size(option), strict=True))
             and reload_usd_per_h(problem, other) <= reload_usd_per_h(problem, option)
+            and (not drawn or all(a <= b for a, b in zip(_draws(other), _draws(option), strict=True)))
             for other in kept
         )
         if not beaten:
@@ -204,6 +225,36 @@ def _capacity(option: Option) -> float:
 def _size(option: Option) -> tuple[int, ...]:
     need = option.need
     return (need.cores, need.memory_bytes or 0, need.gpus, need.gpu_memory_bytes or 0) if need else ()
+
+
+def _draws(option: Option) -> tuple[float, float]:
+    return call_j(option) or 0.0, option.busy_w or 0.0
+
+
+def counts_power(problem: Problem) -> bool:
+    """Whether the objective or the cost rests on what replicas at work draw."""
+    priced = any(device.tariff.energy_price_usd_per_kwh > 0 for device in problem.devices.values())
+    return priced or "energy" in problem.workload.objective.terms
+
+
+def call_j(option: Option) -> float | None:
+    """The most that a call draws over idle, whatever batch of up to the largest it is served in; None where the power
+    is not known. Times run straight between measured batches: time per call is most at one of them, or at one call."""
+    if option.service is None:
+        return 0.0
+    if option.busy_w is None:
+        return None
+    batches = [1, *(batch for batch in option.service.batches if batch <= option.max_batch)]
+    return option.busy_w * max(option.service.mean_s(batch) / batch for batch in batches)
+
+
+def work_w(option: Option, replicas: int, load_rps: float) -> float | None:
+    """The most that replicas at work add to their machines' idle power, whatever batches form: every call in the most
+    wasteful one, no replica at work more than all the time."""
+    joules = call_j(option)
+    if joules is None or option.busy_w is None:
+        return joules
+    return min(load_rps * joules, replicas * option.busy_w)
 
 
 def reload_usd_per_h(problem: Problem, option: Option) -> float:

@@ -1,6 +1,7 @@
 """Writing the plan document of classes that are spread over devices and tiers.
 
-Within a tier the calls of a choice go to its options as they have capacity. Replicas that share machines slow one
+Within a tier the calls of a choice go to its options as they have capacity, or, where power counts, as the program
+decided. Replicas that share machines slow one
 another down (`estimators.interference`): how much depends on how busy they are, which depends on how slow they are;
 both are found together, from below.
 """
@@ -14,11 +15,12 @@ from dataclasses import dataclass, replace
 from inferplan.estimators.accuracy import AccuracyEstimate
 from inferplan.estimators.interference import Tenant, tenant_of
 from inferplan.estimators.transport import Crossing, traffic
-from inferplan.solvers.assembly import deployed_option, without_bounds
+from inferplan.solvers.assembly import deployed_option, energy_of, without_bounds
 from inferplan.solvers.assurance import at_most_gone, losses, lost_text
 from inferplan.solvers.options import Option
 from inferplan.solvers.packing import Packing
-from inferplan.solvers.split_instance import SplitInstance
+from inferplan.solvers.split_instance import SplitInstance, work_w
+from inferplan.solvers.split_power import drawn_w
 from inferplan.solvers.split_program import Split
 from inferplan.spec.plan import (
     Assurance,
@@ -27,6 +29,7 @@ from inferplan.spec.plan import (
     ClassPlan,
     ClassPrediction,
     DeployedOption,
+    Energy,
     Estimate,
     Machines,
     OptionPrediction,
@@ -82,10 +85,11 @@ def _spread(instance: SplitInstance, split: Split, slower: Mapping[str, tuple[fl
     loads = dict.fromkeys(capacity, 0.0)
     for (k, stage, tier), share in split.shares.items():
         pool = [o.name for o in instance.pool(stage, split.choices[k, stage], tier) if o.name in capacity]
-        total = math.fsum(capacity[name] for name in pool)
+        given = capacity if split.loads is None else split.loads
+        total = math.fsum(given[name] for name in pool) or 1.0
         # Where all of a pool is lost what little was sent there (shares are told apart to 1e-7) goes nowhere.
         for name in pool:
-            shares[k, name] = share * capacity[name] / total
+            shares[k, name] = share * given[name] / total
             loads[name] += level * instance.calls_rps[k, stage] * shares[k, name]
     return Loads(shares, loads, capacity, slower)
 
@@ -115,6 +119,17 @@ def overloaded(instance: SplitInstance, split: Split, loads: Loads) -> dict[str,
     }
 
 
+def overloads(instance: SplitInstance, split: Split) -> dict[str, float]:
+    """Options that get more than they can serve at the highest level, with all machines or without some, and how much
+    slower they are then."""
+    slower: dict[str, float] = {}
+    for left in (split, *(loss.left for loss in losses_of(instance, split))):
+        loads = loads_of(instance, left, instance.level)
+        for name, factor in overloaded(instance, left, loads).items():
+            slower[name] = max(factor, slower.get(name, 1.0))
+    return slower
+
+
 def without(split: Split, device: str, gone: Sequence[Mapping[str, int]]) -> Split:
     """What is left of a plan without some machines of a device type."""
     packings: dict[tuple[str, str], Packing] = {}
@@ -132,7 +147,8 @@ def without(split: Split, device: str, gone: Sequence[Mapping[str, int]]) -> Spl
         for machine in packing.machines:
             for name, count in machine.items():
                 replicas[name] = replicas.get(name, 0) + count
-    return replace(split, packings=packings, replicas=replicas)
+    # What is left takes over as it has capacity.
+    return replace(split, packings=packings, replicas=replicas, loads=None)
 
 
 @dataclass(frozen=True)
@@ -181,20 +197,23 @@ def option_plans(instance: SplitInstance, split: Split, loads: Loads) -> dict[st
     for option in (o for stage in problem.stages for o in problem.options(stage)):
         users = [k for k in range(len(problem.classes)) if split.choices[k, option.stage] == option.variant]
         if option.name in split.replicas:
-            deployed[option.name] = deployed_option(option, split.replicas[option.name], _prediction(option, loads))
+            replicas = split.replicas[option.name]
+            deployed[option.name] = deployed_option(option, replicas, _prediction(option, replicas, loads))
         elif option.service is None and users:
             load = math.fsum(instance.calls_rps[k, option.stage] for k in users)
             deployed[option.name] = deployed_option(option, 0, OptionPrediction(load_rps=load, utilisation=0.0))
     return deployed
 
 
-def _prediction(option: Option, loads: Loads) -> OptionPrediction:
+def _prediction(option: Option, replicas: int, loads: Loads) -> OptionPrediction:
     name = option.name
+    work, load = work_w(option, replicas, loads.load_rps[name]), loads.load_rps[name]
     return OptionPrediction(
         load_rps=loads.load_rps[name],
         capacity_rps=loads.capacity_rps[name],
         utilisation=loads.utilisation(name),
         interference=loads.interference(name),
+        energy_j=None if work is None else work / load if load > 0 else 0.0,
     )
 
 
@@ -253,6 +272,12 @@ def _machines(instance: SplitInstance, split: Split, device: str, packing: list[
     )
 
 
+def energy(instance: SplitInstance, split: Split, loads: Loads) -> Energy | None:
+    """The most that the plan draws, by tier; None where the power of some machine or replica is not known."""
+    powers = drawn_w(instance, split.replicas, loads.load_rps, split.billed)
+    return energy_of(instance.problem, powers)
+
+
 def assurance(instance: SplitInstance, split: Split, plain_usd_per_h: float | None) -> Assurance | None:
     """What the plan withstands; None where nothing was asked. Queues that keep up at the highest level do so at every
     one; with machines lost they were looked at before. `plain_usd_per_h`: the cost of the plan without it."""
@@ -299,7 +324,10 @@ def describe(instance: SplitInstance, split: Split) -> str:
     for stage in instance.problem.stages:
         mine = [o for o in instance.options if o.stage == stage and o.name in split.replicas]
         parts += [f"{split.replicas[o.name]} x {o.name}" for o in mine]
+    power = "" if split.power_w is None else f", {split.power_w:.6g} W"
+    electricity = f", electricity {split.energy_usd_per_h:.6g}" if split.energy_usd_per_h > 0 else ""
     return (
         f"{', '.join(parts)} at {split.cost_usd_per_h:.6g} USD/h"
-        f" (machines {split.machines_usd_per_h + split.restarts_usd_per_h:.6g}, traffic {split.traffic_usd_per_h:.6g})"
+        f" (machines {split.machines_usd_per_h + split.restarts_usd_per_h:.6g}{electricity},"
+        f" traffic {split.traffic_usd_per_h:.6g}){power}"
     )

@@ -17,15 +17,20 @@ Constraints
     (machines)  Σ_{o on d} r_o n_o <= R_d m_d per resource, Σ_s m_ds <= M_d; and replicas that really fit (below)
     (flows)     Σ_t' F_kevtt' = X_ksvt at the sender,  Σ_{v,t} F_kevtt' = Σ_v X_ks'vt' at the receiver,
                 no F where there is no link;  h Σ Λ b F <= bandwidth of every link
+    (power)     where power counts, what each option is given and draws at most     (`split_power`)
     (balanced)  proportional routing: F_kevtt' = X_ksvt Σ_v' X_ks'v't'      (`split_search`)
     (accuracy)  as in `combinations`
 Objective
-    min Σ price_d b_d + Σ reload_o n_o + Σ price_tt' Λ b F, or the best accuracy, or the fewest machines of a device.
-    price_d with what restarts after interruptions cost; b_d = Σ_s m_ds, or, where d is paid by share, b_d >= 0 with
-    Σ_{o on d} r_o n_o <= R_d b_d per resource.
+    cost      Σ price_d b_d + Σ reload_o n_o + Σ price_tt' Λ b F + Σ electricity_d w_o
+              price_d with restarts after interruptions and idle electricity; b_d = Σ_s m_ds, or, where d is paid by
+              share, b_d >= 0 with Σ_{o on d} r_o n_o <= R_d b_d per resource
+    energy    Σ idle_d b_d + Σ w_o
+    accuracy  maximised; of a class with a goal up to it
+    weighted  α cost + β energy - γ accuracy    weights per USD/h, W and unit of accuracy
+    machines  the fewest of a device
 
 Within a tier a choice's calls are spread over its options as they have capacity, so every queue of it is loaded alike:
-that is feasible wherever (capacity) is.
+that is feasible wherever (capacity) is. Where power counts, the program decides how they are spread.
 
 Which replicas stand on which machine, and what is left of them when machines are lost: `split_layouts`.
 """
@@ -34,22 +39,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from inferplan.estimators.cost import machines_used, shares
 from inferplan.estimators.transport import Leg
 from inferplan.solvers.combinations import Encoding, encoding, require_listed
+from inferplan.solvers.goals import ACCURACY, COST, ENERGY, WEIGHTED, Goal, price_scale
 from inferplan.solvers.highs import branch_alone, new_model, optimize
 from inferplan.solvers.packing import Packing
 from inferplan.solvers.split_flows import NOTHING, Box, SplitFlows, present
 from inferplan.solvers.split_instance import Question, SplitInstance, reload_usd_per_h, replicas_that_fit
 from inferplan.solvers.split_layouts import Laid
-
-Objective = tuple[Literal["cost", "accuracy", "machines"], str]
-COST: Objective = ("cost", "")
-ACCURACY: Objective = ("accuracy", "")
+from inferplan.solvers.split_power import SplitPower, at_work, drawn_w
 
 SMALL = 1000
 """Variables up to which a program is solved sooner by branching alone."""
@@ -71,11 +74,30 @@ class Split:
     restarts_usd_per_h: float
     billed: Mapping[str, float]
     """Machines that are paid for, by device."""
+    loads: Mapping[str, float] | None = None
+    """Calls per second that every option is given; None: as they have capacity."""
+    energy_usd_per_h: float = 0.0
+    power_w: float | None = None
+    """Where it counts."""
+    worth: float | None = None
+    """Accuracy of all classes, each up to its goal, higher is better, as the program encodes it; None: not known."""
 
     @property
     def cost_usd_per_h(self) -> float:
-        """Machines, traffic, and what interruptions cost."""
-        return self.machines_usd_per_h + self.traffic_usd_per_h + self.restarts_usd_per_h
+        """Machines, traffic, electricity, and what interruptions cost."""
+        parts = (self.machines_usd_per_h, self.traffic_usd_per_h, self.restarts_usd_per_h, self.energy_usd_per_h)
+        return math.fsum(parts)
+
+    def reached(self, goal: Goal, weights: Mapping[str, float]) -> float:
+        """The value of cost, power, accuracy or their weighted sum, to be minimised."""
+        if goal == WEIGHTED:
+            terms = (one for one in (COST, ENERGY, ACCURACY) if weights.get(one[0], 0.0) > 0)
+            return math.fsum(weights[one[0]] * self.reached(one, weights) for one in terms)
+        if goal == COST:
+            return self.cost_usd_per_h
+        value = self.power_w if goal == ENERGY else self.worth
+        assert value is not None
+        return value if goal == ENERGY else -value
 
 
 @dataclass(frozen=True)
@@ -99,10 +121,13 @@ class SplitProgram:
         self._asked: list[Any] = []
         self._boxed: list[Any] = []
         self._floors: dict[int, float | None] = {}
-        self.scale = _scale(device.price_usd_per_h for device in instance.problem.devices.values())
+        self.scale = price_scale(instance.problem)
+        self._weights: Mapping[str, float] = {}
         self._add_choices()
         self._add_machines()
         self._add_capacity()
+        self.power = SplitPower(instance, self.model, self._x, self._n)
+        self._add_costs()
         self.flows = SplitFlows(instance, self.model, self._x, self.scale)
         self._accuracy: Encoding | None = encoding(instance.problem, self.model, self._z)
         if self.model.num_cols <= SMALL:
@@ -154,12 +179,22 @@ class SplitProgram:
             name: mip.xsum(m for (device, _), m in self._m.items() if device == name)
             for name in instance.problem.devices
         }
-        paid = [
-            device.tariff.hourly_usd / self.scale * self._billed(name)
-            for name, device in instance.problem.devices.items()
-        ]
+
+    def _add_costs(self) -> None:
+        import mip
+
+        instance, devices = self.instance, self.instance.problem.devices
+        billed = {name: self._billed(name) for name in devices}
+        paid = [device.tariff.hourly_usd / self.scale * billed[name] for name, device in devices.items()]
         loaded = [reload_usd_per_h(instance.problem, o) / self.scale * self._n[o.name] for o in instance.options]
-        self._rent = mip.xsum([*paid, *loaded])
+        electricity = [
+            devices[o.device].tariff.electricity_usd_per_h(self.power.unit) / self.scale * self.power.works[o.name]
+            for o in instance.options
+            if o.name in self.power.works
+        ]
+        self._rent = mip.xsum([*paid, *loaded, *electricity])
+        idle = [(device.tariff.idle_w or 0.0) / self.power.unit * billed[name] for name, device in devices.items()]
+        self._drawn = mip.xsum([*idle, *self.power.works.values()])
 
     def _billed(self, name: str) -> Any:
         """Machines of a device that are paid for: those bought, or the share of them that is used."""
@@ -219,7 +254,8 @@ class SplitProgram:
         model.remove(self._asked) if self._asked else None
         self._asked = []
         for option in instance.options:
-            self._laid.limit(option, replicas_that_fit(instance, option, question.counts[option.device]))
+            fitting = replicas_that_fit(instance, option, question.counts[option.device])
+            self._laid.limit(option, min(fitting, question.most.get(option.name, fitting)))
         for name, count in question.counts.items():
             if count is not None:
                 self._asked.append(model.add_constr(self._bought[name] <= count))
@@ -228,11 +264,10 @@ class SplitProgram:
                 if self._floors.get(k, math.nan) != question.floors[need.name]:
                     self._accuracy.set_floor(k, question.floors[need.name])
                     self._floors[k] = question.floors[need.name]
-        limits = [limit for limit in (question.budget_usd_per_h, question.most_usd_per_h) if limit is not None]
-        if limits:
-            self._asked.append(model.add_constr(self._rent + self.flows.tolls <= min(limits) / self.scale))
-        if question.least_accuracy is not None:
-            self._asked.append(model.add_constr(self._worth("") >= question.least_accuracy))
+        self._weights = question.weights
+        budget = [] if question.budget_usd_per_h is None else [(COST, question.budget_usd_per_h)]
+        for goal, most in (*budget, *question.limits):
+            self._asked.append(model.add_constr(self._expression(goal) <= most / self.unit(goal)))
         for (k, stage), choice in (question.chosen or {}).items():
             self._asked.append(model.add_constr(self._z[k, stage, choice] >= 1))
         for together in question.forbidden:
@@ -247,20 +282,33 @@ class SplitProgram:
         enough = {} if who else {k: need.goal for k, need in classes if need.goal is not None}
         return self._accuracy.total({k: need.rate_rps / total for k, need in classes}, enough)
 
-    def set_objective(self, objective: Objective) -> None:
+    def unit(self, goal: Goal) -> float:
+        """What the program counts a goal in: USD/h, watts."""
+        return {COST: self.scale, ENERGY: self.power.unit}.get(goal, 1.0)
+
+    def _expression(self, goal: Goal) -> Any:
+        """A goal in its unit, to be minimised."""
+        import mip
+
+        kind, who = goal
+        if goal == COST:
+            return self._rent + self.flows.tolls
+        if goal == ENERGY:
+            return self._drawn
+        if goal == WEIGHTED:
+            terms = [one for one in (COST, ENERGY, ACCURACY) if self._weights.get(one[0], 0.0) > 0]
+            if ACCURACY in terms:
+                require_listed(self._accuracy, self.instance.problem, exactly=True)
+            return mip.xsum(self._weights[one[0]] * self.unit(one) * self._expression(one) for one in terms)
+        return 1.0 * self._bought[who] if kind == "machines" else -1.0 * self._worth(who)
+
+    def set_objective(self, goal: Goal) -> None:
         """What to minimise."""
         import mip
 
-        kind, who = objective
-        if kind == "cost":
-            expression = self._rent + self.flows.tolls
-        elif kind == "machines":
-            expression = 1.0 * self._bought[who]
-        else:
-            if self.instance.problem.workload.objective.maximize:
-                require_listed(self._accuracy, self.instance.problem)
-            expression = -1.0 * self._worth(who)
-        self.model.objective = mip.minimize(expression)
+        if goal[0] == "accuracy" and self.instance.problem.values_accuracy:
+            require_listed(self._accuracy, self.instance.problem)
+        self.model.objective = mip.minimize(self._expression(goal))
 
     @property
     def knows_accuracy(self) -> bool:
@@ -306,12 +354,18 @@ class SplitProgram:
             }
         )
         replicas = {name: count for name, _, count in self._laid.used()}
-        flows = self.flows.products(shares) if instance.proportional else present(self.flows.relaxed())
+        loads = self.power.loads(choices, shares, replicas)
+        if loads is not None:
+            replicas, packings = at_work(instance, replicas, packings, loads)
+        shares = _normalised({key: share for key, share in shares.items() if self._served(*key, choices, replicas)})
+        flows = self.flows.products(shares) if instance.proportional else self._present(choices, shares)
         devices = instance.problem.devices
         billed = {device: self._paid(device, replicas, packings) for device, _ in packings}
         reloads = (
             reload_usd_per_h(instance.problem, o) * replicas[o.name] for o in instance.options if o.name in replicas
         )
+        powers = {} if loads is None else drawn_w(instance, replicas, loads, billed)
+        known = [watts for watts in powers.values() if watts is not None]
         return Split(
             choices,
             replicas,
@@ -322,7 +376,35 @@ class SplitProgram:
             self.flows.tolls_usd_per_h(choices, flows),
             math.fsum([*(devices[device].tariff.restarts_usd_per_h * c for device, c in billed.items()), *reloads]),
             billed,
+            None if loads is None else {name: loads[name] for name in replicas},
+            math.fsum(devices[name].tariff.electricity_usd_per_h(watts or 0.0) for name, watts in powers.items()),
+            None if loads is None or len(known) < len(powers) else math.fsum(known),
+            None if self._accuracy is None else float(self._worth("").x),
         )
+
+    def _served(
+        self, k: int, stage: str, tier: str, choices: Mapping[tuple[int, str], str], replicas: Mapping[str, int]
+    ) -> bool:
+        """Whether anything answers a class's calls of a stage in a tier: a share that rounding leaves has nothing."""
+        choice = choices[k, stage]
+        return self.instance.skips(stage, choice) or any(
+            option.name in replicas for option in self.instance.pool(stage, choice, tier)
+        )
+
+    def _present(
+        self, choices: Mapping[tuple[int, str], str], shares: Mapping[tuple[int, str, str], float]
+    ) -> dict[tuple[int, Leg, str, str], float]:
+        """The program's flows between tiers in which calls are answered."""
+
+        def there(k: int, stage: str, tier: str) -> bool:
+            return not stage or (k, stage, tier) in shares
+
+        flows = present(self.flows.relaxed())
+        return {
+            (k, leg, t, u): share
+            for (k, leg, t, u), share in flows.items()
+            if there(k, leg.source, t) and there(k, leg.target, u)
+        }
 
     def _paid(self, name: str, replicas: Mapping[str, int], packings: Mapping[tuple[str, str], Packing]) -> float:
         """Machines of a device that a plan pays for."""
@@ -338,8 +420,3 @@ def _normalised(shares: dict[tuple[int, str, str], float]) -> dict[tuple[int, st
     for (k, stage, _), share in shares.items():
         totals[k, stage] = totals.get((k, stage), 0.0) + share
     return {(k, stage, tier): share / totals[k, stage] for (k, stage, tier), share in sorted(shares.items())}
-
-
-def _scale(prices: Iterable[float]) -> float:
-    positive = [price for price in prices if price > 0]
-    return math.exp(math.fsum(math.log(price) for price in positive) / len(positive)) if positive else 1.0

@@ -19,17 +19,20 @@ from __future__ import annotations
 import heapq
 import time
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, pairwise
 
+from inferplan.solvers.goals import ACCURACY, COST, ENERGY, WEIGHTED, Goal
 from inferplan.solvers.split_flows import Box, Knob
 from inferplan.solvers.split_instance import Question
-from inferplan.solvers.split_program import ACCURACY, COST, Node, Objective, Split, SplitProgram
+from inferplan.solvers.split_program import Node, Split, SplitProgram
 
 EXACT = 1e-7
 """Flows that differ by no more than this share of a leg's calls are the same."""
 FITS = 1e-6
 TIE = 1e-7
 NARROW = 1e-6
+SPENT = (COST, ENERGY, WEIGHTED)
+"""Goals that rest on the real flows, not on the program's idea of them."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class SplitSearch:
         self.program = program
         self.timed_out = False
 
-    def best(self, question: Question, objective: Objective, deadline: float, gap: float) -> Found | None:
+    def best(self, question: Question, objective: Goal, deadline: float, gap: float) -> Found | None:
         """The best plan; None where there is none, or none was found in time."""
         program = self.program
         program.begin(question)
@@ -93,7 +96,7 @@ class SplitSearch:
         least = min([*settled, *(item[0] for item in boxes), best.value])
         return Found(best.split, best.value, least, complete)
 
-    def _value(self, node: Node, question: Question, objective: Objective) -> float | None:
+    def _value(self, node: Node, question: Question, objective: Goal) -> float | None:
         """What the plan behind a node is worth; None where its real flows break a limit."""
         program, split = self.program, node.split
         ways = program.instance.ways
@@ -101,10 +104,13 @@ class SplitSearch:
             width = ways.bandwidth(t, u) if ways.open(t, u) else 0.0
             if width is not None and load * program.instance.level > width * (1 + FITS):
                 return None
-        limits = [x for x in (question.budget_usd_per_h, question.most_usd_per_h) if x is not None]
-        if limits and split.cost_usd_per_h > min(limits) * (1 + FITS) + 1e-9:
-            return None
-        return split.cost_usd_per_h / program.scale if objective == COST else node.value
+        budget = [] if question.budget_usd_per_h is None else [(COST, question.budget_usd_per_h)]
+        for goal, most in (*budget, *question.limits):
+            if goal in SPENT and split.reached(goal, question.weights) > most + FITS * abs(most) + 1e-9:
+                return None
+        if objective in SPENT:
+            return split.reached(objective, question.weights) / program.unit(objective)
+        return node.value
 
     def _halves(self, node: Node, box: Box) -> list[Box]:
         """Two boxes that share the point found; nothing where the flows are products already."""
@@ -139,26 +145,30 @@ class SplitSearch:
 
 
 def decide(
-    search: SplitSearch, question: Question, goals: tuple[Objective, ...], deadline: float, gap: float
+    search: SplitSearch, question: Question, goals: tuple[Goal, ...], deadline: float, gap: float
 ) -> Found | None:
-    """Best for the first goal; of plans as good, the best for the second. The bound is of the first."""
+    """Best for the first goal; of plans as good, the best for the next, and so on. The bound is of the first."""
     first = search.best(question, goals[0], deadline, gap)
-    if first is None or len(goals) == 1 or (ACCURACY in goals and not search.program.knows_accuracy):
+    if first is None:
+        return None
+    last, held = first, question
+    for earlier, goal in pairwise(one for one in goals if one != ACCURACY or search.program.knows_accuracy):
+        held = holding(search, held, earlier, last)
+        found = search.best(held, goal, deadline, gap)
+        if found is None:
+            break
+        last = found
+    if last is first or (last.split.choices == first.split.choices and goals[1:] == (ACCURACY,)):
         return first
-    held = holding(search, question, goals[0], first)
-    second = search.best(held, goals[1], deadline, gap)
-    if second is None or second.split.choices == first.split.choices:
-        return first
-    if goals[0] == COST:
-        # Found within a tie of the cost: of its choices the cheapest shares and machines.
-        settled = search.best(replace(question, chosen=second.split.choices), COST, deadline, gap)
+    if goals[1:] == (ACCURACY,):
+        # Found within a tie of the first goal: of its choices the best shares and machines.
+        settled = search.best(replace(question, chosen=last.split.choices), goals[0], deadline, gap)
         return first if settled is None else Found(settled.split, settled.value, first.bound, first.proven)
-    return Found(second.split, first.value, first.bound, first.proven)
+    return Found(last.split, first.value, first.bound, first.proven)
 
 
-def holding(search: SplitSearch, question: Question, goal: Objective, found: Found) -> Question:
-    """The question with the further promise that cost or accuracy stays as good as found."""
-    if goal == COST:
-        most = found.value * search.program.scale
-        return replace(question, most_usd_per_h=most + TIE * max(most, 1.0))
-    return replace(question, least_accuracy=-found.value - TIE * max(1.0, abs(found.value)))
+def holding(search: SplitSearch, question: Question, goal: Goal, found: Found, tolerance: float = TIE) -> Question:
+    """The question with the further promise that a goal stays as good as found, to a relative tolerance."""
+    unit = search.program.unit(goal)
+    most = found.value * unit
+    return replace(question, limits=(*question.limits, (goal, most + tolerance * max(abs(most), unit))))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
-from inferplan.solvers.assembly import without_bounds
+from inferplan.solvers.assembly import energy_of, without_bounds
 from inferplan.solvers.assurance import cases
 from inferplan.solvers.bill import bill, billed, device_bill
 from inferplan.solvers.judge import Judge
@@ -14,7 +13,6 @@ from inferplan.solvers.packing import Packing
 from inferplan.solvers.prediction import class_certificates
 from inferplan.solvers.problem import Problem
 from inferplan.solvers.program import WEIGHTED, Ask
-from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.plan import (
     Assurance,
     AssuredCase,
@@ -23,7 +21,6 @@ from inferplan.spec.plan import (
     Machines,
     Placement,
     Term,
-    TierEnergy,
 )
 
 
@@ -65,26 +62,11 @@ def costs(problem: Problem, solution: Solution) -> Costs | None:
 
 def energy(problem: Problem, solution: Solution) -> Energy | None:
     """What the plan draws, by tier; None where the power of some machine or replica is not known."""
-    powers: dict[str, float] = {}
-    grams: dict[str, float | None] = {}
-    for name, packing in solution.packings.items():
-        tier, tariff = name.split("/", 1)[0], problem.devices[name].tariff
-        power = device_bill(problem, name, solution.columns, packing).power_w
-        if power is None:
-            return None
-        powers[tier] = powers.get(tier, 0.0) + power
-        emitted, known = tariff.carbon_g_per_kwh, grams.get(tier, 0.0)
-        grams[tier] = None if emitted is None or known is None else known + emitted * power / 1000
-    if not powers:
-        return None
-    total, carbon = math.fsum(powers.values()), [amount for amount in grams.values() if amount is not None]
-    return Energy(
-        power_w=total,
-        energy_kwh_per_h=total / 1000,
-        energy_j_per_request=total / math.fsum(need.rate_rps for need in problem.classes),
-        carbon_g_per_h=math.fsum(carbon) if len(carbon) == len(grams) else None,
-        tiers={tier: TierEnergy(power_w=power, carbon_g_per_h=grams[tier]) for tier, power in sorted(powers.items())},
-    )
+    powers = {
+        name: device_bill(problem, name, solution.columns, packing).power_w
+        for name, packing in solution.packings.items()
+    }
+    return energy_of(problem, powers)
 
 
 def terms(problem: Problem, solution: Solution, ask: Ask) -> dict[Literal["cost", "accuracy", "energy"], Term]:
@@ -97,19 +79,6 @@ def terms(problem: Problem, solution: Solution, ask: Ask) -> dict[Literal["cost"
                 value = problem.accuracy.turn.turned(-value)
             found[name] = Term(weight=weight, value=value, unit=weight / ask.weights[name])
     return found
-
-
-def prices(loaded: LoadedWorkload, solution: Solution) -> list[str]:
-    """Catalogue entries that the plan's machines take their prices from."""
-    catalogues = {catalogue.name: catalogue for catalogue in loaded.catalogues}
-    lines = []
-    for device in sorted(solution.packings):
-        spec = loaded.workload.devices()[device]
-        if spec.instance is not None:
-            name, _, kind = spec.instance.partition("/")
-            entry, date = catalogues[name].instances[kind], catalogues[name].dated(kind)
-            lines.append(f"{device}: {spec.instance}, {spec.purchase}, {entry.region}, {date}, {entry.source}")
-    return lines
 
 
 def assurance(problem: Problem, solution: Solution, judge: Judge, plain_usd_per_h: float | None) -> Assurance | None:

@@ -38,29 +38,11 @@ def _asks(workload: Workload, traffic: TrafficClass, at: Path_) -> Iterator[tupl
 
 
 def _top(workload: Workload) -> Iterator[tuple[Path_, str]]:
-    if workload.splitting == "devices":
-        yield from _with_splitting(workload)
-    elif workload.max_utilisation != DEFAULT_UTILISATION:
+    if workload.splitting != "devices" and workload.max_utilisation != DEFAULT_UTILISATION:
         yield (
             ("max_utilisation",),
             "max_utilisation is honoured with splitting: devices only; robustness.headroom leaves capacity unused",
         )
-
-
-def _with_splitting(workload: Workload) -> Iterator[tuple[Path_, str]]:
-    """What is honoured, but not where classes spread over devices."""
-    objective = workload.objective
-    if objective.minimize != "cost" and objective.maximize != "accuracy":
-        yield (
-            ("objective",),
-            "other objectives are not honoured yet with splitting; minimize: cost, or maximize: accuracy",
-        )
-    for tier, places in workload.tiers.items():
-        if places.energy_price_usd_per_kwh > 0:
-            yield (
-                ("tiers", tier, "energy_price_usd_per_kwh"),
-                "a price of electricity is not honoured yet with splitting; put it into the machines' prices",
-            )
 
 
 def _with_mixtures(workload: Workload) -> Iterator[tuple[Path_, str]]:

@@ -13,7 +13,7 @@ from inferplan.solvers.planner import solve
 from inferplan.solvers.queue_planner import decided
 from inferplan.solvers.steps import Step
 from inferplan.spec.document import LoadedWorkload, load_workload
-from inferplan.spec.errors import InfeasibleError, InputError
+from inferplan.spec.errors import InfeasibleError
 from inferplan.spec.plan import Plan
 from inferplan.spec.profile import Profile
 
@@ -228,14 +228,6 @@ def test_time_that_is_not_there_is_said(instances: Any) -> None:
     this = Case(instances, times_of(0.01, 1.5), classes=classes)
     found = explain(this.plan, this.loaded, this.store, time_limit_s=1e-6)
     assert any("out of time" in line for line in found.left_out)
-
-
-def test_spread_classes_are_refused_by_name(instances: Any) -> None:
-    loaded = instances.workload({"a": ["s"]}, classes={"web": {"rate_rps": 5.0}}, splitting="devices")
-    store = instances.profile({("a", "s"): {1: 0.01}}, ACCURACY)
-    plan = solve(loaded, store, plan_dir=instances.folder)
-    with pytest.raises(InputError, match="spread"):
-        explain(plan, loaded, store)
 
 
 @pytest.mark.parametrize(

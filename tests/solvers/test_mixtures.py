@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from inferplan.solvers.checker import check_plan
 from inferplan.solvers.columns import build_columns
+from inferplan.solvers.goals import Goal
 from inferplan.solvers.judge import Judge
 from inferplan.solvers.milp import solution_of
-from inferplan.solvers.mixtures import mean_keeps
+from inferplan.solvers.mixtures import MixtureProgram, mean_keeps
 from inferplan.solvers.parts import parted, patterns, with_pattern
 from inferplan.solvers.planner import solve
 from inferplan.solvers.problem import read_problem
@@ -115,6 +116,78 @@ def test_without_latency_the_cost_is_that_of_enumeration(
     )
     assert plan.cost_usd_per_h == pytest.approx(0.1 * best)
     assert plan.proof.status == "optimal"
+
+
+def fewest_replicas(rate: float, slow: list[float], worth: list[float], floor: float, ways: int) -> float:
+    """The fewest replicas, of so many variants at most, over which some shares have a mean that keeps the floor: calls
+    go to the most accurate first, as far as they can serve."""
+    serve = [capacity({1: seconds, 2: 1.8 * seconds}) / rate for seconds in slow]
+    order = sorted(range(len(slow)), key=lambda i: -worth[i])
+    fewest = math.inf
+    for counts in itertools.product(*(range(math.ceil(1 / one) + 1) for one in serve)):
+        if sum(count > 0 for count in counts) > ways or sum(counts) >= fewest:
+            continue
+        left, mean = 1.0, 0.0
+        for i in order:
+            part = min(left, counts[i] * serve[i])
+            left, mean = left - part, mean + part * worth[i]
+        if left <= 1e-9 and mean >= floor - 1e-9:
+            fewest = sum(counts)
+    return fewest
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rate=st.sampled_from([40.0, 90.0, 160.0]),
+    slow=st.lists(st.sampled_from([0.01, 0.02, 0.04, 0.07]), min_size=3, max_size=3),
+    worth=st.lists(st.integers(60, 98), min_size=3, max_size=3, unique=True),
+    part=st.sampled_from([0.2, 0.5, 0.77, 0.95]),
+)
+def test_more_ways_save_less_than_a_replica_of_each_of_two(
+    module_instances: Any, rate: float, slow: list[float], worth: list[int], part: float
+) -> None:
+    accuracy = [w / 100 for w in worth]
+    floor = round(min(accuracy) + part * (max(accuracy) - min(accuracy)), 6)
+    any_number = fewest_replicas(rate, slow, accuracy, floor, ways=3)
+    plan = plan_of(
+        module_instances,
+        web(rate, floor),
+        times={("a", name): {1: seconds, 2: 1.8 * seconds} for name, seconds in zip("xyz", slow, strict=True)},
+        accuracy={("a", name): value for name, value in zip("xyz", accuracy, strict=True)},
+    )
+    replicas = sum(option.replicas for option in plan.options.values())
+    assert any_number <= replicas < any_number + 2
+
+
+def test_a_third_way_may_use_up_what_whole_replicas_leave_over(instances: Any) -> None:
+    """What two ways each may lose: four replicas would do."""
+    rate, slow, worth, floor = 160.0, [0.04, 0.07, 0.01], [0.8, 0.85, 0.78], 0.794
+    assert [fewest_replicas(rate, slow, worth, floor, ways) for ways in (1, 2, 3)] == [6, 5, 4]
+    plan = plan_of(
+        instances,
+        web(rate, floor),
+        times={("a", name): {1: seconds, 2: 1.8 * seconds} for name, seconds in zip("xyz", slow, strict=True)},
+        accuracy={("a", name): value for name, value in zip("xyz", worth, strict=True)},
+    )
+    assert sum(option.replicas for option in plan.options.values()) == 5
+
+
+def test_where_accuracies_leave_no_doubt_the_program_is_not_asked(
+    instances: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All by the best variant: no mean is better, however requests are shared out."""
+    asked: list[float] = []
+    solved = MixtureProgram.optimize
+
+    def optimize(self: MixtureProgram, goal: Goal, deadline: float, gap: float) -> Any:
+        if goal[0] == "accuracy":
+            asked.append(self.problem.classes[1].share)
+        return solved(self, goal, deadline, gap)
+
+    monkeypatch.setattr(MixtureProgram, "optimize", optimize)
+    plan = plan_of(instances, web(5.0, 0.9))
+    assert {option.variant for option in plan.options.values()} == {"l"}
+    assert set(asked) == {0.0}
 
 
 @pytest.mark.parametrize("floor", [0.82, 0.87, 0.92])

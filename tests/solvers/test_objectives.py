@@ -22,6 +22,7 @@ from inferplan.solvers.problem import Problem, read_problem
 from inferplan.solvers.program import ACCURACY, COST, ENERGY, Ask, pack_columns
 from inferplan.spec.errors import CheckFailedError, InfeasibleError, InputError
 from inferplan.spec.plan import Plan
+from inferplan.spec.rows import HandoffRow
 
 QUIET = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LOAD_S = {"s": 2.0, "l": 30.0}
@@ -427,3 +428,18 @@ def test_a_forged_bill_is_found_out(finding: str, instances: Any) -> None:
     with pytest.raises(CheckFailedError) as caught:
         check_plan(Plan.model_validate(data), loaded.workload, profile)
     assert any(finding in line for line in caught.value.details), caught.value.details
+
+
+def test_energy_counts_the_handing_over_of_batches(instances: Any) -> None:
+    """Times at work have it in them, so the checker's bounds do."""
+    helpers = __import__("sys").modules[type(instances).__module__]
+    loaded = instances.workload(
+        {"a": ["s"]}, tiers={"edge": {"devices": {"cpu": FRUGAL}, "energy_price_usd_per_kwh": 0.3}}
+    )
+    profile = instances.profile({}, {("a", "s"): 0.9}, rows=[helpers.measurement("a", "s", 1, 0.01)])
+    handed = HandoffRow(
+        "a", "s", "", "edge/cpu", "f", 30, 2e-3, "[2e-3]", 1e-3, "[1e-3]", 1e-4, measured_at="2026-01-01"
+    )
+    plan = solve(loaded, replace(profile, handoffs=(handed,)), plan_dir=instances.folder)
+    (option,) = plan.options.values()
+    assert option.predicted.energy_j == pytest.approx(10.0 * 0.012)
