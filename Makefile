@@ -19,8 +19,10 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# In two processes where there are two cores; then what measures time or serves, alone.
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not alone' -n logical --maxprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 $(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "inferplan needs Python 3.11 or newer; this is %d.%d (set PYTHON=...)" % sys.version_info[:2])'

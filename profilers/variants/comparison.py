@@ -205,4 +205,4 @@ class Tally:
 def _ratio(difference: float, size: float) -> float:
     if difference == 0.0:
         return 0.0
-    return float(np.sqrt(difference / size)) if size > 0 else float("inf")
+    return float(np.sqrt(difference) / np.sqrt(size)) if size > 0 else float("inf")

@@ -154,6 +154,12 @@ class Instances:
         )  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def instances_in() -> type[Instances]:
+    """Builds instances in a folder of choice."""
+    return Instances
+
+
 @pytest.fixture
 def instances(tmp_path: Path) -> Instances:
     return Instances(tmp_path)

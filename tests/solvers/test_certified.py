@@ -6,6 +6,9 @@ Instances are those of `benchmarks/certified_optimality.py`, which looks at 300 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +51,20 @@ def plan_of(instance: Instance, folder: Path) -> Plan | None:
     return plan if plan.certificate.verdict == "met" else None
 
 
+@dataclass(frozen=True)
+class Decided:
+    """An instance and its certified plan, if there is one."""
+
+    instance: Instance
+    plan: Plan | None
+
+    @property
+    def cost(self) -> float:
+        return float("inf") if self.plan is None else self.plan.cost_usd_per_h
+
+
 def cost_of(instance: Instance, folder: Path) -> float:
-    plan = plan_of(instance, folder)
-    return float("inf") if plan is None else plan.cost_usd_per_h
+    return Decided(instance, plan_of(instance, folder)).cost
 
 
 def small(seed: int, folder: Path) -> Instance:
@@ -73,18 +87,32 @@ def changed(instance: Instance, **changes: Any) -> Instance:
     return other
 
 
+Make = Callable[[int], Decided]
+
+
+@pytest.fixture(scope="module")
+def decided(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """decided(seed): an instance, which may not be changed, and its certified plan; made once for all tests."""
+
+    @cache
+    def made(seed: int) -> Decided:
+        folder = tmp_path_factory.mktemp("decided")
+        instance = small(seed, folder)
+        return Decided(instance, plan_of(instance, folder))
+
+    return made
+
+
 @pytest.mark.parametrize("seed", FEW)
-def test_looser_promises_never_cost_more(seed: int, tmp_path: Path) -> None:
-    instance = small(seed, tmp_path)
-    cost = cost_of(instance, tmp_path)
+def test_looser_promises_never_cost_more(seed: int, decided: Make, tmp_path: Path) -> None:
+    instance, cost = decided(seed).instance, decided(seed).cost
     for looser in ({"latency": 1.5}, {"floor": 0.8}, {"machines": 1}):
         assert cost_of(changed(instance, **looser), tmp_path) <= cost * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("seed", FEW)
-def test_a_larger_budget_never_buys_less_accuracy(seed: int, tmp_path: Path) -> None:
-    instance = small(seed, tmp_path)
-    cost = cost_of(instance, tmp_path)
+def test_a_larger_budget_never_buys_less_accuracy(seed: int, decided: Make, tmp_path: Path) -> None:
+    instance, cost = decided(seed).instance, decided(seed).cost
     if cost == float("inf"):
         return
     accuracies = []
@@ -102,8 +130,8 @@ def test_a_larger_budget_never_buys_less_accuracy(seed: int, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("seed", FEW)
-def test_the_order_of_what_is_given_changes_nothing(seed: int, tmp_path: Path) -> None:
-    instance = small(seed, tmp_path)
+def test_the_order_of_what_is_given_changes_nothing(seed: int, decided: Make, tmp_path: Path) -> None:
+    instance = decided(seed).instance
     turned = copy.deepcopy(instance)
     turned.document["classes"] = reverse(turned.document["classes"])
     turned.document["tiers"]["edge"]["devices"] = reverse(turned.document["tiers"]["edge"]["devices"])
@@ -114,7 +142,7 @@ def test_the_order_of_what_is_given_changes_nothing(seed: int, tmp_path: Path) -
     turned.document["pipeline"]["edges"].reverse()
     for name in ("times", "accuracy", "flows", "slowdowns"):
         setattr(turned, name, reverse(getattr(turned, name)))
-    one, two = plan_of(instance, tmp_path), plan_of(turned, tmp_path)
+    one, two = decided(seed).plan, plan_of(turned, tmp_path)
     assert (one is None) == (two is None)
     if one is not None and two is not None:
         mine, theirs = (
@@ -128,9 +156,9 @@ def reverse(mapping: dict[Any, Any]) -> dict[Any, Any]:
 
 
 @pytest.mark.parametrize("seed", FEW)
-def test_other_names_change_no_cost(seed: int, tmp_path: Path) -> None:
+def test_other_names_change_no_cost(seed: int, decided: Make, tmp_path: Path) -> None:
     """Stages, variants, classes and devices whose names sort the other way round."""
-    instance = small(seed, tmp_path)
+    instance = decided(seed).instance
     stage, variant = {"a": "z", "b": "y", "c": "x"}, {"s": "t", "l": "a", "skip": "skip"}
     document = copy.deepcopy(instance.document)
     document["pipeline"]["stages"] = {
@@ -147,13 +175,13 @@ def test_other_names_change_no_cost(seed: int, tmp_path: Path) -> None:
         {(stage[a], stage[b], variant[v]): counts for (a, b, v), counts in instance.flows.items()},
         {(stage[s], variant[v], stage[o], variant[c]): slower for (s, v, o, c), slower in instance.slowdowns.items()},
     )
-    assert cost_of(other, tmp_path) == pytest.approx(cost_of(instance, tmp_path), rel=1e-6)
+    assert cost_of(other, tmp_path) == pytest.approx(decided(seed).cost, rel=1e-6)
 
 
 @pytest.mark.parametrize("factor", [1e-4, 1e6])
 @pytest.mark.parametrize("seed", [2000, 2003, 2006])
-def test_prices_of_any_scale(seed: int, factor: float, tmp_path: Path) -> None:
-    instance = small(seed, tmp_path)
+def test_prices_of_any_scale(seed: int, factor: float, decided: Make, tmp_path: Path) -> None:
+    instance = decided(seed).instance
     price = instance.document["tiers"]["edge"]["devices"]["cpu"]["price_usd_per_h"]
     one = changed(instance, prices=1 / price)
     assert cost_of(changed(one, prices=factor), tmp_path) == pytest.approx(factor * cost_of(one, tmp_path), rel=1e-6)
@@ -161,9 +189,9 @@ def test_prices_of_any_scale(seed: int, factor: float, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("factor", [1e-2, 1e4])
 @pytest.mark.parametrize("seed", [2000, 2003, 2006])
-def test_hours_and_microseconds(seed: int, factor: float, tmp_path: Path) -> None:
+def test_hours_and_microseconds(seed: int, factor: float, decided: Make, tmp_path: Path) -> None:
     """Everything that takes or lasts a time takes `factor` times as long, and comes as much more seldom."""
-    instance = small(seed, tmp_path)
+    instance = decided(seed).instance
     slow = copy.deepcopy(instance)
     slow.times = {key: (mean * factor, std * factor) for key, (mean, std) in slow.times.items()}
     for own in slow.document["pipeline"]["stages"].values():
@@ -174,4 +202,4 @@ def test_hours_and_microseconds(seed: int, factor: float, tmp_path: Path) -> Non
             one["slo"]["latency_s"] *= factor
         if "burst_s" in one["arrivals"]:
             one["arrivals"]["burst_s"] *= factor
-    assert cost_of(slow, tmp_path) == pytest.approx(cost_of(instance, tmp_path), rel=1e-6)
+    assert cost_of(slow, tmp_path) == pytest.approx(decided(seed).cost, rel=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +89,25 @@ CASES = {
 }
 """All can be kept."""
 EVERY = pytest.mark.parametrize("name", CASES)
+Explained = Callable[[str], tuple[Case, Explanation]]
+
+
+@pytest.fixture(scope="module")
+def explained(instances_in: Any, tmp_path_factory: pytest.TempPathFactory) -> Explained:
+    """A case of CASES and its explanation, made once for all tests."""
+
+    @cache
+    def made(name: str) -> tuple[Case, Explanation]:
+        this = Case(instances_in(tmp_path_factory.mktemp("case")), **CASES[name])
+        return this, this.explained()
+
+    return made
 
 
 @EVERY
-def test_steps_are_what_deciding_again_gives(name: str, instances: Any) -> None:
-    this = Case(instances, **CASES[name])
-    found, own = this.explained(), this.plan.cost_usd_per_h
+def test_steps_are_what_deciding_again_gives(name: str, explained: Explained) -> None:
+    this, found = explained(name)
+    own = this.plan.cost_usd_per_h
     floor = "classes.web.accuracy.floor"
     reached = this.plan.classes["web"].predicted.accuracy
     assert reached is not None
@@ -116,9 +131,9 @@ def test_steps_are_what_deciding_again_gives(name: str, instances: Any) -> None:
 
 
 @EVERY
-def test_latency_steps_keep_what_they_say_and_nothing_is_gained_before(name: str, instances: Any) -> None:
-    this = Case(instances, **CASES[name])
-    found, own = this.explained(), this.plan.cost_usd_per_h
+def test_latency_steps_keep_what_they_say_and_nothing_is_gained_before(name: str, explained: Explained) -> None:
+    this, found = explained(name)
+    own = this.plan.cost_usd_per_h
     path = "classes.web.slo.latency_s"
     limit = this.loaded.workload.classes["web"].slo
     assert limit is not None
@@ -142,9 +157,8 @@ def test_latency_steps_keep_what_they_say_and_nothing_is_gained_before(name: str
 
 
 @EVERY
-def test_rivals_are_what_deciding_without_the_others_gives(name: str, instances: Any) -> None:
-    this = Case(instances, **CASES[name])
-    found = this.explained()
+def test_rivals_are_what_deciding_without_the_others_gives(name: str, explained: Explained, instances: Any) -> None:
+    this, found = explained(name)
     said = {(r.stage, r.other): r for r in found.rivals if r.aspect == "variant"}
     own = {option.stage: option.choice for option in this.plan.options.values()}
     assert set(said) == {(s, v) for s, variants in STAGES.items() for v in variants if own[s] != v}
@@ -160,10 +174,10 @@ def test_rivals_are_what_deciding_without_the_others_gives(name: str, instances:
 
 
 def test_what_is_not_certified_in_time_is_estimated_and_said_to_be(
-    instances: Any, monkeypatch: pytest.MonkeyPatch
+    explained: Explained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    this = Case(instances, **CASES["tight"])
-    certified = {(r.stage, r.other): r for r in this.explained().rivals if r.aspect == "variant"}
+    this, whole = explained("tight")
+    certified = {(r.stage, r.other): r for r in whole.rivals if r.aspect == "variant"}
     monkeypatch.setattr(rivals._Question, "answer", lambda self: None)
     found = explain(this.plan, this.loaded, this.store, time_limit_s=300.0)
     estimated = {(r.stage, r.other): r for r in found.rivals if r.aspect == "variant"}

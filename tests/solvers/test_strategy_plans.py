@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,32 @@ from inferplan.solvers.contest import STRATEGIES, Entry, compare, plan_of
 from inferplan.solvers.problem import Problem, read_problem
 from inferplan.solvers.strategies import jellybean
 from inferplan.solvers.strategies.tools import loads_rps
+from inferplan.spec.document import LoadedWorkload
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import load_plan, write_plan
+from inferplan.spec.profile import Profile
 
 HOUR_GB = 3600 / 2**30
+EVERY = pytest.mark.parametrize("seed", range(3000, 3012))
+Compared = Callable[[int], tuple[LoadedWorkload, Profile, Problem, list[Entry]]]
 
 
-@pytest.mark.parametrize("seed", range(3000, 3012))
-def test_every_decision_is_priced_by_the_independent_checker(seed: int, tmp_path: Path) -> None:
-    loaded, profile, problem = instance_of(seed, tmp_path)
-    for entry in compare(problem, STRATEGIES):
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    """The instance of a seed, and what every strategy decides; made once for all tests."""
+
+    @cache
+    def made(seed: int) -> tuple[LoadedWorkload, Profile, Problem, list[Entry]]:
+        loaded, profile, problem = instance_of(seed, tmp_path_factory.mktemp("compared"))
+        return loaded, profile, problem, compare(problem, STRATEGIES)
+
+    return made
+
+
+@EVERY
+def test_every_decision_is_priced_by_the_independent_checker(seed: int, compared: Compared, tmp_path: Path) -> None:
+    loaded, profile, problem, entries = compared(seed)
+    for entry in entries:
         plan = plan_of(problem, entry, loaded, profile, plan_dir=tmp_path)
         assert (plan is None) == (entry.solution is None or "capacity" in entry.broken)
         if plan is None:
@@ -37,10 +55,9 @@ def test_every_decision_is_priced_by_the_independent_checker(seed: int, tmp_path
         assert load_plan(tmp_path / "plan.yaml").plan.cost_usd_per_h == pytest.approx(plan.cost_usd_per_h)
 
 
-@pytest.mark.parametrize("seed", range(3000, 3012))
-def test_nothing_that_keeps_every_promise_is_cheaper_than_ours(seed: int, tmp_path: Path) -> None:
-    _, _, problem = instance_of(seed, tmp_path)
-    entries = {entry.strategy: entry for entry in compare(problem, STRATEGIES)}
+@EVERY
+def test_nothing_that_keeps_every_promise_is_cheaper_than_ours(seed: int, compared: Compared) -> None:
+    entries = {entry.strategy: entry for entry in compared(seed)[-1]}
     best = entries.pop("optimal")
     for entry in entries.values():
         if entry.solution is not None and not entry.broken:
