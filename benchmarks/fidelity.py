@@ -136,7 +136,8 @@ def described(row: HandoffRow) -> str:
     return (
         f"{row.stage}: handing over {1e3 * (row.handoff_mean_s or 0):.3f} ms and {1e3 * (row.handoff_call_s or 0):.4f}"
         f" per further call, way in and out {1e3 * (row.entry_s or 0):.3f} ms, waking up {row.wakings_s} s,"
-        f" stalls {100 * sum(json.loads(row.stalls_s)) / row.watched_s:.1f} % of the time"
+        f" stalls {100 * sum(json.loads(row.stalls_s)) / row.watched_s:.1f} % of the router's time,"
+        f" {100 * sum(json.loads(row.replica_stalls_s)) / row.watched_s:.1f} % of a replica's"
     )
 
 

@@ -136,8 +136,8 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Stalls:
-    """Times at which the machine leaves the server's router standing: so many a second, of so many seconds, each of the
-    lengths as likely as the others."""
+    """Times at which the machine leaves the server's router, or a replica, standing: so many a second, of so many
+    seconds, each of the lengths as likely as the others."""
 
     rate_hz: float
     lengths_s: tuple[float, ...]
@@ -282,6 +282,16 @@ def stalls_of(stations: Collection[Station]) -> Stalls | None:
     least = WORTH_STALLING * sum({s.stage: s.service.mean_s(1) for s in stations if s.service is not None}.values())
     lengths = tuple(sorted(length for service in services for length in service.stalls if length >= least))
     return Stalls(len(lengths) / watched, lengths) if lengths else None
+
+
+def pauses_of(station: Station) -> Stalls | None:
+    """What was seen of replicas where a station was measured; None where that is nothing."""
+    service = station.service
+    if service is None or not service.replica_stalls:
+        return None
+    least = WORTH_STALLING * service.mean_s(1)
+    lengths = tuple(sorted(length for length in service.replica_stalls if length >= least))
+    return Stalls(len(lengths) / service.watched_s, lengths) if lengths else None
 
 
 def _overheads_s(

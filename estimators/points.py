@@ -199,6 +199,7 @@ def _serving(profile: Profile, key: PointKey) -> dict[str, Any]:
                 "entry": tuple(map(float, json.loads(row.entries_s))),
                 "wakings": tuple((float(rest), float(longer)) for rest, longer in json.loads(row.wakings_s)),
                 "stalls": tuple(map(float, json.loads(row.stalls_s))),
+                "replica_stalls": tuple(map(float, json.loads(row.replica_stalls_s or "[]"))),
                 "watched_s": row.watched_s,
             }
     return {}

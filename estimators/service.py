@@ -71,7 +71,8 @@ class ServiceModel:
     takes beyond that on its way in and out: they occupy nothing, and no figure here has them in it.
 
     `wakings`: a replica that was free for longer than the first of a pair takes the second of it more for its next
-    batch, seconds both, rising in the first. The simulation adds it; no figure here has it in it.
+    batch, seconds both, rising in the first. The simulation adds it; no figure here has it in it. So it does with
+    `stalls` of a router and `replica_stalls` of one replica, seconds, all that were seen in `watched_s`.
     """
 
     points: tuple[ServicePoint, ...]
@@ -82,6 +83,7 @@ class ServiceModel:
     entry: tuple[float, ...] = ()
     wakings: tuple[tuple[float, float], ...] = ()
     stalls: tuple[float, ...] = ()
+    replica_stalls: tuple[float, ...] = ()
     watched_s: float = 0.0
 
     def __post_init__(self) -> None:

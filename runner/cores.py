@@ -13,6 +13,10 @@ from inferplan.spec.gpus import gpus_of_replicas
 from inferplan.spec.plan import LoadedPlan, Plan
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+BUSY_POLL_S = 0.002
+"""How long router and replicas ask for what comes next again and again before they sleep, where each has cores of its
+own. A core that halts takes 20 to 150 us to come back on virtual machines, more or less by what the host does for
+seconds, twice per batch: as long as a small model takes. After longer rests that is little beside the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,11 @@ class Placing:
     slots: tuple[Slot, ...]
     notes: tuple[str, ...] = ()
     free: tuple[int, ...] = ()
+
+    @property
+    def apart(self) -> bool:
+        """Whether router and replicas share no core, so that none takes time from another by busy polling."""
+        return bool(self.free)
 
 
 def available_cores() -> tuple[int, ...]:

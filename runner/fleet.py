@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from inferplan.profilers.runtimes.executor import ExecutorSpec
+from inferplan.runner import eventloop
 from inferplan.runner.cores import Placing, Slot, kept_to
 from inferplan.runner.events import OnEvent, ReplicaEnded, ReplicaReady
 from inferplan.runner.frames import Reply
@@ -95,6 +96,7 @@ class Fleet:
             await self._stop()
             raise
         self._kept.enter_context(kept_to(self._placing.free))
+        self._kept.enter_context(eventloop.busy_polling(self._placing.apart))
         return self
 
     async def __aexit__(
@@ -165,6 +167,7 @@ class Fleet:
             bool(self._topology.following[option.stage]),
             os.getpid(),
             slot.gpu,
+            self._placing.apart,
         )
 
     def _skip_code(self, option: DeployedOption) -> StageAdapter:

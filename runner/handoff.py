@@ -14,10 +14,11 @@ one length: a machine that is left alone for long takes longer to come back also
 - *waking up*: how much longer the replica was taken by a single call than by those of the burst with the same input, by
   the length of its rests.
 
-Last, for a moment, this process works and sleeps by turns where the router ran, while the replica's cores are kept
-busy, too. Where it is late the machine was doing something else (other processes, the kernel, a hypervisor's other
-guests): *stalls*, that hold up all requests and replies at once. What of the times above is that much longer than the
-rest is left to them, so that nothing counts twice.
+Last, for some seconds, this process is busy where the router ran, as are others on the replica's cores. Where one of
+them is late the machine was doing something else (other processes, the kernel, a hypervisor's other guests): *stalls*,
+that hold up all requests and replies at once, or a replica's batch. What of the times above is that much longer than
+the rest is left to them, so that nothing counts twice. A router that shares cores with replicas sleeps whenever it has
+nothing to do, so then this process works and sleeps by turns: one that never slept would be put behind all that does.
 
 Simulations add all of it; without that calls that take less than a few milliseconds look faster than any server is,
 and their tails are several times too short.
@@ -34,6 +35,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from subprocess import PIPE
 from time import perf_counter, sleep
 from typing import Any
 
@@ -42,7 +44,7 @@ from numpy.typing import NDArray
 
 from inferplan.profilers.runtimes.executor import Executor, ExecutorSpec
 from inferplan.runner import eventloop
-from inferplan.runner.cores import available_cores, kept_to
+from inferplan.runner.cores import BUSY_POLL_S, available_cores, kept_to
 from inferplan.runner.frames import dump
 from inferplan.runner.trial import Batch, Burst, Trial
 from inferplan.spec.choice import Choice
@@ -59,9 +61,9 @@ PAUSE_S = 0.001
 MOST_BATCH = 8
 BATCHES, BATCHED = 40, 3
 """Bursts that tell what further calls of a batch add, and larger batches in each."""
-RESTS_S = {0.00005: 0.0001, 0.0003: 0.0005, 0.001: 0.002, 0.003: 0.006, 0.01: 0.02}
+RESTS_S = {0.00005: 0.0001, 0.0003: 0.001, BUSY_POLL_S: 0.004, 0.006: 0.01, 0.015: 0.02}
 """From which rest on waking up takes what it took after rests of the second length."""
-SHORT_S = 0.002
+SHORT_S = BUSY_POLL_S
 """Ways in and out are those after rests of at most this length: what is longer in them after longer ones is waking up,
 and requests that come so seldom are no hurry to this model."""
 SINGLES = 60
@@ -80,8 +82,8 @@ fifth by chance then."""
 STARTING_S = 0.1
 STALL_S = 1e-4
 """Being late by less is waking up, which ways in and out have in them."""
-WORK_S, SLEEP_S = 5e-5, 1.5e-4
-"""What a router does at some thousand requests a second."""
+BUSY, BY_TURNS = (5e-5,), (5e-5, 1.5e-4)
+"""What a router does at some thousand requests a second, one that polls and one that sleeps: work, then sleep (s)."""
 ESTIMATE_S = 11.0
 """What measuring one stage takes, with starting the replica: less than that where calls take a few milliseconds, up to
 twice where they take 50."""
@@ -108,8 +110,8 @@ def stages_to_measure(workload: Workload, profile: Profile, device: str) -> dict
     handing over was measured on that machine already are left out."""
     rows = [row for row in profile.measurements if row.origin == "measured" and row.status == "ok"]
     rows = [row for row in rows if row.key.device == device and row.key.runtime != "skip" and row.service.mean_s]
-    # Earlier versions knew neither waking up nor stalls.
-    whole = [row for row in profile.handoffs if row.device == device and (row.watched_s > 0 or row.status != "ok")]
+    # Earlier versions knew nothing of replicas' stalls, and had routers and replicas that slept.
+    whole = [row for row in profile.handoffs if row.device == device and (row.replica_stalls_s or row.status != "ok")]
     known = {(row.stage, row.device_fingerprint) for row in whole}
     found: dict[str, Measurement] = {}
     for name, stage in workload.pipeline.stages.items():
@@ -141,6 +143,7 @@ def measure_handoff(
     handed = _without_stalls(np.array([one.handed_s for batches in served.at_work for one in batches]))
     handoffs = handed + max(_more_than_chance(own_s[: len(alone)] - alone), 0.0)
     further = [(one.handed_s - float(np.median(handed))) / (one.size - 1) for one in served.larger]
+    router_s, replica_s = _stalls(_cores(point))
     short = [one for rest, singles in served.singles.items() if rest <= SHORT_S for one in singles]
     entries = np.array([one.latency_s - one.batches[0].taken_s for one in short])
     return _with(
@@ -152,7 +155,8 @@ def measure_handoff(
         entries_s=_quantiles(np.minimum(entries, np.quantile(entries, STEADY))),
         handoff_call_s=max(float(np.median(further)), 0.0) if further else None,
         wakings_s=json.dumps(_wakings(served)),
-        stalls_s=json.dumps([round(stall, 9) for stall in _stalls(_cores(point))]),
+        stalls_s=_rounded(router_s),
+        replica_stalls_s=_rounded(replica_s),
         watched_s=WATCHED_S,
     )
 
@@ -220,28 +224,40 @@ def _but_batch(key: PointKey) -> PointKey:
     return replace(key, batch=1, input_shape="")
 
 
-def _stalls(busy_cores: Sequence[int]) -> list[float]:
-    """By how much this process is late, where it is by more than `STALL_S`, while others keep cores busy: it works for
-    a moment, sleeps, and so on, as a router does. One that never slept would be put behind all that does."""
-    found: list[float] = []
-    burners = [subprocess.Popen([sys.executable, "-S", "-c", _BURNER, str(core)]) for core in busy_cores]
+def _stalls(busy_cores: Sequence[int]) -> tuple[list[float], list[float]]:
+    """By how much this process is late, where it is by more than `STALL_S`, and by how much others that keep cores
+    busy are meanwhile."""
+    watchers = [
+        subprocess.Popen([sys.executable, "-S", "-c", _WATCHER, str(core), str(STALL_S)], stdout=PIPE, stdin=PIPE)
+        for core in busy_cores
+    ]
     free = [core for core in available_cores() if core not in busy_cores]
     try:
         sleep(STARTING_S)
         with kept_to(free):
-            now = perf_counter()
-            end = now + WATCHED_S
-            while now < end:
-                for due, wait in ((now + WORK_S, _spin), (now + WORK_S + SLEEP_S, _doze)):
-                    wait(due)
-                    now = perf_counter()
-                    if now - due > STALL_S:
-                        found.append(now - due)
-                        break
+            own = _late(BUSY if free else BY_TURNS)
+        others = [json.loads(watcher.communicate()[0] or "[]") for watcher in watchers]
     finally:
-        for burner in burners:
-            burner.kill()
-            burner.wait()
+        for watcher in watchers:
+            watcher.kill()
+            watcher.wait()
+    return own, [stall for stalls in others for stall in stalls]
+
+
+def _late(turns_s: Sequence[float]) -> list[float]:
+    """By how much, each time that it is, while it is busy and asleep by turns of these lengths."""
+    found: list[float] = []
+    now = perf_counter()
+    end = now + WATCHED_S
+    while now < end:
+        due = now
+        for wait, turn_s in zip((_spin, _doze), turns_s, strict=False):
+            due += turn_s
+            wait(due)
+            now = perf_counter()
+            if now - due > STALL_S:
+                found.append(now - due)
+                break
     return found
 
 
@@ -254,14 +270,22 @@ def _doze(until: float) -> None:
     sleep(max(until - perf_counter(), 0.0))
 
 
-_BURNER = """
-import os, sys
+_WATCHER = """
+import json, os, select, sys
+from time import perf_counter
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, [int(sys.argv[1])])
-starter = os.getppid()
-while os.getppid() == starter:
-    pass
+least, found = float(sys.argv[2]), []
+asked = select.poll()
+asked.register(0, select.POLLIN)
+now = perf_counter()
+while not asked.poll(0):
+    before, now = now, perf_counter()
+    if now - before > least:
+        found.append(now - before)
+json.dump(found, sys.stdout)
 """
+"""Ends with its standard input."""
 
 
 def _cores(point: Measurement) -> tuple[int, ...]:
@@ -274,6 +298,10 @@ def _quantiles(times_s: Floats) -> str:
     count = min(QUANTILES, len(times_s))
     levels = (np.arange(count) + 0.5) / count
     return json.dumps([round(float(time), 9) for time in np.quantile(np.maximum(times_s, 0.0), levels)])
+
+
+def _rounded(times_s: Sequence[float]) -> str:
+    return json.dumps([round(time, 9) for time in times_s])
 
 
 def _with(row: HandoffRow, **fields: Any) -> HandoffRow:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from inferplan.profilers.runtimes.executor import ExecutorSpec
+from inferplan.runner import eventloop
 from inferplan.runner.cores import available_cores, kept_to
 from inferplan.runner.frames import Blob, Reply
 from inferplan.runner.pipeline import Topology
@@ -94,7 +95,7 @@ class Trial:
         self._limit_s = workload.profile.load_timeout_s
         self._loop = asyncio.get_running_loop()
         self._router = Router(alone, _OnlyOption(), {})
-        assignment = Assignment(spec, provider, threads, cores, (), False, os.getpid())
+        assignment = Assignment(spec, provider, threads, cores, (), False, os.getpid(), polls=bool(self._free))
         self._replica = Replica(ReplicaName(_OPTION, 0), assignment, self._replied, self._ended)
 
     async def __aenter__(self) -> Self:
@@ -104,6 +105,7 @@ class Trial:
             await self._replica.stop()
             raise
         self._kept.enter_context(kept_to(self._free))
+        self._kept.enter_context(eventloop.busy_polling(bool(self._free)))
         return self
 
     async def __aexit__(

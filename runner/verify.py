@@ -107,7 +107,7 @@ async def _run(
         clock: dict[str, float] = {}
 
         def on_window(edge: Literal["start", "end"]) -> None:
-            clock[edge] = process_time()
+            clock[edge] = process_time() - eventloop.polled_s()
             for name, pool in pools.items():
                 if edge == "end":
                     measured[name] = replace(pool.stats)

@@ -12,15 +12,17 @@ import dataclasses
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 from inferplan.profilers.runtimes.executor import Batch, Executor, ExecutorSpec
+from inferplan.runner.cores import BUSY_POLL_S
 from inferplan.runner.frames import (
     SIZE,
     Blob,
@@ -50,6 +52,8 @@ class Assignment:
     starter: int
     gpu: int | None = None
     """The only GPU that its process is shown, counted among those that the process which starts it is shown."""
+    polls: bool = False
+    """Whether it waits for batches without letting its core halt, as it has its cores for itself."""
 
     def to_json(self) -> bytes:
         """The assignment as text; `from_json` is the inverse."""
@@ -139,8 +143,23 @@ def serve(sock: socket.socket) -> None:
     worker = Worker(executor, assignment)
     gc.collect()
     gc.freeze()  # what is loaded now stays: later collections need not look at it
+    wait = _poller(sock) if assignment.polls else lambda: None
     while True:
+        wait()
         send_all(sock, reply_frame(worker.answer(read_batch(reader.wait(sock)))))
+
+
+def _poller(sock: socket.socket) -> Callable[[], None]:
+    """Polls until there is something to read, for `BUSY_POLL_S` at most."""
+    watched = select.poll()
+    watched.register(sock, select.POLLIN)
+
+    def poll() -> None:
+        until = perf_counter() + BUSY_POLL_S
+        while not watched.poll(0) and perf_counter() < until:
+            pass
+
+    return poll
 
 
 def _send(sock: socket.socket, body: bytes) -> None:

@@ -1,8 +1,10 @@
 """When the machine leaves the router standing: requests that come meanwhile, and replies of replicas, are all held up
-until the end.
+until the end. When it leaves replicas standing: nothing is begun, and what was begun goes on at the end.
 
-It differs from a time drawn per request, as what comes meanwhile then comes at once, while replicas have run dry. What
-waits for a replica already is served meanwhile, which it is not in truth: that is few calls where stalls are short.
+It differs from a time drawn per request, as what comes meanwhile then comes at once. What waits for a replica already
+is served while the router stands, which it is not in truth: that is few calls where stalls are short. Of several
+replicas of a station one stands while others go on, in truth; here all stand at the same times, each as often as in
+truth, so that queues may come out somewhat longer. A queue's delay then stands still with its replicas.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Standstills:
-    """When the router stands still: from, until; rising and apart."""
+    """When something stands still: from, until; rising and apart."""
 
     starts_s: Floats
     ends_s: Floats
@@ -42,3 +44,23 @@ class Standstills:
         before = np.searchsorted(self.starts_s, times_s, side="right") - 1
         until: Floats = np.where(before >= 0, self.ends_s[np.maximum(before, 0)], 0.0)
         return np.maximum(times_s, until)
+
+    def running_s(self, times_s: Floats) -> Floats:
+        """For how long what stands meanwhile has gone by these times."""
+        begun = np.searchsorted(self.starts_s, times_s, side="right")
+        until = np.concatenate([[0.0], self.ends_s])[begun]
+        stood: Floats = self._stood_s[begun]
+        gone: Floats = np.maximum(times_s, until) - stood
+        return gone
+
+    def passed_s(self, running_s: Floats, *, over: bool) -> Floats:
+        """The inverse: when it has gone for so long. Of a standstill that begins then, its beginning, or, where it is
+        to be `over`, its end."""
+        at = self.starts_s - self._stood_s[:-1]
+        passed: Floats = running_s + self._stood_s[np.searchsorted(at, running_s, side="right" if over else "left")]
+        return passed
+
+    @property
+    def _stood_s(self) -> Floats:
+        """For how long it has stood before the first standstill, after the first, after the second, ..."""
+        return np.concatenate([[0.0], np.cumsum(self.ends_s - self.starts_s)])

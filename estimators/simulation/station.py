@@ -8,7 +8,7 @@ replica looks at it. Of several free replicas, the one that has been free for lo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from inferplan.estimators.network import Outage, Station
 from inferplan.estimators.simulation.compiled import INTERPRETED, Loops
 from inferplan.estimators.simulation.kernels import LOST, SERVED, SHED, WAITING
+from inferplan.estimators.simulation.standstills import Standstills
 
 __all__ = ["LOST", "SERVED", "SHED", "Served", "serve"]
 
@@ -45,6 +46,15 @@ class Served:
     def batch_of(self) -> Counts:
         """Index of each call's batch; -1 where it was in none."""
         return self.batches if len(self.batches) else np.repeat(np.arange(len(self.sizes)), self.sizes)
+
+    def stood_still(self, pauses: Standstills) -> Served:
+        """The same on a clock that goes on while the replicas stand still; it was told on one that does not."""
+        return replace(
+            self,
+            done_s=pauses.passed_s(self.done_s, over=False),
+            starts_s=pauses.passed_s(self.starts_s, over=True),
+            ready_s=pauses.passed_s(self.ready_s, over=False),
+        )
 
     def count(self, fate: int) -> int:
         """Calls of a fate."""
