@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from inferplan.estimators.network import Network, Stream, pauses_of
+from inferplan.estimators.network import Network, Station, Stream, pauses_of
 from inferplan.estimators.simulation.compiled import INTERPRETED, Loops
 from inferplan.estimators.simulation.standstills import Standstills
 from inferplan.estimators.simulation.station import Served, serve
@@ -379,15 +379,22 @@ def _serve_station(
         )
         deadlines = deadlines if order is None else deadlines[order]
     rng = chance.of("service", name)
+    pauses = _pauses(station, run, chance)
+    served = serve(times, station, rng, deadlines_s=deadlines, begin_s=run.warmup_s, pauses=pauses, loops=loops)
+    return Origins(parts, order), (times, served)
+
+
+def _pauses(station: Station, run: Replication, chance: Randomness) -> Standstills | None:
+    """When a station's replicas stand still: when their cores do, and while the router does for longer than they take
+    for a call, as they have run dry then."""
+    if station.service is None:
+        return None
     stalls = pauses_of(station)
-    if stalls is None:
-        served = serve(times, station, rng, deadlines_s=deadlines, begin_s=run.warmup_s, loops=loops)
-        return Origins(parts, order), (times, served)
-    # The clock of replicas that stand still now and then, on which they never do.
-    pauses = Standstills.of(stalls, run.end_s, chance.of("pauses", name))
-    begin = float(pauses.running_s(np.array([run.warmup_s]))[0])
-    served = serve(pauses.running_s(times), station, rng, deadlines_s=deadlines, begin_s=begin, loops=loops)
-    return Origins(parts, order), (times, served.stood_still(pauses))
+    own = Standstills.of(stalls, run.end_s, chance.of("pauses", station.name)) if stalls else None
+    if run.stalls is None:
+        return own
+    dry = run.stalls.longer_than(station.service.mean_s(1))
+    return dry if own is None else own.joined(dry)
 
 
 def _of(values: NDArray[np.generic], part: Part) -> NDArray[np.generic]:

@@ -1,10 +1,11 @@
-"""When the machine leaves the router standing: requests that come meanwhile, and replies of replicas, are all held up
-until the end. When it leaves replicas standing: nothing is begun, and what was begun goes on at the end.
+"""When the machine leaves something standing for a moment.
 
-It differs from a time drawn per request, as what comes meanwhile then comes at once. What waits for a replica already
-is served while the router stands, which it is not in truth: that is few calls where stalls are short. Of several
-replicas of a station one stands while others go on, in truth; here all stand at the same times, each as often as in
-truth, so that queues may come out somewhat longer. A queue's delay then stands still with its replicas.
+The router: requests that come meanwhile, and replies of replicas, are all held up until the end. It differs from a time
+drawn per request, as what comes meanwhile then comes at once, while replicas have run dry.
+
+Replicas: nothing is begun, and what was begun goes on at the end. Of several replicas of a station one stands while
+others go on, in truth; here all stand at the same times, each as often as in truth, so that queues may come out
+somewhat longer. A queue's delay stands still with its replicas.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Standstills:
-    """When something stands still: from, until; rising and apart."""
+    """From, until; rising and apart."""
 
     starts_s: Floats
     ends_s: Floats
@@ -31,11 +32,29 @@ class Standstills:
         """Stalls that begin before `end_s`, as a Poisson process; those that overlap are one."""
         starts = np.sort(rng.random(int(rng.poisson(stalls.rate_hz * end_s))) * end_s)
         lengths = np.array(stalls.lengths_s)
-        ends = np.maximum.accumulate(starts + lengths[(rng.random(len(starts)) * len(lengths)).astype(np.int64)])
-        apart = np.flatnonzero(starts[1:] > ends[:-1]) + 1
-        first = np.concatenate([np.zeros(min(len(starts), 1), dtype=np.int64), apart])
-        last = np.concatenate([apart, np.full(min(len(starts), 1), len(starts))]) - 1
-        return cls(starts[first], ends[last])
+        return cls._apart(starts, starts + lengths[(rng.random(len(starts)) * len(lengths)).astype(np.int64)])
+
+    @classmethod
+    def _apart(cls, starts_s: Floats, ends_s: Floats) -> Standstills:
+        """Those that overlap as one; starts come rising."""
+        if len(starts_s) == 0:
+            return cls(starts_s, ends_s)
+        latest = np.maximum.accumulate(ends_s)
+        apart = np.flatnonzero(starts_s[1:] > latest[:-1]) + 1
+        first = np.concatenate([[0], apart])
+        last = np.concatenate([apart, [len(starts_s)]]) - 1
+        return cls(starts_s[first], latest[last])
+
+    def longer_than(self, least_s: float) -> Standstills:
+        """Those that last for longer."""
+        long = self.ends_s - self.starts_s > least_s
+        return Standstills(self.starts_s[long], self.ends_s[long])
+
+    def joined(self, other: Standstills) -> Standstills:
+        """When either stands still."""
+        starts = np.concatenate([self.starts_s, other.starts_s])
+        order = np.argsort(starts, kind="stable")
+        return self._apart(starts[order], np.concatenate([self.ends_s, other.ends_s])[order])
 
     def held_up(self, times_s: Floats) -> Floats:
         """Times, in any order, those in a standstill put off until its end."""

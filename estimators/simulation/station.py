@@ -47,15 +47,6 @@ class Served:
         """Index of each call's batch; -1 where it was in none."""
         return self.batches if len(self.batches) else np.repeat(np.arange(len(self.sizes)), self.sizes)
 
-    def stood_still(self, pauses: Standstills) -> Served:
-        """The same on a clock that goes on while the replicas stand still; it was told on one that does not."""
-        return replace(
-            self,
-            done_s=pauses.passed_s(self.done_s, over=False),
-            starts_s=pauses.passed_s(self.starts_s, over=True),
-            ready_s=pauses.passed_s(self.ready_s, over=False),
-        )
-
     def count(self, fate: int) -> int:
         """Calls of a fate."""
         if len(self.fates) == 0:
@@ -70,6 +61,7 @@ def serve(
     *,
     deadlines_s: Floats | None = None,
     begin_s: float = 0.0,
+    pauses: Standstills | None = None,
     loops: Loops = INTERPRETED,
 ) -> Served:
     """Serve sorted arrivals. The k-th batch takes the time that the k-th uniform number of `rng` picks from the
@@ -77,15 +69,39 @@ def serve(
     wake up that was free for long.
 
     `deadlines_s` of the calls matter where the station's order is `edf`. `begin_s` is when the counted time begins,
-    which the station's outages count from.
+    which the station's outages count from. `pauses`: when all replicas stand still, which batches then take longer by.
     """
     if station.service is None:
         nothing = np.zeros(0)
         return Served(arrivals_s, _NO_FATES, _NO_FATES, nothing, nothing.astype(np.int64), nothing, nothing)
     uniforms = rng.random(len(arrivals_s))
+    if pauses is None:
+        return _served(arrivals_s, station, uniforms, deadlines_s, _outages(station, begin_s), loops)
+    # On the clock of the replicas, which stands still with them, they never do.
+    down, up, at = _outages(station, begin_s)
+    outages = pauses.running_s(down), pauses.running_s(up), at
+    served = _served(pauses.running_s(arrivals_s), station, uniforms, deadlines_s, outages, loops)
+    starts = pauses.passed_s(served.starts_s, over=True)
+    return replace(
+        served,
+        done_s=pauses.passed_s(served.done_s, over=False),
+        starts_s=starts,
+        services_s=pauses.passed_s(served.starts_s + served.services_s, over=False) - starts,
+        ready_s=pauses.passed_s(served.ready_s, over=False),
+    )
+
+
+def _served(
+    arrivals_s: Floats,
+    station: Station,
+    uniforms: Floats,
+    deadlines_s: Floats | None,
+    outages: tuple[Floats, Floats, Counts],
+    loops: Loops,
+) -> Served:
     if station.queue_limit is not None or station.order == "edf" or station.outages:
         deadlines = arrivals_s if deadlines_s is None else deadlines_s
-        return _disturbed(arrivals_s, deadlines, station, uniforms, begin_s, loops)
+        return _disturbed(arrivals_s, deadlines, station, uniforms, outages, loops)
     if station.max_batch == 1 and len(set(station.slowdowns)) <= 1:
         return _singles(arrivals_s, station, uniforms, loops)
     return _batches(arrivals_s, station, uniforms, loops)
@@ -119,12 +135,16 @@ def _batches(arrivals_s: Floats, station: Station, uniforms: Floats, loops: Loop
 
 
 def _disturbed(
-    arrivals_s: Floats, deadlines_s: Floats, station: Station, uniforms: Floats, begin_s: float, loops: Loops
+    arrivals_s: Floats,
+    deadlines_s: Floats,
+    station: Station,
+    uniforms: Floats,
+    outages: tuple[Floats, Floats, Counts],
+    loops: Loops,
 ) -> Served:
     count = len(arrivals_s)
     assert station.service is not None
     pools, at = station.service.pools_s(station.max_batch)
-    down, up, outage_at = _outages(station, begin_s)
     fates, batch_of = np.full(count, WAITING), np.full(count, -1)
     done = np.full(count, math.inf)
     per_call = [_given(column, loops) for column in (fates, batch_of, done)]
@@ -135,7 +155,7 @@ def _disturbed(
         _glanced(uniforms, loops), _glanced(pools, loops), _given(at, loops),
         station.max_batch, station.max_queue_delay_s, station.order == "edf", station.queue_limit or 0,
         _given(factors, loops), *_wakings(station, loops),
-        *(_given(column, loops) for column in (down, up, outage_at)), *per_call, *per_batch,
+        *(_given(column, loops) for column in outages), *per_call, *per_batch,
     )  # fmt: skip
     starts, sizes, services, ready = _cut(per_batch, batches)
     ends = np.asarray(per_call[2], dtype=np.float64)
@@ -152,6 +172,8 @@ def _wakings(station: Station, loops: Loops) -> tuple[Any, Any]:
 
 def _outages(station: Station, begin_s: float) -> tuple[Floats, Floats, Counts]:
     """Outages replica by replica: from, until, and where those of each replica begin."""
+    if not station.outages:
+        return np.zeros(0), np.zeros(0), np.zeros(station.replicas + 1, dtype=np.int64)
     by_replica: list[list[Outage]] = [[] for _ in range(station.replicas)]
     for outage in sorted(station.outages, key=lambda o: o.start_s):
         by_replica[outage.replica].append(outage)
