@@ -76,7 +76,9 @@ class Standstills:
         """The inverse: when it has gone for so long. Of a standstill that begins then, its beginning, or, where it is
         to be `over`, its end."""
         at = self.starts_s - self._stood_s[:-1]
-        passed: Floats = running_s + self._stood_s[np.searchsorted(at, running_s, side="right" if over else "left")]
+        # What begins in a standstill may have been rounded down to just before it.
+        begun = np.searchsorted(at, running_s + 4 * np.spacing(running_s) if over else running_s)
+        passed: Floats = running_s + self._stood_s[begun]
         return passed
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from inferplan.estimators.fanout import FanOutLaw, law_of_mean
-from inferplan.estimators.network import Network, Stalls, Station, stage_order, stalls_of
+from inferplan.estimators.network import Network, Stalls, Station, pauses_of, stage_order, stalls_of
 from inferplan.spec.workload import Workload
 
 
@@ -40,6 +40,15 @@ def test_stalls_are_pooled_and_short_ones_left_out(station: Callable[..., Statio
     assert stalls_of(both) == Stalls(3 / 5, (5e-4, 2e-3, 4e-3))
     assert stalls_of([seen("a", 0.01, (), 2.0)]) is None
     assert stalls_of([station("a", "a", [(1, 0.01)]), station("s", "s", None)]) is None
+
+
+def test_replicas_stall_as_they_did_where_they_were_measured(station: Callable[..., Station]) -> None:
+    plain = station("a", "a", [(1, 0.01)])
+    assert plain.service is not None
+    seen = replace(plain, service=replace(plain.service, replica_stalls=(4e-3, 5e-5, 1e-3), watched_s=4.0))
+    assert pauses_of(seen) == Stalls(0.5, (1e-3, 4e-3))
+    assert pauses_of(plain) is None
+    assert pauses_of(station("s", "s", None)) is None
 
 
 def test_stage_order_does_not_depend_on_the_document() -> None:

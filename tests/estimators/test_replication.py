@@ -1,8 +1,8 @@
 """One replication, against a reference that knows nothing of passes over sorted arrivals: one event after the other.
 
 Random networks have everything at once: chains and joins, fan-outs, batches and delays, unequal replicas, replicas that
-wake up, a router and replicas that stall, bounded queues, deadlines, failures and late starts, jobs, routing shares, link delays.
-Times are multiples of 1/8 s, stalls included, so that calls end, arrive and come due in the same instant.
+wake up, a router and replicas that stall, bounded queues, deadlines, failures and late starts, jobs, routing shares,
+link delays. Times are multiples of 1/8 s, stalls included, so that calls end, arrive and come due in the same instant.
 """
 
 from __future__ import annotations
@@ -227,7 +227,8 @@ def stalls_of(stalls: Stalls | None, rng: np.random.Generator) -> list[tuple[flo
         return []
     starts = sorted((rng.random(int(rng.poisson(stalls.rate_hz * END_S))) * END_S).tolist())
     lengths = [stalls.lengths_s[int(u * len(stalls.lengths_s))] for u in rng.random(len(starts))]
-    return apart([(on_the_grid(start), on_the_grid(start) + length) for start, length in zip(starts, lengths)])
+    begins = [on_the_grid(start) for start in starts]
+    return apart([(begin, begin + length) for begin, length in zip(begins, lengths, strict=True)])
 
 
 def on_the_grid(time: float) -> float:
@@ -263,7 +264,7 @@ def gridded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def rounded(kind: type[Standstills], starts: np.ndarray, ends: np.ndarray) -> Standstills:
         begin = np.floor(8 * starts) / 8
-        return of(kind, begin, begin + (ends - starts))
+        return of(kind, begin, begin + np.round(8 * (ends - starts)) / 8)
 
     monkeypatch.setattr(Standstills, "_apart", classmethod(rounded))
 

@@ -390,3 +390,16 @@ def test_loops_are_compiled_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> No
     assert not loops(1000).compiled
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert not loops(10**8).compiled
+
+
+def test_a_batch_takes_longer_by_the_stalls_of_its_replica(station: MakeStation, single: Make) -> None:
+    """Stalls of length d come at rate r. A call that is served for w meets r w of them, and one may be on when it comes:
+    it is late by r d (w + d / 2), and by the wait of an M/D/1 queue."""
+    stalls_hz, length, took, rate = 0.05, 0.2, 1.0, 0.005
+    plain = station("s", "s", [(1, took)])
+    assert plain.service is not None
+    service = dataclasses.replace(plain.service, replica_stalls=(length,) * 5, watched_s=5 / stalls_hz)
+    run = replicate(single(dataclasses.replace(plain, service=service), rate), Chance(0, 0), 4_000_000.0, 0.0)
+    late = run.latencies_s["c"] - took
+    expected = stalls_hz * length * (took + length / 2) + rate * took**2 / 2
+    assert float(late.mean()) == pytest.approx(expected, rel=0.1)

@@ -28,6 +28,7 @@ def test_replicas_do_not_share_cores(deploy: Deploy) -> None:
     assert {slot.machine for slot in placing.slots} == {"edge/cpu[0]"}
     assert placing.notes == ()
     assert placing.free == (0, 1)
+    assert placing.apart
 
 
 def test_no_core_left_for_the_router_is_noted(deploy: Deploy) -> None:
@@ -35,6 +36,7 @@ def test_no_core_left_for_the_router_is_noted(deploy: Deploy) -> None:
     assert [slot.cores for slot in placing.slots] == [(5,), (3,)]
     assert "every core" in placing.notes[0]
     assert placing.free == ()
+    assert not placing.apart  # nobody may poll then: it would take time from somebody
 
 
 def test_too_few_cores_are_refused_unless_sharing_is_asked_for(deploy: Deploy) -> None:

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from inferplan.runner import eventloop
+from inferplan.runner.cores import BUSY_POLL_S
 
 
 def test_timers_are_never_early_and_fire_in_order() -> None:
@@ -50,6 +51,51 @@ def test_waits_are_not_rounded_up_to_milliseconds(monkeypatch: pytest.MonkeyPatc
         selector.select(0.0002)
         selector.select(0.0041)
     assert asked == [0.0002]  # the longer wait is epoll's, and ends early: the loop asks again for the rest
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="precise waiting is built on epoll")
+def test_a_loop_that_polls_sleeps_in_the_middle_of_long_waits_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short waits never ask the system for time; long ones ask for what is left between polling first and last."""
+    asked: list[float | None] = []
+    original = eventloop.selectors.EpollSelector.select
+
+    def spy(selector: eventloop.selectors.EpollSelector, timeout: float | None = None) -> object:
+        asked.append(timeout)
+        return original(selector, timeout)
+
+    monkeypatch.setattr(eventloop.selectors.EpollSelector, "select", spy)
+    reading, writing = os.pipe()
+    with eventloop.PreciseSelector() as selector:
+        selector.polls = True
+        selector.select(0.003)
+        assert set(asked) == {0}
+        assert selector.polled_s >= 0.003
+        selector.select(0.03)
+        assert [round(time, 6) for time in asked if time] == [0.03 - 2 * BUSY_POLL_S - eventloop.COARSE_S]
+        # What is ready ends it, whether it polls or sleeps.
+        selector.register(reading, eventloop.selectors.EVENT_READ)
+        os.write(writing, b"x")
+        for timeout in (0, 0.003, 5.0, None):
+            assert [key.fd for key, _ in selector.select(timeout)] == [reading]
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="precise waiting is built on epoll")
+def test_polling_lasts_for_as_long_as_asked_and_keeps_time() -> None:
+    async def main() -> tuple[float, float, float]:
+        loop = asyncio.get_running_loop()
+        with eventloop.busy_polling(True):
+            start = loop.time()
+            await asyncio.sleep(0.003)
+            took, polled = loop.time() - start, eventloop.polled_s()
+        await asyncio.sleep(0.003)
+        return took, polled, eventloop.polled_s()
+
+    took, polled, afterwards = eventloop.run(main)
+    assert took >= 0.003 - 1e-6
+    assert 0 < polled <= took
+    assert afterwards == polled
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="timer slack is Linux's")

@@ -54,7 +54,9 @@ def test_a_stage_is_served_for_a_moment(deploy: Deploy, kind: str, stage: str, l
     entries = json.loads(row.entries_s)
     assert entries == sorted(entries)
     assert entries[0] <= (row.entry_s or 0) <= entries[-1]
-    assert all(stall > handoff.STALL_S for stall in json.loads(row.stalls_s))
+    for stalls in (row.stalls_s, row.replica_stalls_s):
+        assert all(stall > handoff.STALL_S for stall in json.loads(stalls))
+        assert sum(json.loads(stalls)) < row.watched_s + 1.0
     pairs = json.loads(row.wakings_s)
     assert [rest for rest, _ in pairs] == list(handoff.RESTS_S)
     assert pairs == sorted(pairs, key=lambda pair: pair[1])
@@ -116,8 +118,8 @@ def test_the_fastest_point_of_every_stage_stands_for_it_until_it_is_known(deploy
     other = point(workload, "twice")
     found = stages_to_measure(workload, profile_of(slow, fast, point(workload, "split", 4, 0.01), other), "edge/cpu")
     assert found == {"split": fast, "twice": other}
-    known = HandoffRow("split", "only", "", "edge/cpu", "f", watched_s=1.0)
-    old = dataclasses.replace(known, watched_s=0.0)
+    known = HandoffRow("split", "only", "", "edge/cpu", "f", watched_s=1.0, replica_stalls_s="[]")
+    old = dataclasses.replace(known, replica_stalls_s="")
     assert set(stages_to_measure(workload, profile_of(slow, other, handoffs=(old,)), "edge/cpu")) == {"split", "twice"}
     failed = dataclasses.replace(old, status="failed")
     assert set(stages_to_measure(workload, profile_of(slow, other, handoffs=(failed,)), "edge/cpu")) == {"twice"}

@@ -9,6 +9,7 @@ import pytest
 
 from inferplan.profilers.runtimes.executor import ExecutorSpec
 from inferplan.runner import eventloop
+from inferplan.runner.cores import available_cores
 from inferplan.runner.frames import dump
 from inferplan.runner.trial import Burst, Trial
 from inferplan.spec.errors import InputError
@@ -17,22 +18,23 @@ from inferplan.spec.plan import LoadedPlan
 Deploy = Callable[..., LoadedPlan]
 
 
-def bursts(deploy: Deploy, item: object, *asked: tuple[int, int]) -> list[Burst]:
+def bursts(deploy: Deploy, item: object, *asked: tuple[int, int], cores: tuple[int, ...] = ()) -> list[Burst]:
     """Bursts of so many calls in batches of at most so many, one after the other."""
     workload = deploy("scale").workload.workload
     stage = workload.pipeline.stages["double"]
     spec = ExecutorSpec.of(workload.root, "double", stage, next(iter(stage.choices().values())))
 
     async def main() -> list[Burst]:
-        async with Trial(workload, spec, "cpu", 1, ()) as trial:
+        async with Trial(workload, spec, "cpu", 1, cores) as trial:
             return [await trial.send(dump(item), calls, 0.001, max_batch) for calls, max_batch in asked]
 
     return eventloop.run(main)
 
 
-def test_the_first_of_a_burst_goes_alone_and_the_others_share_batches(deploy: Deploy) -> None:
+@pytest.mark.parametrize("cores", [(), available_cores()[-1:]], ids=["sleeping", "polling where there is a core to"])
+def test_the_first_of_a_burst_goes_alone_and_the_others_share_batches(deploy: Deploy, cores: tuple[int, ...]) -> None:
     item = {"x": np.zeros(4, np.float32)}
-    alone, by_one, by_four = bursts(deploy, item, (1, 1), (3, 1), (10, 4))
+    alone, by_one, by_four = bursts(deploy, item, (1, 1), (3, 1), (10, 4), cores=cores)
     assert [[batch.size for batch in burst.batches] for burst in (alone, by_one, by_four)] == [
         [1],
         [1] * 3,
