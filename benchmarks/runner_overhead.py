@@ -172,12 +172,12 @@ def routed(loaded: LoadedPlan, seconds: float, clients: int) -> Row:
             for _ in range(clients):
                 loop.call_soon(send)
             await asyncio.sleep(WARMUP_S)
-            cpu, stats = time.process_time(), fleet.router.pools["mlp"].stats
+            cpu, stats = time.process_time() - eventloop.polled_s(), fleet.router.pools["mlp"].stats
             before = stats.calls, stats.batch_sizes.total()
             await asyncio.sleep(seconds)
             calls, batches = stats.calls - before[0], stats.batch_sizes.total() - before[1]
             mean = calls / max(1, batches)
-            return row(f"router and replica, c={clients}", latencies, seconds, time.process_time() - cpu, mean)
+            return row(f"router and replica, c={clients}", latencies, seconds, time.process_time() - eventloop.polled_s() - cpu, mean)
 
     return eventloop.run(main)
 
