@@ -177,7 +177,8 @@ def routed(loaded: LoadedPlan, seconds: float, clients: int) -> Row:
             await asyncio.sleep(seconds)
             calls, batches = stats.calls - before[0], stats.batch_sizes.total() - before[1]
             mean = calls / max(1, batches)
-            return row(f"router and replica, c={clients}", latencies, seconds, time.process_time() - eventloop.polled_s() - cpu, mean)
+            cpu = time.process_time() - eventloop.polled_s() - cpu
+            return row(f"router and replica, c={clients}", latencies, seconds, cpu, mean)
 
     return eventloop.run(main)
 

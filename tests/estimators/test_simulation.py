@@ -393,8 +393,8 @@ def test_loops_are_compiled_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_batch_takes_longer_by_the_stalls_of_its_replica(station: MakeStation, single: Make) -> None:
-    """Stalls of length d come at rate r. A call that is served for w meets r w of them, and one may be on when it comes:
-    it is late by r d (w + d / 2), and by the wait of an M/D/1 queue."""
+    """Stalls of length d come at rate r. A call that is served for w meets r w of them, and one may be on when it
+    comes: it is late by r d (w + d / 2), and by the wait of an M/D/1 queue."""
     stalls_hz, length, took, rate = 0.05, 0.2, 1.0, 0.005
     plain = station("s", "s", [(1, took)])
     assert plain.service is not None
