@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,12 @@ class Instances:
 def instances_in() -> type[Instances]:
     """Builds instances in a folder of choice."""
     return Instances
+
+
+@pytest.fixture(scope="session")
+def no_concessions() -> Callable[[pytest.MonkeyPatch], None]:
+    """Where nothing is feasible it is not searched, for seconds, which load would be: tests that do not ask for it."""
+    return lambda patch: patch.setattr("inferplan.solvers.infeasible.certified", lambda *asked: iter(()))
 
 
 @pytest.fixture

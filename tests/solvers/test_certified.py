@@ -6,7 +6,7 @@ Instances are those of `benchmarks/certified_optimality.py`, which looks at 300 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,13 @@ from inferplan.spec.plan import Plan
 
 SEEDS = range(1000, 1025)
 FEW = range(2000, 2008)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unasked(no_concessions: Callable[[pytest.MonkeyPatch], None]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        no_concessions(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ def plan_of(instances: Any, *, seed: int = 0, **changes: Any) -> Plan:
     plan = solve(loaded, store, plan_dir=instances.folder, seed=seed)
     check_plan(plan, loaded.workload, store)
     return plan
+
+
+Patch = Callable[[pytest.MonkeyPatch], None]
 
 
 def web(rate: float = 40.0, latency: float = 0.3, floor: float | None = None, **rest: Any) -> dict[str, Any]:
@@ -226,7 +230,10 @@ def test_a_limit_nothing_meets_is_infeasible_with_what_would_help(instances: Any
     assert not any("floor" in line or "count" in line for line in error.details)
 
 
-def test_the_relaxation_that_is_named_is_enough(instances: Any) -> None:
+def test_the_relaxation_that_is_named_is_enough(
+    instances: Any, no_concessions: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_concessions(monkeypatch)
     devices = {"cpu": {"price_usd_per_h": 0.1, "count": 1, "cores": 2}}
     with pytest.raises(InfeasibleError) as caught:
         plan_of(instances, classes=web(60.0, 0.2, 0.94), devices=devices)
@@ -241,7 +248,9 @@ def test_the_relaxation_that_is_named_is_enough(instances: Any) -> None:
 
 
 @pytest.mark.parametrize("others", [[], [20.0]])
-def test_the_load_that_is_named_is_carried_and_not_much_more(others: list[float], instances: Any) -> None:
+def test_the_load_that_is_named_is_carried_and_not_much_more(
+    others: list[float], instances: Any, no_concessions: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     devices = {"cpu": {"price_usd_per_h": 0.1, "count": 1, "cores": 2}}
 
     def classes(times: float) -> dict[str, Any]:
@@ -256,6 +265,7 @@ def test_the_load_that_is_named_is_carried_and_not_much_more(others: list[float]
     times = value if others else value / 60.0
     assert 0 < times < 1
     assert plan_of(instances, classes=classes(times), devices=devices).certificate.verdict == "met"
+    no_concessions(monkeypatch)
     with pytest.raises(InfeasibleError):
         plan_of(instances, classes=classes(times * 1.05), devices=devices)
 
@@ -313,11 +323,12 @@ def test_a_floor_that_would_help_is_one_that_is_kept(instances: Any, values: tup
     plan_of(instances, classes=web(floor=said), profile={"accuracy": accuracy}, **only)
 
 
-def test_what_would_help_is_certified(instances: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_would_help_is_certified(instances: Any, no_concessions: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that believes in a third of the latency has plans in mind that miss: their floors and counts
     would not help."""
     from inferplan.estimators.queueing import StationEstimate
 
+    no_concessions(monkeypatch)
     original = StationEstimate.quantile_s
     monkeypatch.setattr(StationEstimate, "quantile_s", lambda self, level: original(self, level) / 3)
     asked = {"classes": web(80.0, 0.1, 0.93), "devices": {"cpu": {"price_usd_per_h": 0.1, "cores": 4, "count": 1}}}
@@ -347,9 +358,16 @@ def test_what_would_help_is_certified(instances: Any, monkeypatch: pytest.Monkey
     ],
 )
 def test_a_latency_that_would_help_is_kept(
-    rate: float, limit_s: float, arrivals: dict[str, Any] | None, robustness: dict[str, Any], instances: Any
+    rate: float,
+    limit_s: float,
+    arrivals: dict[str, Any] | None,
+    robustness: dict[str, Any],
+    instances: Any,
+    no_concessions: Patch,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A simulation ends early where the limit is missed by far, and looks at no other load then."""
+    no_concessions(monkeypatch)
     devices = {"cpu": {"price_usd_per_h": 0.1, "cores": 2, "count": 1}}
     rest = {} if arrivals is None else {"arrivals": arrivals}
     asked: dict[str, Any] = {"devices": devices, "robustness": robustness}
