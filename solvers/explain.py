@@ -121,7 +121,7 @@ def alternatives(plan: Chosen) -> list[Alternative]:
         floorless = replace(ask, floors=dict.fromkeys(ask.floors))
         consider(floorless, "cheapest whatever its accuracy")
     if problem.accuracy is not None and plan.ask.objective != ACCURACY:
-        consider(replace(ask, goals=(ACCURACY, COST)[:goals], enough={}), "most accurate within the limits")
+        consider(replace(ask, goals=(ACCURACY, COST), enough={}), "most accurate within the limits")
     for _ in range(NEXT_BEST):
         consider(replace(ask, forbidden=tuple(seen)), "next best choice of variants")
     return found

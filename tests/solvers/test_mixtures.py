@@ -81,6 +81,16 @@ def test_a_little_of_the_accurate_variant_is_enough_where_the_mean_counts(instan
         assert split.options[mixture.routes["a"]].predicted.load_rps == pytest.approx(60 * mixture.share)
 
 
+@pytest.mark.parametrize("rate", [60.0, 230.0])
+def test_the_most_accurate_plan_that_is_named_costs_no_more_than_it_has_to(instances: Any, rate: float) -> None:
+    """It was given with as many machines as the program happened to answer with."""
+    split = plan_of(instances, web(rate, 0.84, 2.0))
+    whole = plan_of(instances, web(rate, 0.95, 2.0), splitting=False)
+    (named,) = [other for other in split.alternatives if other.reason.startswith("most accurate within the limits")]
+    assert named.accuracy == pytest.approx(0.95)
+    assert named.cost_usd_per_h == pytest.approx(whole.cost_usd_per_h)
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rate=st.sampled_from([15.0, 40.0, 90.0, 160.0]),
@@ -191,7 +201,7 @@ def test_where_accuracies_leave_no_doubt_the_program_is_not_asked(
 
 
 @pytest.mark.parametrize("floor", [0.82, 0.87, 0.92])
-@pytest.mark.parametrize("rate", [20.0, 55.0, 110.0])
+@pytest.mark.parametrize("rate", [60.0, 230.0])
 def test_splitting_never_costs_more_and_keeps_its_promises(instances: Any, rate: float, floor: float) -> None:
     classes = web(rate, floor, latency=0.4)
     whole, split = (plan_of(instances, classes, splitting=splitting) for splitting in (False, True))
