@@ -201,7 +201,7 @@ def test_where_accuracies_leave_no_doubt_the_program_is_not_asked(
 
 
 @pytest.mark.parametrize("floor", [0.82, 0.87, 0.92])
-@pytest.mark.parametrize("rate", [60.0, 230.0])
+@pytest.mark.parametrize("rate", [20.0, 55.0, 110.0])
 def test_splitting_never_costs_more_and_keeps_its_promises(instances: Any, rate: float, floor: float) -> None:
     classes = web(rate, floor, latency=0.4)
     whole, split = (plan_of(instances, classes, splitting=splitting) for splitting in (False, True))
