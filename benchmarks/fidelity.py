@@ -12,8 +12,9 @@ Per class and percentile: the simulated value, that of every run, their median, 
 smallest: what repeats no better cannot be predicted better), and predicted over median. Simulated are runs as long as
 the real ones, from empty queues and with percentiles taken alike, as a run of few requests does not show the p99 of
 many: their median, and in what range nine of ten of them lie. `as run` is that of simulations whose service and handing
-over take as long in the mean as they took in the runs: it judges the model where the machine was faster or slower than
-when it was measured. `goal` is within 10 % at p50 and 20 % at p99: `met`; `chance` where it is off, but all runs are
+over take as long in the mean as they took in the runs, with the stalls that router and replicas saw meanwhile: it
+judges the model where the machine was faster, slower or more often elsewhere than when it was measured. `goal` is
+within 10 % at p50 and 20 % at p99: `met`; `as run` where that is within it; `chance` where it is off, but all runs are
 within the range of simulated ones; `noise` where at least one run is within the goal; else `off`.
 Per load: service and handing over as the replicas saw them over what the model has for the batches that they got, and
 how much of a core router and load generator took. They are one process: beyond about 0.7 they are what is measured.
@@ -32,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inferplan.estimators.network import Network, Station, Stream, network_of_plan
+from inferplan.estimators.network import Network, Stalls, Station, Stream, network_of_plan
 from inferplan.estimators.points import ModelKey, read_points
 from inferplan.estimators.queueing import Arrivals, Demand, estimate
 from inferplan.estimators.simulation.compiled import loops
@@ -51,6 +52,7 @@ from inferplan.spec.document import load_workload
 from inferplan.spec.plan import Estimate, LoadedPlan, load_plan, write_plan
 from inferplan.spec.profile import Profile, read_profile
 from inferplan.spec.report import OptionReport, RunReport
+from inferplan.spec.report import Stalls as ReportedStalls
 from inferplan.spec.rows import HandoffRow, Measurement, PointKey, Samples
 
 LEVELS = {50.0: 0.10, 99.0: 0.20}
@@ -212,6 +214,8 @@ def line(
     goal = "noise" if any(within) else "off"
     if abs(value / middle - 1) <= LEVELS[level]:
         goal = "met"
+    elif abs(ran / middle - 1) <= LEVELS[level]:
+        goal = "as run"
     elif all(low <= run <= high for run in runs):
         goal = "chance"
     interval = f"[{1e3 * low:.3g}, {1e3 * high:.3g}]"
@@ -256,9 +260,10 @@ def seen(station: Station, reports: Sequence[RunReport]) -> Seen | None:
 
 
 def as_run(network: Network, reports: Sequence[RunReport]) -> Network:
-    """The network with service and handing over as fast in the mean as in the runs: what the machine did between
-    measuring and running is out of it."""
+    """The network with service and handing over as fast in the mean as in the runs, and their stalls: what the machine
+    did between measuring and running is out of it."""
     stations = {}
+    router = together([report.router_stalls for report in reports])
     for name, station in network.stations.items():
         found, model = seen(station, reports), station.service
         if found is not None and model is not None:
@@ -270,8 +275,40 @@ def as_run(network: Network, reports: Sequence[RunReport]) -> Network:
                 handoff_call_s=model.handoff_call_s * handed,
                 wakings=(),  # the runs' means have it in them
             )
+            stood = together([report.options[name].stalls for report in reports])
+            if stood is not None:
+                model = dataclasses.replace(model, replica_stalls=stood.lengths_s, watched_s=stood.watched_s)
         stations[name] = dataclasses.replace(station, service=model)
-    return dataclasses.replace(network, stations=stations)
+    stalls = network.stalls if router is None else router.drawn
+    return dataclasses.replace(network, stations=stations, stalls=stalls)
+
+
+@dataclass(frozen=True, slots=True)
+class Stood:
+    """Stalls of all runs together: for how long somebody watched, and all lengths, or as many that are like them."""
+
+    watched_s: float
+    lengths_s: tuple[float, ...]
+
+    @property
+    def drawn(self) -> Stalls | None:
+        """As the simulator has them."""
+        return Stalls(len(self.lengths_s) / self.watched_s, self.lengths_s) if self.lengths_s else None
+
+    def __str__(self) -> str:
+        count, share = len(self.lengths_s) / self.watched_s, sum(self.lengths_s) / self.watched_s
+        return f"{100 * share:.2f} % of the time ({count:.1f}/s)"
+
+
+def together(reports: Sequence[ReportedStalls | None]) -> Stood | None:
+    """None where a run did not watch."""
+    found = [one for one in reports if one is not None]
+    if len(found) < len(reports) or not found:
+        return None
+    # Of very many stalls a report has quantiles: each stands for several.
+    each = [one.per_s * one.watched_s / max(len(one.lengths_s), 1) for one in found]
+    lengths = [np.repeat(one.lengths_s, round(times)) for one, times in zip(found, each, strict=True)]
+    return Stood(math.fsum(one.watched_s for one in found), tuple(np.concatenate(lengths).tolist()))
 
 
 def causes(network: Network, reports: Sequence[RunReport]) -> str:
@@ -285,9 +322,13 @@ def causes(network: Network, reports: Sequence[RunReport]) -> str:
                 f" {found.served_s / found.modelled_s:.2f} of the model's, handing over {1e3 * found.handed_s:.3f} ms,"
                 f" {1e3 * found.handed_modelled_s:.3f} in the model"
             )
+            stood = together([report.options[station.name].stalls for report in reports])
+            told[-1] += f"; left standing {stood}" if stood else ""
     router = np.median([report.router_cores for report in reports])
     late = [one.lateness.p99_s for report in reports for one in report.classes.values()]
     told.append(f"router and generator {router:.2f} of a core, late by {1e3 * float(np.median(late)):.2f} ms at p99")
+    stood = together([report.router_stalls for report in reports])
+    told[-1] += f"; left standing {stood}" if stood else ""
     return "\n".join(f"        {text}" for text in told)
 
 

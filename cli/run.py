@@ -75,7 +75,7 @@ def tell(progress: Progress, event: Event) -> None:
 def _print(report: RunReport) -> None:
     from inferplan.cli.output import heading, say, show
     from inferplan.reports.quantities import clock
-    from inferplan.reports.run_tables import classes_table, options_table, reasons
+    from inferplan.reports.run_tables import classes_table, options_table, reasons, stalls
 
     heading(f"Run of {report.name}: {report.verdict}")
     say(f"{clock(report.duration_s)} measured after {clock(report.warmup_s)} of warm-up, seed {report.seed}")
@@ -89,3 +89,5 @@ def _print(report: RunReport) -> None:
     say()
     heading("What each option did")
     show(options_table(report), indent=2)
+    if told := stalls(report):
+        say(f"  {told}")

@@ -81,5 +81,12 @@ def options_table(report: RunReport) -> Table:
     return Table(columns, rows)
 
 
+def stalls(report: RunReport) -> str:
+    """For how long the machine left router and replicas standing, in a line; empty where nobody watched."""
+    seen = [("router", report.router_stalls), *((name, one.stalls) for name, one in sorted(report.options.items()))]
+    told = [f"{name} {percent(one.share)} ({one.per_s:.2g} a second)" for name, one in seen if one is not None]
+    return f"left standing by the machine, of the time that they polled: {', '.join(told)}" if told else ""
+
+
 def _both(compared: Compared, shown: Shown) -> str:
     return f"{shown(compared.predicted)} / {shown(compared.measured.value)}"

@@ -19,6 +19,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from inferplan.runner.cores import BUSY_POLL_S
+from inferplan.runner.stalls import STALL_S, Watched
 
 Result = TypeVar("Result")
 
@@ -38,13 +39,14 @@ if sys.platform == "linux":
         """An epoll selector whose time-outs are not rounded up to milliseconds. A long wait may end early.
 
         While `polls`, it sleeps only in the middle of waits of more than twice `BUSY_POLL_S`. `polled_s` is the time
-        (s) that it has asked in vain.
+        (s) that it has asked in vain; `watched` adds up the same, with the stalls meanwhile.
         """
 
         def __init__(self) -> None:
             super().__init__()
             self.polls = False
             self.polled_s = 0.0
+            self.watched = Watched()
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
             """Ready descriptors; waits at most `timeout` seconds (None: without limit)."""
@@ -68,11 +70,16 @@ if sys.platform == "linux":
 
         def _polled(self, most_s: float) -> list[tuple[selectors.SelectorKey, int]]:
             begun = now = perf_counter()
+            stalls: list[float] = []
             ready = super().select(0)
             while not ready and now < begun + most_s:
+                before = now
                 ready = super().select(0)
                 now = perf_counter()
+                if now - before > STALL_S:
+                    stalls.append(now - before)
             self.polled_s += now - begun
+            self.watched.add(now - begun, stalls)
             return ready
 
     class PreciseLoop(asyncio.SelectorEventLoop):
@@ -109,6 +116,14 @@ if sys.platform == "linux":
         loop = asyncio.get_running_loop()
         return loop.selector.polled_s if isinstance(loop, PreciseLoop) else 0.0
 
+    def watch() -> Watched:
+        """What this thread's loop sees of stalls from now on, while it polls, until the next call."""
+        loop = asyncio.get_running_loop()
+        found = Watched()
+        if isinstance(loop, PreciseLoop):
+            loop.selector.watched = found
+        return found
+
 else:
 
     def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -123,6 +138,10 @@ else:
     def polled_s() -> float:
         """Never."""
         return 0.0
+
+    def watch() -> Watched:
+        """It sees nothing."""
+        return Watched()
 
 
 def run(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result:

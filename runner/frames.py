@@ -8,10 +8,10 @@ Layout, little-endian; `u64 size` counts the bytes after itself:
 
 | frame | after `u64 size` |
 |---|---|
-| batch | `u32 items, u32 parts`, then lengths and blobs (items x parts) |
-| reply | `f64 pre_s, infer_s, post_s, busy_s`, `u32 items`, `u32 count` per item, then lengths and blobs |
+| batch | `u32 items, u32 parts`, then items x parts blobs |
+| reply | `f64 pre_s, infer_s, post_s, busy_s, watched_s`, `u32 stalls, items`, `f64`s, `u32 count` per item, blobs |
 
-Lengths and blobs: a `u32 length` per blob, then the blobs.
+Before blobs come their lengths, a `u32` each.
 
 An item has several parts where its stage joins several parents, one per parent. In a reply `count` is the
 number of items sent on (or 1: the prediction, at a last stage); `FAILED` means one blob, the reason in UTF-8.
@@ -34,7 +34,7 @@ Blob = bytes | bytearray | memoryview
 
 SIZE = struct.Struct("<Q")
 BATCH_HEAD = struct.Struct("<II")
-REPLY_HEAD = struct.Struct("<ddddI")
+REPLY_HEAD = struct.Struct("<dddddII")
 FAILED = 0xFFFF_FFFF
 RECEIVE_BYTES = 1 << 18
 SOCKET_BUFFER_BYTES = 4 << 20
@@ -49,7 +49,8 @@ class Reply:
     """What a replica answers to a batch.
 
     `outputs[i]` is what item i sends on, or the reason (text) why it failed. `busy_s` is the time from the
-    whole batch being received to the reply being ready; pre, infer and post are parts of it.
+    whole batch being received to the reply being ready; pre, infer and post are parts of it. Before the batch came the
+    replica polled for `watched_s`, and was left standing meanwhile for each of `stalls_s`.
     """
 
     pre_s: float
@@ -57,6 +58,8 @@ class Reply:
     post_s: float
     busy_s: float
     outputs: list[list[Blob] | str]
+    watched_s: float = 0.0
+    stalls_s: Sequence[float] = ()
 
 
 def dump(item: Any) -> bytes:
@@ -92,24 +95,29 @@ def reply_frame(reply: Reply) -> list[Blob]:
         counts.append(FAILED if isinstance(output, str) else len(output))
         blobs.extend([output.encode()] if isinstance(output, str) else output)
     lengths = [len(blob) for blob in blobs]
-    head = REPLY_HEAD.pack(reply.pre_s, reply.infer_s, reply.post_s, reply.busy_s, len(counts))
+    times = (reply.pre_s, reply.infer_s, reply.post_s, reply.busy_s, reply.watched_s)
+    head = REPLY_HEAD.pack(*times, len(reply.stalls_s), len(counts))
+    if reply.stalls_s:
+        head += struct.pack(f"<{len(reply.stalls_s)}d", *reply.stalls_s)
     head += struct.pack(f"<{len(counts) + len(lengths)}I", *counts, *lengths)
     return [SIZE.pack(len(head) + sum(lengths)) + head, *blobs]
 
 
 def read_reply(frame: memoryview) -> Reply:
     """The inverse of `reply_frame`, without the size; the blobs are views of the frame."""
-    pre_s, infer_s, post_s, busy_s, items = REPLY_HEAD.unpack_from(frame)
-    counts = struct.unpack_from(f"<{items}I", frame, REPLY_HEAD.size)
+    pre_s, infer_s, post_s, busy_s, watched_s, stalls, items = REPLY_HEAD.unpack_from(frame)
+    stalls_s = struct.unpack_from(f"<{stalls}d", frame, REPLY_HEAD.size) if stalls else ()
+    start = REPLY_HEAD.size + 8 * stalls
+    counts = struct.unpack_from(f"<{items}I", frame, start)
     total = sum(1 if count == FAILED else count for count in counts)
-    blobs = iter(_cut(frame, REPLY_HEAD.size + 4 * items, total))
+    blobs = iter(_cut(frame, start + 4 * items, total))
     outputs: list[list[Blob] | str] = []
     for count in counts:
         if count == FAILED:
             outputs.append(bytes(next(blobs)).decode(errors="replace"))
         else:
             outputs.append([next(blobs) for _ in range(count)])
-    return Reply(pre_s, infer_s, post_s, busy_s, outputs)
+    return Reply(pre_s, infer_s, post_s, busy_s, outputs, watched_s, stalls_s)
 
 
 def _cut(frame: memoryview, offset: int, count: int) -> list[memoryview]:

@@ -14,11 +14,9 @@ one length: a machine that is left alone for long takes longer to come back also
 - *waking up*: how much longer the replica was taken by a single call than by those of the burst with the same input, by
   the length of its rests.
 
-Last, for some seconds, this process is busy where the router ran, as are others on the replica's cores. Where one of
-them is late the machine was doing something else (other processes, the kernel, a hypervisor's other guests): *stalls*,
-that hold up all requests and replies at once, or a replica's batch. What of the times above is that much longer than
-the rest is left to them, so that nothing counts twice. A router that shares cores with replicas sleeps whenever it has
-nothing to do, so then this process works and sleeps by turns: one that never slept would be put behind all that does.
+Last, for some seconds, the cores of router and replica are watched for *stalls* (`runner/stalls.py`), that hold up all
+requests and replies at once, or a replica's batch. What of the times above is that much longer than the rest is left to
+them, so that nothing counts twice.
 
 Simulations add all of it; without that calls that take less than a few milliseconds look faster than any server is,
 and their tails are several times too short.
@@ -30,13 +28,10 @@ import itertools
 import json
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from subprocess import PIPE
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -44,8 +39,9 @@ from numpy.typing import NDArray
 
 from inferplan.profilers.runtimes.executor import Executor, ExecutorSpec
 from inferplan.runner import eventloop
-from inferplan.runner.cores import BUSY_POLL_S, available_cores, kept_to
+from inferplan.runner.cores import BUSY_POLL_S, available_cores
 from inferplan.runner.frames import dump
+from inferplan.runner.stalls import STALL_S, WATCHED_S, watch_cores
 from inferplan.runner.trial import Batch, Burst, Trial
 from inferplan.spec.choice import Choice
 from inferplan.spec.errors import InferplanError
@@ -76,14 +72,6 @@ QUANTILES = 200
 STEADY = 0.9
 """Share of the ways in and out, and at least of handing over, that are taken as they are; what the others take longer
 is put down to stalls."""
-WATCHED_S = 6.0
-"""Some three stalls of over a millisecond a second make the 99th percentile of short calls: their number is off by a
-fifth by chance then."""
-STARTING_S = 0.1
-STALL_S = 1e-4
-"""Being late by less is waking up, which ways in and out have in them."""
-BUSY, BY_TURNS = (5e-5,), (5e-5, 1.5e-4)
-"""What a router does at some thousand requests a second, one that polls and one that sleeps: work, then sleep (s)."""
 ESTIMATE_S = 11.0
 """What measuring one stage takes, with starting the replica: less than that where calls take a few milliseconds, up to
 twice where they take 50."""
@@ -143,7 +131,7 @@ def measure_handoff(
     handed = _without_stalls(np.array([one.handed_s for batches in served.at_work for one in batches]))
     handoffs = handed + max(_more_than_chance(own_s[: len(alone)] - alone), 0.0)
     further = [(one.handed_s - float(np.median(handed))) / (one.size - 1) for one in served.larger]
-    router_s, replica_s = _stalls(_cores(point))
+    router_s, replica_s = watch_cores(_cores(point))
     short = [one for rest, singles in served.singles.items() if rest <= SHORT_S for one in singles]
     entries = np.array([one.latency_s - one.batches[0].taken_s for one in short])
     return _with(
@@ -222,70 +210,6 @@ def _largest_batch(profile: Profile, point: Measurement) -> int:
 
 def _but_batch(key: PointKey) -> PointKey:
     return replace(key, batch=1, input_shape="")
-
-
-def _stalls(busy_cores: Sequence[int]) -> tuple[list[float], list[float]]:
-    """By how much this process is late, where it is by more than `STALL_S`, and by how much others that keep cores
-    busy are meanwhile."""
-    watchers = [
-        subprocess.Popen([sys.executable, "-S", "-c", _WATCHER, str(core), str(STALL_S)], stdout=PIPE, stdin=PIPE)
-        for core in busy_cores
-    ]
-    free = [core for core in available_cores() if core not in busy_cores]
-    try:
-        sleep(STARTING_S)
-        with kept_to(free):
-            own = _late(BUSY if free else BY_TURNS)
-        others = [json.loads(watcher.communicate()[0] or "[]") for watcher in watchers]
-    finally:
-        for watcher in watchers:
-            watcher.kill()
-            watcher.wait()
-    return own, [stall for stalls in others for stall in stalls]
-
-
-def _late(turns_s: Sequence[float]) -> list[float]:
-    """By how much, each time that it is, while it is busy and asleep by turns of these lengths."""
-    found: list[float] = []
-    now = perf_counter()
-    end = now + WATCHED_S
-    while now < end:
-        due = now
-        for wait, turn_s in zip((_spin, _doze), turns_s, strict=False):
-            due += turn_s
-            wait(due)
-            now = perf_counter()
-            if now - due > STALL_S:
-                found.append(now - due)
-                break
-    return found
-
-
-def _spin(until: float) -> None:
-    while perf_counter() < until:
-        pass
-
-
-def _doze(until: float) -> None:
-    sleep(max(until - perf_counter(), 0.0))
-
-
-_WATCHER = """
-import json, os, select, sys
-from time import perf_counter
-if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, [int(sys.argv[1])])
-least, found = float(sys.argv[2]), []
-asked = select.poll()
-asked.register(0, select.POLLIN)
-now = perf_counter()
-while not asked.poll(0):
-    before, now = now, perf_counter()
-    if now - before > least:
-        found.append(now - before)
-json.dump(found, sys.stdout)
-"""
-"""Ends with its standard input."""
 
 
 def _cores(point: Measurement) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from inferplan.runner.intervals import Interval
 from inferplan.runner.loadgen import Load
 from inferplan.runner.pool import PoolStats
 from inferplan.runner.requests import Requests
+from inferplan.runner.stalls import Watched
 from inferplan.spec.plan import ClassPlan, DeployedOption, Estimate, LoadedPlan, Verdict
 from inferplan.spec.report import (
     AccuracyReport,
@@ -32,6 +33,7 @@ from inferplan.spec.report import (
     Measured,
     OptionReport,
     RunReport,
+    Stalls,
 )
 
 LATE_SHARE = 0.1
@@ -39,6 +41,7 @@ LATE_SHARE = 0.1
 FULL = 0.7
 """Share of the router's core from which on requests wait for it more than twice as long as it works on them: in an
 M/M/1 queue 0.7 / (1 - 0.7) times."""
+MOST_LENGTHS = 200
 ANSWERED_SHARE = 0.99
 """A class without a latency promise still wants answers."""
 
@@ -65,8 +68,10 @@ def judge(
     stats: Mapping[str, PoolStats],
     crashes: Mapping[str, Sequence[str]],
     router_cores: float,
+    router_watched: Watched,
 ) -> RunReport:
-    """The report of a run. `router_cores`: cores that router and load generator kept busy."""
+    """The report of a run. `router_cores`: cores that router and load generator kept busy; `router_watched`: what they
+    saw of stalls."""
     plan = loaded.plan
     notes = list(notes)
     if settings.rate_scale != 1.0:
@@ -98,6 +103,7 @@ def judge(
         verdict=_worst([report.verdict for report in classes.values()]),
         notes=notes,
         router_cores=router_cores,
+        router_stalls=stalls(router_watched),
         classes=classes,
         options={
             name: _option_report(plan.options[name], part, settings.duration_s, crashes.get(name, ()))
@@ -294,8 +300,24 @@ def _option_report(option: DeployedOption, stats: PoolStats, duration_s: float, 
         service_per_batch_s=stats.service_s / batches if batches else None,
         wait_mean_s=stats.waited_s / stats.calls if stats.calls else None,
         transport_per_batch_s=(stats.occupied_s - stats.busy_s) / batches if batches else None,
+        stalls=stalls(stats.watched),
         failed_calls=stats.failures,
         crashes=list(crashes),
+    )
+
+
+def stalls(watched: Watched) -> Stalls | None:
+    """What was seen of stalls; None where nobody watched."""
+    if not watched.watched_s:
+        return None
+    lengths = np.sort(watched.lengths_s)
+    if len(lengths) > MOST_LENGTHS:
+        lengths = np.quantile(lengths, (np.arange(MOST_LENGTHS) + 0.5) / MOST_LENGTHS)
+    return Stalls(
+        watched_s=watched.watched_s,
+        per_s=watched.count / watched.watched_s,
+        share=watched.stood_s / watched.watched_s,
+        lengths_s=[round(float(length), 9) for length in lengths],
     )
 
 

@@ -11,6 +11,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from inferplan.runner.batcher import Batcher, DeadlineBatcher
 from inferplan.runner.frames import Blob, Reply
 from inferplan.runner.pipeline import Call
+from inferplan.runner.stalls import Watched
 
 Request = TypeVar("Request")
 
@@ -50,7 +51,8 @@ class PoolStats:
     """Sums over the batches of one option. Times in seconds.
 
     `occupied_s` is the time replicas were taken, from sending a batch to having its reply; `busy_s` what the
-    replicas themselves needed; `service_s` of that, pre-processing, inference and post-processing.
+    replicas themselves needed; `service_s` of that, pre-processing, inference and post-processing. `watched` is what
+    they saw of stalls while they polled.
     """
 
     batch_sizes: Counter[int] = field(default_factory=Counter)
@@ -60,6 +62,7 @@ class PoolStats:
     busy_s: float = 0.0
     service_s: float = 0.0
     failures: int = 0
+    watched: Watched = field(default_factory=Watched)
 
 
 class OptionPool(Generic[Request]):
@@ -146,6 +149,7 @@ class OptionPool(Generic[Request]):
         stats.busy_s += reply.busy_s
         stats.service_s += reply.pre_s + reply.infer_s + reply.post_s
         self._dispatch()  # first: the replica works while the outputs are handed on
+        stats.watched.add(reply.watched_s, reply.stalls_s)
         outcomes: list[Outcome[Request]] = []
         for (_, waiting), output in zip(batch, reply.outputs, strict=True):
             if isinstance(output, str):

@@ -1,9 +1,10 @@
-"""A stage served on trial: a replica of it behind a router of its own, given one burst of calls after another."""
+"""A stage served on trial: a replica of it behind a router of its own, given bursts of calls, or traffic."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -11,28 +12,34 @@ from typing import Self
 
 from inferplan.profilers.runtimes.executor import ExecutorSpec
 from inferplan.runner import eventloop
+from inferplan.runner.arrivals import make_schedule
 from inferplan.runner.cores import available_cores, kept_to
-from inferplan.runner.frames import Blob, Reply
+from inferplan.runner.events import ignore
+from inferplan.runner.frames import Blob, Reply, load
+from inferplan.runner.loadgen import LoadGenerator, Windows
 from inferplan.runner.pipeline import Topology
 from inferplan.runner.pool import Backend, Failure, OptionPool
 from inferplan.runner.replica import Replica, ReplicaName
 from inferplan.runner.router import Answers, Journey, Router, Routes
 from inferplan.runner.worker import Assignment
+from inferplan.spec.arrivals import Source
 from inferplan.spec.errors import InputError
-from inferplan.spec.workload import Pipeline, Workload
+from inferplan.spec.workload import Arrivals, Pipeline, Workload
 
 _OPTION = "trial"
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """When a batch was sent to the replica and came back (the event loop's clock), what the replica worked on it, and
-    its calls."""
+    """When a batch was sent to the replica and came back (the event loop's clock), what the replica worked on it, its
+    calls, and whether it was sent the moment that the batch before came back. Of traffic, which inputs are in it."""
 
     sent_s: float
     back_s: float
     service_s: float
     size: int
+    at_work: bool = False
+    inputs: tuple[int, ...] = ()
 
     @property
     def taken_s(self) -> float:
@@ -54,18 +61,22 @@ class Burst:
 
 
 class _Pool(OptionPool[Journey]):
-    """A pool of one replica that remembers its batches."""
+    """A pool of one replica that remembers its batches; of inputs that it is told, where they were."""
 
-    def __init__(self, router: Router, max_batch: int) -> None:
+    def __init__(self, router: Router, max_batch: int, inputs: Sequence[Blob] = ()) -> None:
         super().__init__(_OPTION, max_batch, 0.0, router.deliver)
         self.burst = Burst()
+        self._place = {id(blob): place for place, blob in enumerate(inputs)}
+        self._at_work = False
 
     def replied(self, replica: Backend, reply: Reply) -> None:
         """A batch is back."""
         sent_s, batch = self._working[replica]
         service_s = reply.pre_s + reply.infer_s + reply.post_s
-        self.burst.batches.append(Batch(sent_s, self._loop.time(), service_s, len(batch)))
+        places = tuple(self._place.get(id(waiting.call.parts[0]), 0) for _, waiting in batch)
+        self.burst.batches.append(Batch(sent_s, self._loop.time(), service_s, len(batch), self._at_work, places))
         super().replied(replica, reply)
+        self._at_work = replica in self._working
 
 
 class _OnlyOption(Routes):
@@ -148,6 +159,25 @@ class Trial:
         finally:
             pool.close()
         return pool.burst
+
+    async def traffic(self, items: list[bytes], rate_rps: float, duration_s: float, max_batch: int) -> list[Batch]:
+        """Calls with these inputs in turn, as a Poisson process, sent as in a run; the batches that they came in."""
+        pool = self._router.pools[_OPTION] = _Pool(self._router, max_batch, items)
+        pool.expect()
+        pool.add(self._replica)
+        schedule = make_schedule({_OPTION: Source(Arrivals(process="poisson"), rate_rps)}, duration_s, 0)
+        windows = Windows(0.0, duration_s, self._limit_s)
+        generator = LoadGenerator(
+            schedule, windows, items, self._router.submit_all,
+            lambda index, answers: {stage: [load(blob) for blob in blobs] for stage, blobs in answers.items()}, ignore,
+        )  # fmt: skip
+        try:
+            await generator.run(lambda edge: None)
+        finally:
+            pool.close()
+        for reason in generator.load(0).reasons:
+            raise InputError(reason)
+        return pool.burst.batches
 
     def _replied(self, replica: Replica, reply: Reply) -> None:
         self._router.pools[_OPTION].replied(replica, reply)

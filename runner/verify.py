@@ -22,6 +22,7 @@ from inferplan.runner.fleet import Fleet
 from inferplan.runner.loadgen import LoadGenerator, Windows
 from inferplan.runner.pool import PoolStats
 from inferplan.runner.requests import Requests
+from inferplan.runner.stalls import Watched
 from inferplan.spec.arrivals import Source, source_of
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import LoadedPlan
@@ -105,9 +106,11 @@ async def _run(
     async with fleet:
         pools = fleet.router.pools
         clock: dict[str, float] = {}
+        watched: dict[str, Watched] = {}
 
         def on_window(edge: Literal["start", "end"]) -> None:
             clock[edge] = process_time() - eventloop.polled_s()
+            watched[edge] = eventloop.watch()
             for name, pool in pools.items():
                 if edge == "end":
                     measured[name] = replace(pool.stats)
@@ -120,7 +123,9 @@ async def _run(
         crashes = {name: list(pool.crashes) for name, pool in pools.items()}
     loads = {name: generator.load(stream) for stream, name in enumerate(schedule.names)}
     router_cores = (clock["end"] - clock["start"]) / settings.duration_s
-    return judging.judge(loaded, settings, placing.notes, requests, loads, measured, crashes, router_cores)
+    return judging.judge(
+        loaded, settings, placing.notes, requests, loads, measured, crashes, router_cores, watched["start"]
+    )
 
 
 def _sources(loaded: LoadedPlan, settings: RunSettings) -> dict[str, Source]:

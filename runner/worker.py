@@ -35,6 +35,7 @@ from inferplan.runner.frames import (
     reply_frame,
     send_all,
 )
+from inferplan.runner.stalls import STALL_S
 from inferplan.spec.errors import InferplanError
 
 
@@ -75,9 +76,9 @@ class Worker:
         self._parents = assignment.parents
         self._routes = assignment.routes
 
-    def answer(self, batch: Sequence[Sequence[Blob]]) -> Reply:
+    def answer(self, batch: Sequence[Sequence[Blob]], watched_s: float = 0.0, stalls_s: Sequence[float] = ()) -> Reply:
         """Run a batch. An item that fails does not take the others with it: after an error the items are
-        run one by one, and those that fail carry the reason."""
+        run one by one, and those that fail carry the reason. `watched_s`, `stalls_s`: of the wait before it."""
         start = perf_counter()
         try:
             inputs = [self._input(parts) for parts in batch]
@@ -87,16 +88,19 @@ class Worker:
             ]
         except Exception as error:
             if len(batch) > 1:
-                return self._one_by_one(batch, start)
+                return self._one_by_one(batch, start, watched_s, stalls_s)
             result, outputs = Batch([], 0.0, 0.0, 0.0), [_reason(error)]
-        return Reply(result.pre_s, result.infer_s, result.post_s, perf_counter() - start, outputs)
+        times = (result.pre_s, result.infer_s, result.post_s, perf_counter() - start)
+        return Reply(*times, outputs, watched_s, stalls_s)
 
-    def _one_by_one(self, batch: Sequence[Sequence[Blob]], start: float) -> Reply:
+    def _one_by_one(
+        self, batch: Sequence[Sequence[Blob]], start: float, watched_s: float, stalls_s: Sequence[float]
+    ) -> Reply:
         replies = [self.answer([parts]) for parts in batch]
         outputs = [output for reply in replies for output in reply.outputs]
         parts = [(reply.pre_s, reply.infer_s, reply.post_s) for reply in replies]
         pre_s, infer_s, post_s = (sum(times) for times in zip(*parts, strict=True))
-        return Reply(pre_s, infer_s, post_s, perf_counter() - start, outputs)
+        return Reply(pre_s, infer_s, post_s, perf_counter() - start, outputs, watched_s, stalls_s)
 
     def _input(self, parts: Sequence[Blob]) -> Any:
         if not self._parents:
@@ -143,21 +147,28 @@ def serve(sock: socket.socket) -> None:
     worker = Worker(executor, assignment)
     gc.collect()
     gc.freeze()  # what is loaded now stays: later collections need not look at it
-    wait = _poller(sock) if assignment.polls else lambda: None
+    wait = _poller(sock) if assignment.polls else lambda: (0.0, ())
     while True:
-        wait()
-        send_all(sock, reply_frame(worker.answer(read_batch(reader.wait(sock)))))
+        watched_s, stalls_s = wait()
+        send_all(sock, reply_frame(worker.answer(read_batch(reader.wait(sock)), watched_s, stalls_s)))
 
 
-def _poller(sock: socket.socket) -> Callable[[], None]:
-    """Polls until there is something to read, for `BUSY_POLL_S` at most."""
+def _poller(sock: socket.socket) -> Callable[[], tuple[float, Sequence[float]]]:
+    """Polls until there is something to read, for `BUSY_POLL_S` at most; tells for how long, and stalls meanwhile."""
     watched = select.poll()
     watched.register(sock, select.POLLIN)
 
-    def poll() -> None:
-        until = perf_counter() + BUSY_POLL_S
-        while not watched.poll(0) and perf_counter() < until:
-            pass
+    def poll() -> tuple[float, Sequence[float]]:
+        begun = now = perf_counter()
+        stalls: list[float] = []
+        ready = watched.poll(0)
+        while not ready and now < begun + BUSY_POLL_S:
+            before = now
+            ready = watched.poll(0)
+            now = perf_counter()
+            if now - before > STALL_S:
+                stalls.append(now - before)
+        return now - begun, stalls
 
     return poll
 

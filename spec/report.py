@@ -36,6 +36,16 @@ class Lateness(Record):
     max_s: float
 
 
+class Stalls(Record):
+    """Times of over 0.1 ms for which the machine left a thread standing that had something to do, as seen by one that
+    polls (see docs/runner.md)."""
+
+    watched_s: float = Field(description="How long it polled; of the rest of the time it does not know.")
+    per_s: float = Field(description="Stalls a second of polling.")
+    share: float = Field(description="Share of the polling that was stalls.")
+    lengths_s: list[float] = Field(description="How long stalls were: all of them, or evenly spaced quantiles.")
+
+
 class AccuracyReport(Record):
     """Accuracy of the answers, in the workload's metric."""
 
@@ -89,6 +99,7 @@ class OptionReport(Record):
     transport_per_batch_s: float | None = Field(
         description="Time a replica was taken by a batch beyond what it worked: sockets and the router's turn."
     )
+    stalls: Stalls | None = Field(None, description="Of its replicas; None where they did not poll.")
     failed_calls: int
     crashes: list[str] = Field(description="Replicas that ended by themselves.")
 
@@ -107,5 +118,6 @@ class RunReport(Record):
     router_cores: float = Field(
         description="Cores that router and load generator, one process, kept busy while measuring: they have one."
     )
+    router_stalls: Stalls | None = Field(None, description="Of the router; None where it did not poll.")
     classes: dict[str, ClassReport]
     options: dict[str, OptionReport]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import itertools
 import os
 import select
 import signal
@@ -79,6 +80,20 @@ def test_a_loop_that_polls_sleeps_in_the_middle_of_long_waits_only(monkeypatch: 
             assert [key.fd for key, _ in selector.select(timeout)] == [reading]
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="precise waiting is built on epoll")
+def test_a_loop_that_polls_sees_when_it_is_left_standing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that leaps ahead twice while it polls: those are the stalls, and nothing else is."""
+    clock = itertools.accumulate(itertools.chain([0.0, 1e-5, 1e-5, 4e-4, 1e-5, 9e-4], itertools.repeat(1e-5)))
+    monkeypatch.setattr(eventloop, "perf_counter", lambda: next(clock))
+    with eventloop.PreciseSelector() as selector:
+        selector.polls = True
+        selector.select(0.002)
+        watched = selector.watched
+    assert (watched.count, list(watched.lengths_s)) == (2, pytest.approx([4e-4, 9e-4]))
+    assert watched.stood_s == pytest.approx(1.3e-3)
+    assert watched.watched_s == selector.polled_s == pytest.approx(0.002, abs=1e-5)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="precise waiting is built on epoll")

@@ -49,11 +49,15 @@ def test_batches_come_back(parts: int, data: st.DataObject) -> None:
     assert [[bytes(part) for part in item] for item in read_batch(memoryview(joined)[8:])] == items
 
 
-@given(outputs=st.lists(st.lists(blobs, max_size=4) | st.text(max_size=20), max_size=6))
-def test_replies_come_back(outputs: list[list[Blob] | str]) -> None:
-    reply = Reply(0.25, 1.5, 0.125, 2.0, outputs)
+@given(
+    outputs=st.lists(st.lists(blobs, max_size=4) | st.text(max_size=20), max_size=6),
+    stalls=st.lists(st.floats(0, 9), max_size=3),
+)
+def test_replies_come_back(outputs: list[list[Blob] | str], stalls: list[float]) -> None:
+    reply = Reply(0.25, 1.5, 0.125, 2.0, outputs, 0.5, stalls)
     read = read_reply(memoryview(b"".join(reply_frame(reply)))[8:])
-    assert (read.pre_s, read.infer_s, read.post_s, read.busy_s) == (0.25, 1.5, 0.125, 2.0)
+    assert (read.pre_s, read.infer_s, read.post_s, read.busy_s, read.watched_s) == (0.25, 1.5, 0.125, 2.0, 0.5)
+    assert list(read.stalls_s) == stalls
     assert [one if isinstance(one, str) else [bytes(b) for b in one] for one in read.outputs] == outputs
 
 

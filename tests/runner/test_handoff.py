@@ -15,6 +15,7 @@ from inferplan.profilers.arriving import Arriving
 from inferplan.profilers.store import ProfileStore
 from inferplan.runner import handoff
 from inferplan.runner.handoff import measure_handoff, stages_to_measure
+from inferplan.runner.stalls import STALL_S
 from inferplan.runner.trial import Batch, Burst
 from inferplan.spec.modelfiles import model_sha256
 from inferplan.spec.plan import LoadedPlan
@@ -55,7 +56,7 @@ def test_a_stage_is_served_for_a_moment(deploy: Deploy, kind: str, stage: str, l
     assert entries == sorted(entries)
     assert entries[0] <= (row.entry_s or 0) <= entries[-1]
     for stalls in (row.stalls_s, row.replica_stalls_s):
-        assert all(stall > handoff.STALL_S for stall in json.loads(stalls))
+        assert all(stall > STALL_S for stall in json.loads(stalls))
         assert sum(json.loads(stalls)) < row.watched_s + 1.0
     pairs = json.loads(row.wakings_s)
     assert [rest for rest, _ in pairs] == list(handoff.RESTS_S)
@@ -96,7 +97,7 @@ def test_what_is_a_stall_is_not_handing_over() -> None:
     held = times + np.where(np.arange(1000) < 20, 0.004, 0.0)
     cut = handoff._without_stalls(held)
     assert np.array_equal(cut[20:], times[20:])
-    assert cut.max() == pytest.approx(float(np.median(held)) + handoff.STALL_S)
+    assert cut.max() == pytest.approx(float(np.median(held)) + STALL_S)
     long = np.linspace(0.001, 0.011, 1001)
     assert handoff._without_stalls(long).max() == pytest.approx(0.010)
 

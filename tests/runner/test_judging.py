@@ -12,6 +12,7 @@ from inferplan.runner.intervals import Interval
 from inferplan.runner.judging import floor_verdict, judge
 from inferplan.runner.loadgen import Load
 from inferplan.runner.requests import Requests
+from inferplan.runner.stalls import Watched
 from inferplan.runner.verify import RunSettings
 from inferplan.spec.plan import LoadedPlan, Verdict
 from inferplan.spec.report import RunReport
@@ -35,6 +36,7 @@ def report(deploy: Deploy) -> Callable[..., RunReport]:
         notes: list[str] | None = None,
         crashes: list[str] | None = None,
         router_cores: float = 0.1,
+        watched: Watched | None = None,
     ) -> RunReport:
         latency = np.broadcast_to(np.asarray(latency_s, float), count).copy()
         latency[:failed] = np.inf
@@ -48,8 +50,9 @@ def report(deploy: Deploy) -> Callable[..., RunReport]:
         )  # fmt: skip
         settings = RunSettings(10.0, 0, 1.0, 1.0, 1.0, False, 60.0)
         return judge(
-            loaded, settings, notes or [], requests, {"web": load}, {}, {"double-only": crashes or []}, router_cores
-        )
+            loaded, settings, notes or [], requests, {"web": load}, {}, {"double-only": crashes or []}, router_cores,
+            watched or Watched(),
+        )  # fmt: skip
 
     return make
 
@@ -79,6 +82,23 @@ def test_a_router_without_a_core_to_spare_is_named(report: Make) -> None:
     busy = report(router_cores=0.83)
     assert busy.router_cores == 0.83
     assert busy.notes == ["router and load generator kept 0.83 of a core busy: they are part of these latencies"]
+
+
+def test_stalls_that_were_seen_are_reported(report: Make) -> None:
+    assert report().router_stalls is None
+    watched = Watched()
+    watched.add(0.5, ())
+    for index in range(500):
+        watched.add(0.0, [1e-3 * (1 + index % 2)])
+    found = report(watched=watched).router_stalls
+    assert found is not None
+    assert (found.watched_s, found.per_s, found.share) == pytest.approx((0.5, 1000.0, 1.5))
+    assert found.lengths_s == [0.001] * 100 + [0.002] * 100
+    few = Watched()
+    few.add(2.0, (3e-4,))
+    seen = report(watched=few).router_stalls
+    assert seen is not None
+    assert (seen.per_s, seen.share, *seen.lengths_s) == pytest.approx((0.5, 1.5e-4, 3e-4))
 
 
 def test_latency_promises_broken_or_not_to_be_told(report: Make) -> None:
