@@ -1,15 +1,17 @@
 """What serving costs beyond service times: handing a batch to a replica and back, a request's way in and out, and
 what it takes a replica to wake up.
 
-A replica of a stage's fastest choice is put behind a router as in a run, with batches of one, and given bursts of
-calls at one instant. All calls of a burst have one input, and of the first two the router gets the replies late, as it
-is busy with sending off the others: the rest find both at work. Then come single calls, again and again after a rest of
-one length: a machine that is left alone for long takes longer to come back also where one rest is short.
+A replica of a stage's fastest choice is put behind a router as in a run. First it is given bursts of calls at one
+instant, all with one input, in batches of one: of the first two the router gets the replies late, as it is busy with
+sending off the others, and the rest find both at work. Then come single calls, again and again after a rest of one
+length: a machine that is left alone for long takes longer to come back also where one rest is short. Then bursts that
+are served in larger batches, and then traffic: the load generator of a run sends all inputs at random times.
 
-- *handing over*, at work: the time that the replica was taken beyond its service time in a profile. It is taken up by
-  sockets, copies, pickling and the router, and in the replica by what these leave in its caches: its own service time
-  is longer than where nothing comes between two calls. Larger batches take longer: then come bursts that are served in
-  such;
+- *handing over*: of batches of the traffic that were sent the moment the replica was free, the time that it was taken
+  beyond its service time in a profile. It is taken up by sockets, copies, pickling and the router, who may be busy with
+  other requests, and in the replica by what comes between two calls and leaves its mark in caches, and by batches of
+  one size coming after others: its own service time is longer than in a loop. What further calls of a batch add is
+  known from the bursts;
 - *way in and out*: latency from the due time of a single call, less the time the replica was taken;
 - *waking up*: how much longer the replica was taken by a single call than by those of the burst with the same input, by
   the length of its rests.
@@ -68,6 +70,10 @@ WARMUP = 3
 LEAST = 8
 MOST_S = 1.0
 """Longest time for bursts, for larger batches, for calls after rests of one length, unless fewer than `LEAST` fit."""
+LOAD = 0.6
+"""Share of what the replica can serve that traffic asks of it: between the loads that servers are planned for."""
+CALLS, MOST_TRAFFIC_S = 100, 3.0
+"""Traffic lasts for `MOST_S`, or until so many calls are expected, but no longer."""
 QUANTILES = 200
 STEADY = 0.9
 """Share of the ways in and out, and at least of handing over, that are taken as they are; what the others take longer
@@ -81,16 +87,26 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """Bursts by input; single calls by length of the rests before them, then by input; larger batches."""
+    """Bursts by input; single calls by length of the rests before them, then by input; larger batches; batches of
+    traffic."""
 
     bursts: list[Burst]
     singles: dict[float, list[Burst]]
     larger: list[Batch]
+    traffic: list[Batch]
 
     @property
     def at_work(self) -> list[list[Batch]]:
         """Of every burst the batches that found the replica at work."""
         return [burst.batches[WORKING:] for burst in self.bursts]
+
+    @property
+    def further_s(self) -> float | None:
+        """What every further call of a batch adds to handing over; None where there were no larger batches."""
+        if not self.larger:
+            return None
+        one = float(np.median([batch.handed_s for batches in self.at_work for batch in batches]))
+        return max(float(np.median([(batch.handed_s - one) / (batch.size - 1) for batch in self.larger])), 0.0)
 
 
 def stages_to_measure(workload: Workload, profile: Profile, device: str) -> dict[str, Measurement]:
@@ -124,13 +140,15 @@ def measure_handoff(
         inputs = inputs_of(_spec(workload, point), key.provider)
         batch = min(_largest_batch(profile, point), MOST_BATCH)
         served = eventloop.run(lambda: _serve(workload, point, inputs, batch))
-        alone = _alone(workload, point, inputs, len(served.bursts))
+        working = [one for one in served.traffic if one.at_work]
+        alone = _alone(workload, point, inputs, working)
     except (InferplanError, OSError) as error:
         return _with(row, status="failed", reason=str(error).replace("\n", "; "))
-    own_s = _medians(served, "service_s")
-    handed = _without_stalls(np.array([one.handed_s for batches in served.at_work for one in batches]))
-    handoffs = handed + max(_more_than_chance(own_s[: len(alone)] - alone), 0.0)
-    further = [(one.handed_s - float(np.median(handed))) / (one.size - 1) for one in served.larger]
+    further_s = served.further_s
+    if len(working) < LEAST:
+        working = [one for batches in served.at_work for one in batches]
+    handed = np.array([one.handed_s - (further_s or 0.0) * (one.size - 1) for one in working])
+    handoffs = _without_stalls(handed) + max(_longer(working, alone), 0.0)
     router_s, replica_s = watch_cores(_cores(point))
     short = [one for rest, singles in served.singles.items() if rest <= SHORT_S for one in singles]
     entries = np.array([one.latency_s - one.batches[0].taken_s for one in short])
@@ -141,7 +159,7 @@ def measure_handoff(
         handoffs_s=_quantiles(handoffs),
         entry_s=max(float(np.median(entries)), 0.0),
         entries_s=_quantiles(np.minimum(entries, np.quantile(entries, STEADY))),
-        handoff_call_s=max(float(np.median(further)), 0.0) if further else None,
+        handoff_call_s=further_s,
         wakings_s=json.dumps(_wakings(served)),
         stalls_s=_rounded(router_s),
         replica_stalls_s=_rounded(replica_s),
@@ -149,14 +167,16 @@ def measure_handoff(
     )
 
 
-def _medians(served: _Served, name: str) -> Floats:
-    """Of the batches at work, by input."""
-    return np.array([float(np.median([getattr(one, name) for one in batches])) for batches in served.at_work])
+def _longer(working: Sequence[Batch], alone_s: Floats) -> float:
+    """How much longer batches took to serve than the same ones alone."""
+    if len(alone_s) < LEAST:
+        return 0.0
+    return _more_than_chance(np.array([one.service_s for one in working]) - alone_s)
 
 
 def _wakings(served: _Served) -> list[tuple[float, float]]:
     """Longer rests do not make waking up shorter: what says so is chance."""
-    at_work = _medians(served, "taken_s")
+    at_work = np.array([float(np.median([one.taken_s for one in batches])) for batches in served.at_work])
     found, most = [], 0.0
     for least, rest in RESTS_S.items():
         taken = np.array([one.batches[0].taken_s for one in served.singles[rest]])
@@ -179,23 +199,28 @@ def _more_than_chance(differences_s: Floats) -> float:
     return middle if abs(middle) > 2 * 1.2533 * spread / math.sqrt(len(differences_s)) else 0.0
 
 
-def _alone(workload: Workload, point: Measurement, inputs: Sequence[Any], most: int) -> Floats:
-    """Service times (s) of the inputs of the first bursts, with nothing between calls, on the replica's cores."""
-    times: list[float] = []
+def _alone(workload: Workload, point: Measurement, inputs: Sequence[Any], batches: Sequence[Batch]) -> Floats:
+    """Service times (s) of the same batches as in a profile: size by size, nothing between them, on the replica's
+    cores."""
+    times = np.empty(len(batches))
+    if not batches:
+        return times
     with Executor.from_spec(_spec(workload, point), point.key.provider, max(1, point.key.threads)) as executor:
         before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
         try:
             if before is not None:
                 os.sched_setaffinity(0, _cores(point))
-            end = perf_counter() + MOST_S
-            for item in itertools.islice(itertools.cycle(inputs), WARMUP, WARMUP + most):
-                times.append(float(np.median([executor.execute([item]).service_s for _ in range(BURST)][WORKING:])))
-                if perf_counter() > end and len(times) >= LEAST - WARMUP:
-                    break
+            size = 0
+            for index in sorted(range(len(batches)), key=lambda index: batches[index].size):
+                items = [inputs[place] for place in batches[index].inputs]
+                for _ in range(WARMUP if len(items) > size else 0):
+                    executor.execute(items)
+                size = len(items)
+                times[index] = executor.execute(items).service_s
         finally:
             if before is not None:
                 os.sched_setaffinity(0, before)
-    return np.array(times)
+    return times
 
 
 def _largest_batch(profile: Profile, point: Measurement) -> int:
@@ -256,4 +281,19 @@ async def _serve(workload: Workload, point: Measurement, inputs: Sequence[Any], 
         singles = {rest_s: (await some(SINGLES, 1, rest_s))[: len(bursts)] for rest_s in RESTS_S.values()}
         # The first finds the replica free and goes alone; the others are there when it is free again.
         larger = await some(BATCHES, 1 + BATCHED * batch, PAUSE_S, batch) if batch > 1 else []
-    return _Served(bursts, singles, [one for burst in larger for one in burst.batches[WORKING:] if one.size == batch])
+        served = _Served(bursts, singles, _of_size(larger, batch), [])
+        rate_rps, duration_s = _traffic(served)
+        return replace(served, traffic=await trial.traffic(blobs, rate_rps, duration_s, batch))
+
+
+def _of_size(bursts: Sequence[Burst], size: int) -> list[Batch]:
+    return [one for burst in bursts for one in burst.batches[WORKING:] if one.size == size]
+
+
+def _traffic(served: _Served) -> tuple[float, float]:
+    """Calls per second that load the replica by `LOAD`, and for how long (s)."""
+    taken = [one.taken_s for batches in served.at_work for one in batches]
+    capacity_rps = 1 / float(np.mean(taken))
+    if served.larger:
+        capacity_rps = max(capacity_rps, served.larger[0].size / float(np.mean([one.taken_s for one in served.larger])))
+    return LOAD * capacity_rps, float(np.clip(CALLS / (LOAD * capacity_rps), MOST_S, MOST_TRAFFIC_S))

@@ -171,7 +171,7 @@ class LoadGenerator:
     def _done(self, index: int, result: Answers | Failure) -> None:
         if self._over:
             return
-        stream = self._streams[index]
+        stream, now = self._streams[index], self._loop.time()
         measured = self._times[index] >= self._windows.warmup_s
         if not isinstance(result, Failure):
             try:
@@ -179,7 +179,8 @@ class LoadGenerator:
             except Exception as error:
                 result = Failure("code", f"joining the answer: {type(error).__name__}: {error}")
             else:
-                self._latency_s[index] = self._loop.time() - self._start - self._times[index]
+                # It was there before it was taken apart.
+                self._latency_s[index] = now - self._start - self._times[index]
                 if measured:
                     self._answers[stream].setdefault(self._example[index], answer)
         if isinstance(result, Failure):

@@ -24,7 +24,8 @@ from inferplan.runner.router import Answers, Journey, Router, Routes
 from inferplan.runner.worker import Assignment
 from inferplan.spec.arrivals import Source
 from inferplan.spec.errors import InputError
-from inferplan.spec.workload import Arrivals, Pipeline, Workload
+from inferplan.spec.processes import Arrivals
+from inferplan.spec.workload import Pipeline, Workload
 
 _OPTION = "trial"
 

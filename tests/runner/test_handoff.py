@@ -77,7 +77,7 @@ def served(longer_s: dict[float, float], noise_s: float) -> handoff._Served:
 
     bursts = [Burst([batch(one, 1e-4) for _ in range(handoff.BURST)]) for one in own]
     singles = {rest: [Burst([batch(one, 1e-4 + longer)]) for one in own] for rest, longer in longer_s.items()}
-    return handoff._Served(bursts, singles, [])
+    return handoff._Served(bursts, singles, [], [])
 
 
 def test_waking_up_is_told_apart_by_how_long_a_replica_rested() -> None:
