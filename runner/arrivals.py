@@ -38,7 +38,7 @@ def make_schedule(
     """
     sizes = sizes or {}
     names = tuple(sorted(sources))
-    arrived = [sources[name].times_s(duration_s, _generator(seed, name), clock_s) for name in names]
+    arrived = [sources[name].times_s(duration_s, generator_of(seed, name), clock_s) for name in names]
     drawn = [np.repeat(times, sizes.get(name, 1)) for name, times in zip(names, arrived, strict=True)]
     times = np.concatenate(drawn)
     owners = np.repeat(np.arange(len(names), dtype=np.int32), [len(part) for part in drawn])
@@ -46,5 +46,6 @@ def make_schedule(
     return Schedule(names, times[order], owners[order])
 
 
-def _generator(seed: int, name: str) -> np.random.Generator:
+def generator_of(seed: int, name: str) -> np.random.Generator:
+    """What draws a class's arrivals in a run with this seed."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
