@@ -10,8 +10,8 @@ are served in larger batches, and then traffic: the load generator of a run send
 - *handing over*: of batches of the traffic that were sent the moment the replica was free, the time that it was taken
   beyond its service time in a profile. It is taken up by sockets, copies, pickling and the router, who may be busy with
   other requests, and in the replica by what comes between two calls and leaves its mark in caches, and by batches of
-  one size coming after others: its own service time is longer than in a loop. What further calls of a batch add is
-  known from the bursts;
+  one size coming after others: its own service time is longer than in a loop. Larger batches take longer by every
+  further call;
 - *way in and out*: latency from the due time of a single call, less the time the replica was taken;
 - *waking up*: how much longer the replica was taken by a single call than by those of the burst with the same input, by
   the length of its rests.
@@ -30,6 +30,7 @@ import itertools
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -101,10 +102,27 @@ class _Served:
         return [burst.batches[WORKING:] for burst in self.bursts]
 
     @property
+    def working(self) -> list[Batch]:
+        """Batches of the traffic that were sent the moment that the replica was free."""
+        return [one for one in self.traffic if one.at_work]
+
+    @property
+    def handing(self) -> list[Batch]:
+        """Batches that tell what handing over takes: those of the traffic where there are enough, else of bursts."""
+        return self.working if len(self.working) >= LEAST else [one for batches in self.at_work for one in batches]
+
+    @property
     def further_s(self) -> float | None:
-        """What every further call of a batch adds to handing over; None where there were no larger batches."""
+        """What every further call of a batch adds to handing over: the slope through the medians of the traffic's
+        sizes, where there are enough of two; else what bursts say. None where there were no larger batches."""
         if not self.larger:
             return None
+        counts = Counter(one.size for one in self.working)
+        sizes = [size for size, count in counts.items() if count >= LEAST]
+        if len(sizes) > 1:
+            medians = [np.median([one.handed_s for one in self.working if one.size == size]) for size in sizes]
+            slope, _ = np.polyfit(sizes, medians, 1, w=np.sqrt([counts[size] for size in sizes]))
+            return max(float(slope), 0.0)
         one = float(np.median([batch.handed_s for batches in self.at_work for batch in batches]))
         return max(float(np.median([(batch.handed_s - one) / (batch.size - 1) for batch in self.larger])), 0.0)
 
@@ -140,15 +158,12 @@ def measure_handoff(
         inputs = inputs_of(_spec(workload, point), key.provider)
         batch = min(_largest_batch(profile, point), MOST_BATCH)
         served = eventloop.run(lambda: _serve(workload, point, inputs, batch))
-        working = [one for one in served.traffic if one.at_work]
-        alone = _alone(workload, point, inputs, working)
+        alone = _alone(workload, point, inputs, served.working)
     except (InferplanError, OSError) as error:
         return _with(row, status="failed", reason=str(error).replace("\n", "; "))
     further_s = served.further_s
-    if len(working) < LEAST:
-        working = [one for batches in served.at_work for one in batches]
-    handed = np.array([one.handed_s - (further_s or 0.0) * (one.size - 1) for one in working])
-    handoffs = _without_stalls(handed) + max(_longer(working, alone), 0.0)
+    handed = np.array([one.handed_s - (further_s or 0.0) * (one.size - 1) for one in served.handing])
+    handoffs = _without_stalls(handed) + max(_longer(served.working, alone), 0.0)
     router_s, replica_s = watch_cores(_cores(point))
     short = [one for rest, singles in served.singles.items() if rest <= SHORT_S for one in singles]
     entries = np.array([one.latency_s - one.batches[0].taken_s for one in short])

@@ -90,6 +90,53 @@ def test_waking_up_is_told_apart_by_how_long_a_replica_rested() -> None:
     assert max(time for _, time in handoff._wakings(served(dict.fromkeys(longer, 0.0), 1e-3))) == 0.0
 
 
+def traffic(handed_s: dict[int, float], count: int, service_s: float = 1e-3) -> list[Batch]:
+    """So many batches of each size, half of them sent to a replica at rest, which takes them longer."""
+    rng = np.random.default_rng(0)
+
+    def batch(size: int, handed: float, working: bool) -> Batch:
+        taken = service_s + handed + (0.0 if working else 1e-3) + rng.normal(0, 1e-7)
+        return Batch(1.0, 1.0 + taken, service_s, size, working)
+
+    each = [(size, handed, working) for size, handed in handed_s.items() for working in (True, False)]
+    return [batch(*one) for one in each for _ in range(count)]
+
+
+def test_handing_over_is_what_traffic_took_at_work_with_so_much_for_every_further_call() -> None:
+    seen = served({}, 1e-6)
+    larger = [Batch(1.0, 1.0 + 1e-3 + 1e-4 + 7 * 9e-6, 1e-3, 8)] * 20
+    by_size = {size: 3e-5 + 5e-6 * (size - 1) for size in (1, 2, 4, 8)}
+    whole = dataclasses.replace(seen, larger=larger, traffic=traffic(by_size, 20))
+    assert whole.further_s == pytest.approx(5e-6, rel=0.02)
+    assert len(whole.handing) == 4 * 20
+    assert all(one.at_work for one in whole.handing)
+    # Sizes that came seldom tell nothing, and with one left there are the bursts.
+    one_size = traffic({1: 3e-5}, 20) + traffic({3: 5e-3}, handoff.LEAST - 1)
+    assert dataclasses.replace(whole, traffic=one_size).further_s == pytest.approx(9e-6, rel=0.02)
+    # So there are for handing over where nothing of the traffic came at work.
+    few = dataclasses.replace(whole, traffic=traffic(by_size, 1))
+    assert len(few.handing) == 60 * (handoff.BURST - handoff.WORKING)
+    assert dataclasses.replace(whole, larger=[]).further_s is None
+
+
+def test_longer_service_is_told_by_pairs_of_the_same_batches() -> None:
+    """Batches that take 1 to 10 ms, each 3 us longer than alone, and 0.1 us of noise; then 3 ms of noise."""
+    rng = np.random.default_rng(0)
+    alone = rng.uniform(1e-3, 1e-2, 200)
+    batches = [Batch(0.0, 1.0, time + 3e-6 + rng.normal(0, 1e-7), 1, True) for time in alone]
+    assert handoff._longer(batches, alone) == pytest.approx(3e-6, rel=0.05)
+    assert handoff._longer(batches, alone + rng.normal(0, 3e-3, 200)) == 0.0
+    assert handoff._longer(batches[:3], alone[:3]) == 0.0
+
+
+def test_traffic_asks_for_a_share_of_what_the_replica_can_serve() -> None:
+    seen = served({}, 0.0)
+    by_one = float(np.mean([one.taken_s for batches in seen.at_work for one in batches]))
+    assert handoff._traffic(seen) == pytest.approx((handoff.LOAD / by_one, handoff.CALLS * by_one / handoff.LOAD))
+    batched = dataclasses.replace(seen, larger=[Batch(0.0, 0.004, 0.003, 8)] * 3)
+    assert handoff._traffic(batched) == pytest.approx((handoff.LOAD * 2000, handoff.MOST_S))
+
+
 def test_what_is_a_stall_is_not_handing_over() -> None:
     """Of equal times the few with a stall in them are cut; of times that differ anyhow the longest tenth."""
     rng = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,7 @@ from inferplan.profilers.runtimes.executor import ExecutorSpec
 from inferplan.runner import eventloop
 from inferplan.runner.cores import available_cores
 from inferplan.runner.frames import dump
-from inferplan.runner.trial import Burst, Trial
+from inferplan.runner.trial import Batch, Burst, Trial
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import LoadedPlan
 
@@ -47,6 +48,43 @@ def test_the_first_of_a_burst_goes_alone_and_the_others_share_batches(deploy: De
         assert all(batch.handed_s == batch.taken_s - batch.service_s for batch in burst.batches)
         # From its due time, so with the way in and out.
         assert burst.latency_s > burst.batches[0].taken_s
+
+
+def test_traffic_is_served_in_batches_of_the_inputs_in_turn(deploy: Deploy) -> None:
+    workload = deploy("scale").workload.workload
+    stage = workload.pipeline.stages["double"]
+    spec = ExecutorSpec.of(workload.root, "double", stage, next(iter(stage.choices().values())))
+    items = [dump({"x": np.full(4, value, np.float32)}) for value in range(3)]
+
+    async def main() -> list[Batch]:
+        async with Trial(workload, spec, "cpu", 1, ()) as trial:
+            return await trial.traffic(items, 2000.0, 0.5, 4)
+
+    batches = eventloop.run(main)
+    sent = [place for batch in batches for place in batch.inputs]
+    assert sent == [index % 3 for index in range(len(sent))]
+    assert len(sent) == pytest.approx(1000, abs=200)
+    assert all(batch.size == len(batch.inputs) <= 4 for batch in batches)
+    # At work is what was sent when the one before came back, and nothing else.
+    assert not batches[0].at_work
+    gaps = [after.sent_s - before.back_s for before, after in itertools.pairwise(batches)]
+    assert all(gap >= 0 for gap in gaps)
+    resting = [gap for gap, after in zip(gaps, batches[1:], strict=True) if not after.at_work]
+    working = [gap for gap, after in zip(gaps, batches[1:], strict=True) if after.at_work]
+    assert np.median(working or [0.0]) < np.median(resting)
+
+
+def test_traffic_that_fails_is_an_error(deploy: Deploy) -> None:
+    workload = deploy("scale").workload.workload
+    stage = workload.pipeline.stages["double"]
+    spec = ExecutorSpec.of(workload.root, "double", stage, next(iter(stage.choices().values())))
+
+    async def main() -> list[Batch]:
+        async with Trial(workload, spec, "cpu", 1, ()) as trial:
+            return await trial.traffic([dump({"y": 1})], 100.0, 0.1, 4)
+
+    with pytest.raises(InputError, match="KeyError"):
+        eventloop.run(main)
 
 
 def test_a_call_that_fails_is_an_error(deploy: Deploy) -> None:
