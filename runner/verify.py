@@ -23,6 +23,7 @@ from inferplan.runner.loadgen import LoadGenerator, Windows
 from inferplan.runner.pool import PoolStats
 from inferplan.runner.requests import Requests
 from inferplan.runner.stalls import Watched
+from inferplan.runner.warmup import warm_up
 from inferplan.spec.arrivals import Source, source_of
 from inferplan.spec.errors import InputError
 from inferplan.spec.plan import LoadedPlan
@@ -61,11 +62,12 @@ def run_plan(
 ) -> RunReport:
     """Run a plan's replicas on this machine under its traffic, and report.
 
-    Requests are sent for `warmup_s` (default: a fifth of the duration, at most 5 s) and `duration_s`; those of
-    the warm-up are not counted. Then at most `drain_s` is given to requests under way. `rate_scale` multiplies
-    every class's rate. `restart` starts a replica again that ended by itself. Raises InputError for a plan that
-    needs more cores than there are (unless `oversubscribe`), for replicas that cannot start, and for workloads
-    without labelled requests. Ctrl-C ends every process and raises KeyboardInterrupt.
+    Replicas serve every batch size a few times, for `warmup_s` at most (default: a fifth of the duration, at most 5 s);
+    then requests are sent for `warmup_s` and `duration_s`, and those of the warm-up are not counted. Then at most
+    `drain_s` is given to requests under way. `rate_scale` multiplies every class's rate. `restart` starts a replica
+    again that ended by itself. Raises InputError for a plan that needs more cores than there are (unless
+    `oversubscribe`), for replicas that cannot start, and for workloads without labelled requests. Ctrl-C ends every
+    process and raises KeyboardInterrupt.
     """
     for name, value in (("duration_s", duration_s), ("rate_scale", rate_scale)):
         if not (math.isfinite(value) and value > 0):
@@ -119,6 +121,7 @@ async def _run(
         generator = LoadGenerator(
             schedule, windows, requests.blobs(), fleet.router.submit_all, requests.finish, on_event
         )
+        await warm_up(fleet.router, loaded.plan, requests.blobs(), settings.warmup_s)
         await generator.run(on_window)
         crashes = {name: list(pool.crashes) for name, pool in pools.items()}
     loads = {name: generator.load(stream) for stream, name in enumerate(schedule.names)}
