@@ -156,6 +156,8 @@ class Network:
 
     A delay holds up the call and occupies nothing: links do not queue. So does what requests take on their way in
     and out of the server: `overheads_s[stream, station]`, times as likely each as the others.
+    Requests that come when none has come for long take longer: `entry_wakings[stream, station]` has pairs of a rest and
+    how much longer, seconds, rising in the first.
     """
 
     order: tuple[str, ...]
@@ -167,6 +169,7 @@ class Network:
     transfer_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
     exit_delay_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
     overheads_s: Mapping[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
+    entry_wakings: Mapping[tuple[str, str], tuple[tuple[float, float], ...]] = field(default_factory=dict)
     stalls: Stalls | None = None
 
     def loads_rps(self) -> dict[str, float]:
@@ -270,9 +273,17 @@ def build_network(
         for stage in pipeline.stages
     }
     known = {station.name: station for station in sorted(stations, key=lambda s: s.name)}
-    overheads_s = _overheads_s(feeds, known, streams)
-    order = tuple(stage_order(workload))
-    return Network(order, feeds, laws, known, tuple(streams), overheads_s=overheads_s, stalls=stalls_of(known.values()))
+    entered = _entered(feeds, known, streams)
+    return Network(
+        tuple(stage_order(workload)),
+        feeds,
+        laws,
+        known,
+        tuple(streams),
+        overheads_s={pair: service.entry for pair, service in entered.items() if service.entry},
+        entry_wakings={pair: woken for pair, service in entered.items() if (woken := _worth(service))},
+        stalls=stalls_of(known.values()),
+    )
 
 
 def stalls_of(stations: Collection[Station]) -> Stalls | None:
@@ -294,18 +305,23 @@ def pauses_of(station: Station) -> Stalls | None:
     return Stalls(len(lengths) / service.watched_s, lengths) if lengths else None
 
 
-def _overheads_s(
+def _entered(
     feeds: Mapping[str, Sequence[str]], stations: Mapping[str, Station], streams: Sequence[Stream]
-) -> dict[tuple[str, str], tuple[float, ...]]:
-    """What requests take on their way in and out of the server, by class and station of an entry stage."""
-    found: dict[tuple[str, str], tuple[float, ...]] = {}
-    for stream in streams:
-        for stage, choices in stream.routes.items():
-            for name, _ in choices if not feeds[stage] else ():
-                service = stations[name].service
-                if service is not None and service.entry:
-                    found[stream.name, name] = service.entry
-    return found
+) -> dict[tuple[str, str], ServiceModel]:
+    """Where requests come in, by class and station of an entry stage."""
+    return {
+        (stream.name, name): service
+        for stream in streams
+        for stage, choices in stream.routes.items()
+        for name, _ in (choices if not feeds[stage] else ())
+        if (service := stations[name].service) is not None
+    }
+
+
+def _worth(service: ServiceModel) -> tuple[tuple[float, float], ...]:
+    """What a request's way in and out takes longer after rests; nothing where that is little beside a call."""
+    least = WORTH_STALLING * service.mean_s(1)
+    return tuple((rest, longer) for rest, longer in service.entry_wakings if longer >= least)
 
 
 def _stream(

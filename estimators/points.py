@@ -197,12 +197,17 @@ def _serving(profile: Profile, key: PointKey) -> dict[str, Any]:
                 "handoff": tuple(map(float, json.loads(row.handoffs_s))),
                 "handoff_call_s": row.handoff_call_s or 0.0,
                 "entry": tuple(map(float, json.loads(row.entries_s))),
-                "wakings": tuple((float(rest), float(longer)) for rest, longer in json.loads(row.wakings_s)),
+                "wakings": _pairs(row.wakings_s),
+                "entry_wakings": _pairs(row.entry_wakings_s or "[]"),
                 "stalls": tuple(map(float, json.loads(row.stalls_s))),
                 "replica_stalls": tuple(map(float, json.loads(row.replica_stalls_s or "[]"))),
                 "watched_s": row.watched_s,
             }
     return {}
+
+
+def _pairs(text: str) -> tuple[tuple[float, float], ...]:
+    return tuple((float(rest), float(longer)) for rest, longer in json.loads(text))
 
 
 def _models(

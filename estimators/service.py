@@ -71,7 +71,8 @@ class ServiceModel:
     takes beyond that on its way in and out: they occupy nothing, and no figure here has them in it.
 
     `wakings`: a replica that was free for longer than the first of a pair takes the second of it more for its next
-    batch, seconds both, rising in the first. The simulation adds it; no figure here has it in it. So it does with
+    batch, seconds both, rising in the first. `entry_wakings`: the same of a request's way in and out, by the time since
+    the one before it came. The simulation adds them; no figure here has them in it. So it does with
     `stalls` of a router and `replica_stalls` of one replica, seconds, all that were seen in `watched_s`.
     """
 
@@ -82,6 +83,7 @@ class ServiceModel:
     handoff_call_s: float = 0.0
     entry: tuple[float, ...] = ()
     wakings: tuple[tuple[float, float], ...] = ()
+    entry_wakings: tuple[tuple[float, float], ...] = ()
     stalls: tuple[float, ...] = ()
     replica_stalls: tuple[float, ...] = ()
     watched_s: float = 0.0

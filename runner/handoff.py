@@ -13,8 +13,8 @@ are served in larger batches, and then traffic: the load generator of a run send
   one size coming after others: its own service time is longer than in a loop. Larger batches take longer by every
   further call;
 - *way in and out*: latency from the due time of a single call, less the time the replica was taken;
-- *waking up*: how much longer the replica was taken by a single call than by those of the burst with the same input, by
-  the length of its rests.
+- *waking up*: how much longer the replica was taken by a single call than by those of the burst with the same input,
+  and how much longer the way in and out was, by the length of the rests.
 
 Last, for some seconds, the cores of router and replica are watched for *stalls* (`runner/stalls.py`), that hold up all
 requests and replies at once, or a replica's batch. What of the times above is that much longer than the rest is left to
@@ -63,8 +63,8 @@ BATCHES, BATCHED = 40, 3
 RESTS_S = {0.00005: 0.0001, 0.0003: 0.001, BUSY_POLL_S: 0.004, 0.006: 0.01, 0.015: 0.02}
 """From which rest on waking up takes what it took after rests of the second length."""
 SHORT_S = BUSY_POLL_S
-"""Ways in and out are those after rests of at most this length: what is longer in them after longer ones is waking up,
-and requests that come so seldom are no hurry to this model."""
+"""Ways in and out are those after rests of at most this length: what is longer in them after longer ones is waking
+up."""
 SINGLES = 60
 WARMUP = 3
 """Bursts and single calls that are not counted."""
@@ -132,8 +132,9 @@ def stages_to_measure(workload: Workload, profile: Profile, device: str) -> dict
     handing over was measured on that machine already are left out."""
     rows = [row for row in profile.measurements if row.origin == "measured" and row.status == "ok"]
     rows = [row for row in rows if row.key.device == device and row.key.runtime != "skip" and row.service.mean_s]
-    # Earlier versions knew nothing of replicas' stalls, and had routers and replicas that slept.
-    whole = [row for row in profile.handoffs if row.device == device and (row.replica_stalls_s or row.status != "ok")]
+    # Earlier versions measured without traffic, and knew nothing of longer ways in and out.
+    there = [row for row in profile.handoffs if row.device == device]
+    whole = [row for row in there if row.entry_wakings_s or row.status != "ok"]
     known = {(row.stage, row.device_fingerprint) for row in whole}
     found: dict[str, Measurement] = {}
     for name, stage in workload.pipeline.stages.items():
@@ -176,6 +177,7 @@ def measure_handoff(
         entries_s=_quantiles(np.minimum(entries, np.quantile(entries, STEADY))),
         handoff_call_s=further_s,
         wakings_s=json.dumps(_wakings(served)),
+        entry_wakings_s=json.dumps(_entry_wakings(served, float(np.median(entries)))),
         stalls_s=_rounded(router_s),
         replica_stalls_s=_rounded(replica_s),
         watched_s=WATCHED_S,
@@ -197,6 +199,17 @@ def _wakings(served: _Served) -> list[tuple[float, float]]:
         taken = np.array([one.batches[0].taken_s for one in served.singles[rest]])
         most = max(most, _more_than_chance(taken - at_work[: len(taken)]))
         found.append((least, round(most, 9)))
+    return found
+
+
+def _entry_wakings(served: _Served, usual_s: float) -> list[tuple[float, float]]:
+    """Of the way in and out, that takes `usual_s` after short rests."""
+    found, most = [], 0.0
+    for least, rest in RESTS_S.items():
+        if rest > SHORT_S:
+            entries = np.array([one.latency_s - one.batches[0].taken_s for one in served.singles[rest]])
+            most = max(most, _more_than_chance(entries - usual_s))
+            found.append((least, round(most, 9)))
     return found
 
 

@@ -283,10 +283,14 @@ class HandoffRow:
     wakings_s: str = column(
         "JSON list of pairs: a replica that rested for longer than the first takes the second longer", "s", default="[]"
     )
-    stalls_s: str = column("JSON list: times for which a busy router would not have been run", "s", default="[]")
-    replica_stalls_s: str = column(
-        "JSON list: the same of a busy replica; empty where an earlier version measured", "s", default=""
+    entry_wakings_s: str = column(
+        "JSON list of pairs: a request takes the second longer on its way if none came for the first before it; empty"
+        " where an earlier version measured",
+        "s",
+        default="",
     )
+    stalls_s: str = column("JSON list: times for which a busy router would not have been run", "s", default="[]")
+    replica_stalls_s: str = column("JSON list: the same of a busy replica", "s", default="")
     watched_s: float = column("How long that was looked for", "s", default=0.0)
     status: Status = column("ok, or how measuring failed", default="ok")
     reason: str = column("Why it failed; empty when ok", default="")

@@ -202,7 +202,21 @@ def _entering(
         if len(draws):
             uniforms = chance.of("overhead", stream.name, name).random(len(times))
             times = times + np.where(chosen == index, draws[(uniforms * len(draws)).astype(np.int64)], 0.0)
+        wakings = network.entry_wakings.get((stream.name, name), ())
+        if wakings:
+            rests, longer = (np.array([0.0, *(pair[i] for pair in wakings)]) for i in (0, 1))
+            step = np.searchsorted(rests[1:], _rests_s(run, stream))
+            times = times + np.where(chosen == index, longer[step], 0.0)
     return Arriving(owner, None, times, chosen, True)
+
+
+def _rests_s(run: Replication, stream: Stream) -> Floats:
+    """For how long no request of any class had come before each of a class's; 0 for the first."""
+    mine = run.entries_s[stream.name]
+    everything = np.sort(np.concatenate(list(run.entries_s.values()))) if len(run.entries_s) > 1 else mine
+    before = np.searchsorted(everything, mine, side="left") - 1
+    rests: Floats = np.where(before >= 0, mine - everything[np.maximum(before, 0)], 0.0)
+    return rests
 
 
 def _ways(stream: Stream, count: int, chance: Randomness) -> Counts:

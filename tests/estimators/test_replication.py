@@ -1,8 +1,8 @@
 """One replication, against a reference that knows nothing of passes over sorted arrivals: one event after the other.
 
-Random networks have everything at once: chains and joins, fan-outs, batches and delays, unequal replicas, replicas that
-wake up, a router and replicas that stall, bounded queues, deadlines, failures and late starts, jobs, routing shares,
-link delays. Times are multiples of 1/8 s, stalls included, so that calls end, arrive and come due in the same instant.
+Random networks have everything at once: chains and joins, fan-outs, batches and delays, unequal replicas, routers and
+replicas that wake up and stall, bounded queues, deadlines, failures and late starts, jobs, routing shares, link delays.
+Times are multiples of 1/8 s, stalls included, so that calls end, arrive and come due in the same instant.
 """
 
 from __future__ import annotations
@@ -155,9 +155,11 @@ def reference(network: Network, chance: Chance) -> Outcome:
     for stream in network.streams:
         (first,) = [stage for stage in network.order if not network.feeds[stage]]
         for request, time in enumerate(tree.entries[stream.name]):
-            way = network.entry_delay_s.get((stream.name, tree.routes[stream.name, first][request]), 0.0)
+            pair = (stream.name, tree.routes[stream.name, first][request])
+            way = network.entry_delay_s.get(pair, 0.0)
+            longer = woken(network.entry_wakings.get(pair, ()), tree, time)
             event = (
-                held_up(stalls, time) + way,
+                held_up(stalls, time) + way + longer,
                 rank[first],
                 3,
                 "arrive",
@@ -219,6 +221,13 @@ def reference(network: Network, chance: Chance) -> Outcome:
     times = {key: [done[key].get(call, math.inf) for call in range(len(owners))] for key, owners in tree.owners.items()}
     answered = {stream.name: answers(network, stream, tree, times, following) for stream in network.streams}
     return Outcome(times, answered, places)
+
+
+def woken(wakings: tuple[tuple[float, float], ...], tree: Tree, time: float) -> float:
+    """How much longer a request is on its way that comes then, as none has come for a while."""
+    before = [entry for entries in tree.entries.values() for entry in entries if entry < time]
+    rest = time - max(before) if before else 0.0
+    return max((pair for pair in wakings if rest > pair[0]), default=(0.0, 0.0))[1]
 
 
 def stalls_of(stalls: Stalls | None, rng: np.random.Generator) -> list[tuple[float, float]]:
@@ -382,6 +391,7 @@ def networks(draw: st.DrawFn) -> Network:
     far = draw(st.booleans())
     pairs = [(up, down) for s, t in edges for up in found[s] for down in found[t]]
     ends = [(stream.name, name) for stream in streams for name in made]
+    wakings = st.sampled_from([(), ((0.5, 0.125),), ((0.25, 0.125), (1.0, 0.5))])
     return Network(
         tuple(order),
         {stage: tuple(sorted(s for s, t in edges if t == stage)) for stage in order},
@@ -391,6 +401,7 @@ def networks(draw: st.DrawFn) -> Network:
         {pair: draw(delays) for pair in ends} if far else {},
         {pair: draw(delays) for pair in pairs} if far else {},
         {pair: draw(delays) for pair in ends} if far else {},
+        entry_wakings={pair: draw(wakings) for pair in ends} if draw(st.booleans()) else {},
         stalls=draw(st.sampled_from([None, None, Stalls(0.5, (0.25, 1.0, 4.0))])),
     )
 

@@ -252,6 +252,17 @@ def test_overheads_are_drawn_and_occupy_nothing(station: MakeStation, single: Ma
     assert simulate(busy, effort=Effort(50_000)).streams["c"].latency_p50_s.value == pytest.approx(1.001, abs=0.001)
 
 
+def test_a_request_that_comes_after_a_rest_takes_longer_on_its_way(station: MakeStation, single: Make) -> None:
+    """Gaps of a sparse Poisson stream are exponential: so are the shares of rests."""
+    quiet = single(station("s", "s", [(1, 0.001)]), 0.01)
+    network = dataclasses.replace(quiet, entry_wakings={("c", "s"): ((50.0, 0.002), (150.0, 0.008))})
+    run = replicate(network, Chance(0, 0), 400_000.0, 0.0)
+    values, counts = np.unique(np.round(run.latencies_s["c"], 6), return_counts=True)
+    assert values.tolist() == [0.001, 0.003, 0.009]
+    short, long = math.exp(-0.5), math.exp(-1.5)
+    assert counts / counts.sum() == pytest.approx([1 - short, short - long, long], abs=0.03)
+
+
 def test_stalls_hold_up_what_comes_meanwhile(station: MakeStation, single: Make) -> None:
     """A request of a sparse Poisson stream finds the router standing for as long as what is left of a busy period of
     an M/G/inf queue: with one length d and rate r it is idle for a share exp(-r d) of the time."""

@@ -61,6 +61,9 @@ def test_a_stage_is_served_for_a_moment(deploy: Deploy, kind: str, stage: str, l
     pairs = json.loads(row.wakings_s)
     assert [rest for rest, _ in pairs] == list(handoff.RESTS_S)
     assert pairs == sorted(pairs, key=lambda pair: pair[1])
+    ways = json.loads(row.entry_wakings_s)
+    assert [rest for rest, _ in ways] == [rest for rest, after in handoff.RESTS_S.items() if after > handoff.SHORT_S]
+    assert ways == sorted(ways, key=lambda pair: pair[1])
     assert (row.handoff_call_s is not None) == larger
     assert (row.handoff_call_s or 0.0) >= 0.0
     assert (row.stage, row.variant, row.device, row.device_fingerprint) == (stage, "only", "edge/cpu", "f")
@@ -88,6 +91,20 @@ def test_waking_up_is_told_apart_by_how_long_a_replica_rested() -> None:
     assert [time for _, time in found] == pytest.approx([0.0, 0.0, 2e-4, 2e-4, 5e-4], abs=2e-5)
     # What is no more than chance is nothing.
     assert max(time for _, time in handoff._wakings(served(dict.fromkeys(longer, 0.0), 1e-3))) == 0.0
+
+
+def test_ways_in_and_out_are_longer_after_rests() -> None:
+    rng = np.random.default_rng(0)
+    usual = 2e-5
+
+    def single(longer: float) -> Burst:
+        return Burst([Batch(1.0, 1.001, 9e-4, 1)], 0.001 + usual + longer + abs(rng.normal(0, 1e-6)))
+
+    longer = dict(zip(handoff.RESTS_S.values(), (0.0, 0.0, 4e-6, 2e-6, 9e-5), strict=True))
+    singles = {rest: [single(more) for _ in range(60)] for rest, more in longer.items()}
+    found = handoff._entry_wakings(dataclasses.replace(served({}, 0.0), singles=singles), usual)
+    assert [least for least, _ in found] == list(handoff.RESTS_S)[2:]
+    assert [time for _, time in found] == pytest.approx([4.7e-6, 4.7e-6, 9.07e-5], abs=5e-7)
 
 
 def traffic(handed_s: dict[int, float], count: int, service_s: float = 1e-3) -> list[Batch]:
@@ -166,8 +183,8 @@ def test_the_fastest_point_of_every_stage_stands_for_it_until_it_is_known(deploy
     other = point(workload, "twice")
     found = stages_to_measure(workload, profile_of(slow, fast, point(workload, "split", 4, 0.01), other), "edge/cpu")
     assert found == {"split": fast, "twice": other}
-    known = HandoffRow("split", "only", "", "edge/cpu", "f", watched_s=1.0, replica_stalls_s="[]")
-    old = dataclasses.replace(known, replica_stalls_s="")
+    known = HandoffRow("split", "only", "", "edge/cpu", "f", watched_s=1.0, entry_wakings_s="[]")
+    old = dataclasses.replace(known, entry_wakings_s="")
     assert set(stages_to_measure(workload, profile_of(slow, other, handoffs=(old,)), "edge/cpu")) == {"split", "twice"}
     failed = dataclasses.replace(old, status="failed")
     assert set(stages_to_measure(workload, profile_of(slow, other, handoffs=(failed,)), "edge/cpu")) == {"twice"}
@@ -181,7 +198,7 @@ def test_it_is_kept_and_believed_on_the_machine_it_was_measured_on(deploy: Deplo
     workload = deploy("scale").workload.workload
     row = HandoffRow(
         "double", "only", "", "edge/cpu", "f", 3, 2e-4, "[1e-4, 2e-4, 3e-4]", 5e-5, "[4e-5, 6e-5]",
-        handoff_call_s=1e-5, wakings_s="[[1e-3, 2e-5]]", measured_at="now",
+        handoff_call_s=1e-5, wakings_s="[[1e-3, 2e-5]]", entry_wakings_s="[[2e-3, 3e-5]]", measured_at="now",
     )  # fmt: skip
     with ProfileStore(tmp_path / "p", "scale") as store:
         store.add_measurement(point(workload, "double"), None)
@@ -194,6 +211,7 @@ def test_it_is_kept_and_believed_on_the_machine_it_was_measured_on(deploy: Deplo
     assert model.handed_s(3) == pytest.approx(2.2e-4)
     assert model.entry == (4e-5, 6e-5)
     assert model.wakings == ((1e-3, 2e-5),)
+    assert model.entry_wakings == ((2e-3, 3e-5),)
     elsewhere = profile_of(point(workload, "double"), handoffs=(dataclasses.replace(row, device_fingerprint="g"),))
     failed = profile_of(point(workload, "double"), handoffs=(dataclasses.replace(row, status="failed"),))
     for other in (elsewhere, failed):
