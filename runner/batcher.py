@@ -18,6 +18,16 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
+WARMING_ROUNDS = 3
+"""Batches of a size after which the next ones take as long as ever."""
+
+
+def warming_sizes(largest: int) -> list[int]:
+    """Every batch size: the largest, a half of it, a quarter, ..., and then the others."""
+    halves = [largest >> step for step in range(largest.bit_length())]
+    return [*halves, *(size for size in range(largest, 0, -1) if size not in halves)]
+
+
 class Batcher(Generic[Item]):
     """First-in, first-out queue that says when a batch may leave it.
 

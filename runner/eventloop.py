@@ -39,7 +39,7 @@ if sys.platform == "linux":
         """An epoll selector whose time-outs are not rounded up to milliseconds. A long wait may end early.
 
         While `polls`, it sleeps only in the middle of waits of more than twice `BUSY_POLL_S`. `polled_s` is the time
-        (s) that it has asked in vain; `watched` adds up the same, with the stalls meanwhile.
+        (s) that its core has spent asking in vain; `watched` adds up that and the stalls meanwhile.
         """
 
         def __init__(self) -> None:
@@ -78,7 +78,7 @@ if sys.platform == "linux":
                 now = perf_counter()
                 if now - before > STALL_S:
                     stalls.append(now - before)
-            self.polled_s += now - begun
+            self.polled_s += now - begun - sum(stalls)
             self.watched.add(now - begun, stalls)
             return ready
 

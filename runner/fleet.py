@@ -167,6 +167,7 @@ class Fleet:
             bool(self._topology.following[option.stage]),
             os.getpid(),
             slot.gpu,
+            option.max_batch,
             self._placing.apart,
         )
 

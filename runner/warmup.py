@@ -1,7 +1,8 @@
 """Warming up replicas: every batch size a few times, before anything is counted.
 
 The first batches of a size take up to four times as long as later ones: runtimes plan and claim memory by shape, in the
-first batch and the second. At low load a run would meet most sizes for the first time while it measures.
+first batch and the second. At low load a run would meet most sizes for the first time while it measures. Replicas warm
+up by themselves where inputs of their model can be made up (`worker`); these are real requests, on all the way.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+from inferplan.runner.batcher import WARMING_ROUNDS, warming_sizes
 from inferplan.runner.frames import Blob
 from inferplan.runner.pool import Failure
 from inferplan.runner.router import Answers, Done
 from inferplan.spec.plan import Plan
-
-ROUNDS = 3
 
 
 class Submits(Protocol):
@@ -30,22 +30,16 @@ async def warm_up(router: Submits, plan: Plan, blobs: Sequence[Blob], most_s: fl
     seen when they count; what is under way when time is up goes on."""
     loop = asyncio.get_running_loop()
     end = loop.time() + most_s
-    for size in sizes(max((option.max_batch for option in plan.options.values()), default=1)):
+    for size in warming_sizes(max((option.max_batch for option in plan.options.values()), default=1)):
         for name, traffic in plan.classes.items():
             options = [plan.options[choice.option] for choices in traffic.routes.values() for choice in choices]
             if size > max(option.max_batch for option in options):
                 continue
-            for _ in range(ROUNDS):
+            for _ in range(WARMING_ROUNDS):
                 if loop.time() >= end:
                     return
                 copies = max(option.replicas for option in options)
                 await _served(router, name, [blobs[index % len(blobs)] for index in range(size)], copies, end)
-
-
-def sizes(largest: int) -> list[int]:
-    """Every batch size: the largest, a half of it, a quarter, ..., and then the others."""
-    halves = [largest >> step for step in range(largest.bit_length())]
-    return [*halves, *(size for size in range(largest, 0, -1) if size not in halves)]
 
 
 async def _served(router: Submits, traffic: str, items: Sequence[Blob], copies: int, end: float) -> None:

@@ -22,6 +22,7 @@ from time import perf_counter
 from typing import Any
 
 from inferplan.profilers.runtimes.executor import Batch, Executor, ExecutorSpec
+from inferplan.runner.batcher import WARMING_ROUNDS, warming_sizes
 from inferplan.runner.cores import BUSY_POLL_S
 from inferplan.runner.frames import (
     SIZE,
@@ -38,6 +39,8 @@ from inferplan.runner.frames import (
 from inferplan.runner.stalls import STALL_S
 from inferplan.spec.errors import InferplanError
 
+WARM_UP_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -53,6 +56,8 @@ class Assignment:
     starter: int
     gpu: int | None = None
     """The only GPU that its process is shown, counted among those that the process which starts it is shown."""
+    max_batch: int = 1
+    """The largest batch that it will get."""
     polls: bool = False
     """Whether it waits for batches without letting its core halt, as it has its cores for itself."""
 
@@ -143,6 +148,7 @@ def serve(sock: socket.socket) -> None:
         details = list(error.details) if isinstance(error, InferplanError) else []
         _send(sock, json.dumps({"error": _reason(error), "details": details}).encode())
         return
+    warm_up(executor, assignment.max_batch)
     _send(sock, json.dumps({"load_s": perf_counter() - start}).encode())
     worker = Worker(executor, assignment)
     gc.collect()
@@ -151,6 +157,19 @@ def serve(sock: socket.socket) -> None:
     while True:
         watched_s, stalls_s = wait()
         send_all(sock, reply_frame(worker.answer(read_batch(reader.wait(sock)), watched_s, stalls_s)))
+
+
+def warm_up(executor: Executor, max_batch: int) -> None:
+    """Run the model on made-up batches of every size, the largest first, for `WARM_UP_S`. What takes no such inputs is
+    warmed up by its first requests."""
+    end = perf_counter() + WARM_UP_S
+    sizes = warming_sizes(max_batch) if executor.fixed_batch is None else [executor.fixed_batch]
+    with contextlib.suppress(Exception):
+        for size in sizes:
+            for _ in range(WARMING_ROUNDS):
+                if perf_counter() > end:
+                    return
+                executor.run_made_up(size)
 
 
 def _poller(sock: socket.socket) -> Callable[[], tuple[float, Sequence[float]]]:

@@ -262,7 +262,7 @@ class InterferenceRow:
 class HandoffRow:
     """What serving costs beyond service times: handing batches to a replica of the runner and back.
 
-    Measured at a stage's fastest choice, with the stage's own inputs, under requests that come in small bursts.
+    Measured at a stage's fastest choice, with the stage's own inputs, under bursts, single requests and traffic.
     """
 
     stage: str = column("Stage of the pipeline")
@@ -270,7 +270,7 @@ class HandoffRow:
     modalities: str = column("Its modality subset, as in measurements")
     device: str = column("Device of the workload (tier/device) this machine stood for")
     device_fingerprint: str = column("Hash of the machine, as in measurements")
-    n: int = column("Calls, in batches of one", default=0)
+    n: int = column("Batches that were handed over", default=0)
     handoff_mean_s: float | None = column(
         "Mean time that a replica is taken by a batch of one beyond the service time", "s", default=None
     )

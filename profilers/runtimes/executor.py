@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from inferplan.spec.stage import Stage
 
 
+DRAWN = 16
+"""Random inputs, of which the largest warms a model up."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExecutorSpec:
     """What is needed to open a variant, as plain data (it survives JSON)."""
@@ -196,6 +200,15 @@ class Executor:
         if self.adapter.defines("preprocess") or self._skips:
             raise InputError(f"{declared.owner}: it has no inputs to measure with; give its stage code `examples`")
         return list(random_inputs(self.info, declared, count, seed))
+
+    def run_made_up(self, batch: int) -> None:
+        """Run the model alone on a batch of random tensors, of the largest of some that are drawn: a warm-up.
+
+        Raises InputError for a free dimension without a value.
+        """
+        drawn = random_inputs(self.info, self.spec.declared, DRAWN)
+        largest = max(drawn, key=lambda item: sum(part.size for part in item.values()))
+        self._session.run({name: np.stack([part] * batch) for name, part in largest.items()})
 
     def made_up_shape(self, batch: int) -> dict[str, list[Any]]:
         """What the model is fed with at a batch size where inputs are made up; see `fed_shape`."""

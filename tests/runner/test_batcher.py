@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from inferplan.estimators.network import Station
 from inferplan.estimators.simulation.station import serve
-from inferplan.runner.batcher import Batcher, DeadlineBatcher
+from inferplan.runner.batcher import Batcher, DeadlineBatcher, warming_sizes
 
 
 @dataclass(frozen=True)
@@ -163,3 +163,10 @@ def test_without_delay_nothing_waits_for_others() -> None:
 def test_senseless_settings_are_refused(max_batch: int, delay: float) -> None:
     with pytest.raises(ValueError, match="max_batch"):
         Batcher(max_batch, delay)
+
+
+@pytest.mark.parametrize(
+    ("largest", "expected"), [(1, [1]), (4, [4, 2, 1, 3]), (6, [6, 3, 1, 5, 4, 2]), (8, [8, 4, 2, 1, 7, 6, 5, 3])]
+)
+def test_of_sizes_to_warm_up_the_largest_comes_first_and_none_is_left_out(largest: int, expected: list[int]) -> None:
+    assert warming_sizes(largest) == expected

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from inferplan.runner.batcher import WARMING_ROUNDS
 from inferplan.runner.frames import Blob
 from inferplan.runner.pool import Failure
 from inferplan.runner.router import Done
-from inferplan.runner.warmup import ROUNDS, sizes, warm_up
+from inferplan.runner.warmup import warm_up
 from inferplan.spec.plan import LoadedPlan
 
 Deploy = Callable[..., LoadedPlan]
@@ -30,13 +31,6 @@ class System:
             asyncio.get_running_loop().call_later(self._delay_s, done, answer)
 
 
-@pytest.mark.parametrize(
-    ("largest", "expected"), [(1, [1]), (4, [4, 2, 1, 3]), (6, [6, 3, 1, 5, 4, 2]), (8, [8, 4, 2, 1, 7, 6, 5, 3])]
-)
-def test_the_largest_size_comes_first_and_none_is_left_out(largest: int, expected: list[int]) -> None:
-    assert sizes(largest) == expected
-
-
 @pytest.mark.parametrize("fails", [False, True])
 def test_every_size_is_served_a_few_times_by_every_replica(deploy: Deploy, fails: bool) -> None:
     plan = deploy("scale").plan
@@ -48,7 +42,7 @@ def test_every_size_is_served_a_few_times_by_every_replica(deploy: Deploy, fails
     assert system.batches == [
         (name, items)
         for items in ([b"x", b"y", b"x"], [b"x"], [b"x", b"y"])
-        for _ in range(ROUNDS)
+        for _ in range(WARMING_ROUNDS)
         for _ in range(option.replicas)
     ]
 
